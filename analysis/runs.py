@@ -1,0 +1,166 @@
+"""The records of a sweep, read from MLflow into data frames.
+
+A unit of work is looked up by its key: of the runs that carry it the oldest FINISHED one counts,
+and nothing else does. A unit that two sweeps share is recorded once, under the sweep that was
+first, so reading goes by the keys of the plan and not by parent run.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pandas as pd
+
+from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.records import (
+    EPISODES_FILE,
+    EXPERIMENT,
+    KEY_TAG,
+    KIND_TAG,
+    PLAN_FILE,
+    artifact_folder,
+    check_tracking_uri,
+    first_line,
+    quiet_mlflow,
+    shown_uri,
+    sqlite_file,
+    sweep_key,
+)
+
+__all__ = ["Records"]
+
+PAGE = 1000  # runs per request; more is refused by some servers
+DOWNLOADS = 8  # files fetched from a server at a time: it answers one worker's requests in turn
+PROBE_SECONDS = 10.0
+
+
+class Records:
+    """The records in one tracking store, read-only.
+
+    Args:
+        uri: sqlite:///file, http(s)://server or postgresql://...
+
+    Raises:
+        UserError: there is no such store, nothing was recorded in it, or it cannot be reached.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = check_tracking_uri(uri)
+        file = sqlite_file(uri)
+        if file is not None and not (file.exists() and file.stat().st_size > 0):
+            raise UserError(f"tracking: there is no {file}: nothing was recorded yet, run the sweep first")
+        quiet_mlflow()
+        with self._reachable():
+            if uri.startswith("http"):
+                import requests
+
+                requests.get(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS)
+            from mlflow import MlflowClient
+
+            self._client = MlflowClient(uri)
+            quiet_mlflow()
+            experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            raise UserError(f"tracking: {shown_uri(uri)} has no experiment '{EXPERIMENT}': run the sweep first")
+        self._experiment = str(experiment.experiment_id)
+
+    def sweeps(self) -> list[str]:
+        """Return the names of the recorded sweeps, oldest first."""
+        return [run.info.run_name for run in self._search(f"tags.`{KIND_TAG}` = 'sweep'")]
+
+    def plan(self, sweep: str) -> dict[str, Any]:
+        """Return a sweep's plan: the keys of its components and cells, in table order, and its failures.
+
+        Raises:
+            UserError: no such sweep was recorded.
+        """
+        runs = self._search(f"tags.`{KEY_TAG}` = '{sweep_key(sweep)}'")
+        if not runs:
+            raise UserError(
+                f"sweep '{sweep}' is not recorded in {shown_uri(self.uri)}{did_you_mean(sweep, self.sweeps())}: "
+                "run it first"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            text = self._file(runs[0], PLAN_FILE, Path(folder)).read_text(encoding="utf-8")
+        try:
+            return dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise UserError(f"the record of sweep '{sweep}' was cut short by a kill: run the sweep again") from error
+
+    def units(self, keys: Collection[str]) -> pd.DataFrame:
+        """Return one row per recorded unit, indexed by key, in the order of ``keys``.
+
+        Columns are the run's params, tags and metrics under their own names, params and tags as
+        strings, and ``run``, MLflow's run. Units that are not complete have no row.
+        """
+        wanted = set(keys)
+        found: dict[str, dict[str, Any]] = {}
+        for run in self._search(f"tags.`{KIND_TAG}` != 'sweep'"):
+            key = run.data.tags.get(KEY_TAG, "")
+            if key in wanted and run.info.status == "FINISHED" and key not in found:
+                found[key] = {**run.data.tags, **run.data.params, **run.data.metrics, "run": run}
+        frame = pd.DataFrame([found[key] for key in keys if key in found])
+        frame.index = pd.Index([key for key in keys if key in found], name="key", dtype=object)
+        return frame
+
+    def episodes(self, cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Return the episodes of each cell in ``cells`` (rows of `units`), by key."""
+        runs = list(cells["run"]) if len(cells) else []
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(DOWNLOADS) as pool:
+            paths = pool.map(lambda run: self._file(run, EPISODES_FILE, Path(folder) / run.info.run_id), runs)
+            return {key: pd.read_parquet(path) for key, path in zip(cells.index, paths, strict=True)}
+
+    def _search(self, condition: str) -> list[Any]:
+        """Return all runs that match, complete ones first, then by age."""
+        runs: list[Any] = []
+        token = None
+        with self._reachable():
+            while True:
+                page = self._client.search_runs([self._experiment], condition, max_results=PAGE, page_token=token)
+                runs += page
+                token = page.token
+                if not token:
+                    break
+        return sorted(runs, key=lambda r: (r.info.status != "FINISHED", r.info.start_time, r.info.run_id))
+
+    def _file(self, run: Any, name: str, folder: Path) -> Path:
+        """Return a path to a run's artifact: where it lies if that is a local folder, else a copy in ``folder``."""
+        uri = run.info.artifact_uri
+        if urlsplit(uri).scheme in ("", "file"):
+            local = Path(unquote(urlsplit(uri).path) if uri.startswith("file:") else uri) / name
+            beside = artifact_folder(self.uri)
+            if not local.exists() and beside is not None:  # the store was moved together with its files
+                local = beside / run.info.run_id / "artifacts" / name
+            if local.exists():
+                return local
+            raise UserError(f"tracking: {local} is missing; delete MLflow's run and run the sweep again")
+        from mlflow.artifacts import download_artifacts
+
+        os.makedirs(folder, exist_ok=True)
+        with self._reachable():
+            path = download_artifacts(
+                run_id=run.info.run_id, artifact_path=name, dst_path=str(folder), tracking_uri=self.uri
+            )
+        return Path(path)
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Turn what MLflow, SQLAlchemy and the network raise into one line with the store's URI."""
+        try:
+            yield
+        except Exception as error:
+            if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "requests", "urllib3"):
+                raise
+            raise UserError(f"tracking: MLflow at {shown_uri(self.uri)} failed: {first_line(error)}") from error
+
+
+def part_keys(cells: pd.DataFrame) -> Sequence[str]:
+    """Return the keys of the components that some of ``cells`` are built on, each once, in column order."""
+    columns = [name for name in cells.columns if str(name).startswith("part.")]
+    return list(dict.fromkeys(key for name in columns for key in cells[name].dropna() if key))

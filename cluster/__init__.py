@@ -1,0 +1,1 @@
+"""Where work runs: units and packs of work, the artifact store, leases, Ray actors."""

@@ -1,0 +1,115 @@
+"""What is to be computed in one process: packs that were begun, and packs of what is missing.
+
+A seed's numbers agree with those of a separate run to rounding, not to the last bit: stacked
+matrix products may be summed in another order. So that a sweep which was killed prints the same
+table as one which was not, a pack's composition is written down (``pack.json``) before its work
+starts. What was begun is continued as it was recorded, and only the units still missing are
+published; what is missing beyond that forms new packs.
+
+Two sweeps with different lists of seeds can have packs that share a unit. Each has its own work
+folder and lease; the first to publish the unit wins, the other's copy is discarded.
+"""
+
+import json
+import time
+from typing import Any
+
+from cluster.lease import Busy, hold
+from cluster.store import Store
+from cluster.units import CellUnit, ComponentUnit, Pack, pack_from_dict
+
+__all__ = ["begin", "finish", "missing", "open_pack", "open_packs", "plan_packs", "sweep_up"]
+
+SHELF = {"component": "components", "cell": "results"}
+RECORD = "pack.json"
+
+
+def missing(store: Store, pack: Pack) -> tuple[str, ...]:
+    """Return the keys of a pack that are not published, in stacking order."""
+    return tuple(key for key in pack.keys if not store.has(SHELF[pack.kind], key))
+
+
+def begin(store: Store, pack: Pack) -> None:
+    """Write down the composition of a pack whose work starts; a second time is a no-op."""
+    name = f"work/{pack.id}/{RECORD}"
+    if not store.exists(name):
+        store.write_text(name, json.dumps({**pack.to_dict(), "begun": time.time()}))
+
+
+def finish(store: Store, pack: Pack) -> bool:
+    """Remove the work of a pack if all its units are published; only the holder of its lease may."""
+    if missing(store, pack):
+        return False
+    store.remove_work(pack.id)
+    return True
+
+
+def open_packs(store: Store) -> list[Pack]:
+    """Return the packs that were begun and have units missing, the oldest first."""
+    records = [record for pack_id in store.work_ids() if (record := _record(store, pack_id))]
+    packs = [pack_from_dict(record) for record in sorted(records, key=lambda record: record["begun"])]
+    return [pack for pack in packs if missing(store, pack)]
+
+
+def plan_packs(store: Store, packs: list[Pack], wanted: set[str]) -> list[Pack]:
+    """Return the packs to run so that all wanted units get published.
+
+    Packs that were begun come first, as they were recorded, if they cover a wanted unit that none
+    before them covers; they may hold units that are not wanted. The given packs follow, without the
+    units that are published or covered by then. A begun pack of which nothing is published and
+    everything has failed is not insisted on: the user may have chosen a smaller packing because it
+    did not fit.
+
+    Args:
+        store: where artifacts are published and packs are recorded.
+        packs: all wanted units, grouped as if nothing had been done yet. Grouping only what is
+            missing would let the limits of the groups depend on what happened to be finished.
+        wanted: the keys asked for; nothing is begun for others.
+    """
+    needed = set(wanted).difference(*(store.keys(shelf) for shelf in SHELF.values()))
+    chosen: list[Pack] = []
+    for pack in open_packs(store):
+        lacking = missing(store, pack)
+        untouched = len(lacking) == len(pack.keys)
+        if untouched and all(store.failure(key) for key in lacking):
+            continue
+        if needed.intersection(lacking):
+            chosen.append(pack)
+            needed.difference_update(lacking)
+    for pack in packs:
+        units: list[ComponentUnit | CellUnit] = [unit for unit in pack.units if unit.key in needed]
+        if units:
+            chosen.append(Pack(tuple(units)))  # type: ignore[arg-type]
+            needed.difference_update(unit.key for unit in units)
+    return chosen
+
+
+def sweep_up(store: Store) -> None:
+    """Remove what dead processes left: temporary names, and work folders that nothing needs.
+
+    A process can be killed after publishing its last unit and before removing its work, or between
+    taking the lease and writing down the pack. Work that somebody holds is left alone.
+    """
+    store.sweep_up()
+    unfinished = {pack.id for pack in open_packs(store)}
+    for pack_id in store.work_ids():
+        if pack_id in unfinished:
+            continue
+        try:
+            with hold(store, pack_id, wait=False):
+                pack = open_pack(store, pack_id)
+                if pack is None or not missing(store, pack):  # it may have been begun since we looked
+                    store.remove_work(pack_id)
+        except Busy:
+            continue
+
+
+def open_pack(store: Store, pack_id: str) -> Pack | None:
+    """Return the recorded pack of a work folder; None if nothing is recorded there."""
+    record = _record(store, pack_id)
+    return None if record is None else pack_from_dict(record)
+
+
+def _record(store: Store, pack_id: str) -> dict[str, Any] | None:
+    text = store.read_text(f"work/{pack_id}/{RECORD}")
+    return None if text is None else dict(json.loads(text))

@@ -1,0 +1,73 @@
+"""Who computed something: host, process, versions, commit. Part of every manifest and lease."""
+
+import os
+import socket
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import mpcwdwm
+
+__all__ = ["git_sha", "host_name", "is_dead", "now", "process", "provenance"]
+
+
+def host_name() -> str:
+    """Return the name of this machine as it appears in manifests, leases and temporary names."""
+    return socket.gethostname()
+
+
+def now() -> str:
+    """Return the present time, UTC, as ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def process() -> dict[str, Any]:
+    """Return this process as others find it: host, pid and time."""
+    return {"host": host_name(), "pid": os.getpid(), "started": now()}
+
+
+def is_dead(host: str, pid: int) -> bool:
+    """Say whether the process is known to have ended; of another host nothing is known."""
+    if host != host_name():
+        return False
+    try:
+        # A zombie has ended: where nobody reaps (a container without init) it stays in the table.
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@cache
+def git_sha() -> str:
+    """Return the commit this package is at, "-dirty" appended if changed since; else "unknown".
+
+    Only the package's own repository counts: a virtual environment inside somebody's repository
+    has a commit too, but not ours, so the package's files have to be tracked there.
+    """
+    package = Path(mpcwdwm.__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def provenance() -> dict[str, Any]:
+    """Return the fields of a manifest that say by what it was computed."""
+    return {
+        "git_sha": git_sha(),
+        "torch": version("torch"),
+        "mpcwdwm": version("mpcwdwm"),
+        "host": host_name(),
+        "finished_at": now(),
+    }

@@ -1,0 +1,117 @@
+"""Starting Ray, here or on a cluster, and how much of it there is."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+from mpcwdwm.errors import UserError
+
+__all__ = ["THREAD_CAPS", "capacity", "start", "stop"]
+
+# Every library that starts a thread per core. Two actors on two cores would otherwise run four
+# threads; a pack raises its own number with torch.set_num_threads.
+THREAD_CAPS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+OBJECT_STORE_BYTES = 100 * 2**20  # paths travel through it, not arrays; Ray would take 30 % of the memory
+START_TRIES = 3
+TOO_LATE = "timed out during startup"  # what Ray says when its processes were not up after 30 seconds
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU see none, and no warning says so
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+
+
+def start(address: str | None = None, *, quiet: bool = True, cpus: int | None = None) -> None:
+    """Connect to the cluster at ``address`` or ``$RAY_ADDRESS``, or start Ray on this machine.
+
+    A local Ray binds to 127.0.0.1, has no dashboard and ends with this process. Workers have their
+    math libraries capped to one thread. Started already, nothing happens.
+
+    Args:
+        address: "auto", "host:port" or "ray://host:port"; "local" starts one here whatever is set.
+        quiet: keep what workers print out of this terminal.
+        cpus: CPUs of a local Ray; all of the machine's by default.
+
+    Raises:
+        UserError: no cluster answers at the address, or this machine is too busy to start Ray.
+    """
+    if ray.is_initialized():
+        return
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {
+        "runtime_env": {"env_vars": THREAD_CAPS},
+        "log_to_driver": not quiet,
+        "logging_level": logging.ERROR if quiet else logging.INFO,
+    }
+    if address == "local":
+        _start_here(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **options)
+        return
+    try:
+        ray.init(address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster answers at '{address}' (from the spec's resources or $RAY_ADDRESS): {error}"
+        ) from None
+
+
+def _start_here(**options: Any) -> None:
+    """Start Ray on this machine; a machine that was too busy to start it in time gets another try."""
+    for left in reversed(range(START_TRIES)):
+        try:
+            with _loopback_only():
+                ray.init("local", **options)
+            return
+        except Exception as error:  # Ray raises nothing more specific
+            ray.shutdown()
+            if TOO_LATE not in str(error):
+                raise
+            if not left:
+                message = f"Ray did not start on this machine in {START_TRIES} tries; is it overloaded? ({error})"
+                raise UserError(message) from None
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Have what starts within the block listen on 127.0.0.1 only.
+
+    Ray binds to all interfaces on Linux, turns an explicit 127.0.0.1 back into the machine's own
+    address, and offers this switch, which it reads once, when it is imported.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes it starts
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def stop() -> None:
+    """Disconnect; a local Ray ends with all its processes."""
+    ray.shutdown()
+
+
+def capacity(cpus: float, gpus: float = 0.0) -> int:
+    """Return how many actors of this size fit into all of the cluster at once.
+
+    Raises:
+        UserError: not even one.
+    """
+    have = ray.cluster_resources()
+    fits = [int(have.get("CPU", 0) / cpus)] if cpus else []
+    fits += [int(have.get("GPU", 0) / gpus)] if gpus else []
+    slots = min(fits, default=1)
+    if slots < 1:
+        raise UserError(
+            f"resources: an actor is to have {cpus:g} CPUs and {gpus:g} GPUs,"
+            f" but the cluster has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}: ask for less"
+        )
+    return slots

@@ -1,0 +1,101 @@
+"""Units of work: what a key names, and how units are packed for execution.
+
+A *unit* is (component, seed) or (cell, seed): one key, one artifact or result, one MLflow run.
+A *pack* is several units that differ in nothing but the seed and run stacked in one process.
+Packing changes how long the work takes, never what a key means. Everything here is plain data
+that survives JSON, so a pack can cross a process border or be written beside its checkpoint.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["CellUnit", "ComponentUnit", "Pack", "TaskRef", "pack_from_dict"]
+
+
+@dataclass(frozen=True)
+class TaskRef:
+    """A task as workers need it: where the data lies and in which environment it is judged."""
+
+    name: str
+    env_id: str  # Gymnasium id
+    dataset: str  # path of the HDF5 file
+    dataset_sha256: str
+    mujoco: str  # simulator version
+    termination: str | None  # name of a rule in mpcwdwm.termination.RULES; None: unknown
+    reference: tuple[float, float] | None  # D4RL's (min, max) return; None: raw returns are shown
+    max_episode_steps: int
+    source: str  # "d4rl", "bundled" or "local"
+
+
+@dataclass(frozen=True)
+class ComponentUnit:
+    """One pretrained part for one seed."""
+
+    key: str  # folder name: "<component>-<task>-s<seed>-<hash>"
+    component: str  # "rebrac", "iql", "bc", "world_model", "reward"
+    config: dict[str, Any]  # fully resolved, defaults included
+    task: TaskRef
+    seed: int
+
+
+@dataclass(frozen=True)
+class CellUnit:
+    """One method evaluated on one task for one training seed."""
+
+    key: str  # folder name: "<method>-<task>-s<seed>-<hash>"
+    method: str  # row label: "rebrac", "mpc H=3 M=8 E=1 α=1e-05"
+    name: str  # name of the planner or baseline in the spec: "mpc", "rebrac"
+    planner: dict[str, Any] | None  # fully resolved planner config; None for a frozen baseline
+    base: str  # the component whose policy acts: "rebrac", "iql", "bc"
+    configs: dict[str, dict[str, Any]]  # component name → its config, for the parts below
+    parts: dict[str, str]  # component name ("rebrac", "world_model", "reward") → component key
+    task: TaskRef
+    seed: int
+    episodes: int
+    env_seed: int
+    role: str = "report"  # "report", or "select": used only to choose a cell
+    variant: str = ""  # what differs in the components when they carry axes, "" otherwise
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Units that run stacked in one process; ``id`` follows from the keys and their order."""
+
+    units: tuple[ComponentUnit, ...] | tuple[CellUnit, ...]
+
+    @property
+    def id(self) -> str:
+        """Return the name of the pack's working folder."""
+        digest = hashlib.sha256("\n".join(unit.key for unit in self.units).encode()).hexdigest()[:12]
+        return f"{self.kind}-{digest}"
+
+    @property
+    def kind(self) -> str:
+        """Return "component" or "cell"."""
+        return "component" if isinstance(self.units[0], ComponentUnit) else "cell"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys of the units, in stacking order."""
+        return tuple(unit.key for unit in self.units)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Return the training seeds, in stacking order."""
+        return tuple(unit.seed for unit in self.units)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; `pack_from_dict` is the inverse."""
+        return {"kind": self.kind, "units": [asdict(unit) for unit in self.units]}
+
+
+def pack_from_dict(data: dict[str, Any]) -> Pack:
+    """Rebuild a pack from `Pack.to_dict`, also after a trip through JSON."""
+    units: list[Any] = []
+    for fields in data["units"]:
+        reference = fields["task"]["reference"]
+        task = TaskRef(**{**fields["task"], "reference": tuple(reference) if reference else None})
+        kind = ComponentUnit if data["kind"] == "component" else CellUnit
+        units.append(kind(**{**fields, "task": task}))
+    return Pack(tuple(units))

@@ -1,0 +1,316 @@
+"""Running one pack: train or evaluate its units stacked, publish what is missing.
+
+This is what runs inside a Ray actor or a trial; without Ray it can be called directly. It is
+idempotent: called again, by anybody, it does only what is not published yet, and returns at once if
+that is nothing.
+"""
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, cast
+
+from cluster import packs
+from cluster.lease import hold
+from cluster.provenance import provenance
+from cluster.store import MANIFEST, Store, Writer, open_store
+from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
+from mpcwdwm.errors import UserError
+
+# The science modules are imported by the functions that compute: a driver that only schedules work
+# need not load torch, and a worker on which it cannot be loaded reports that like any other error.
+if TYPE_CHECKING:
+    from mpcwdwm.data import Dataset
+    from mpcwdwm.evaluate import Episode
+
+__all__ = [
+    "Compute",
+    "PackFailure",
+    "PackResult",
+    "Progress",
+    "attempt_pack",
+    "compute_pack",
+    "error_line",
+    "record_failures",
+    "run_pack",
+]
+
+CHECKPOINT = "checkpoint.safetensors"  # in the pack's work folder
+EPISODES = "episodes.parquet"  # in a result
+
+Progress = Callable[[float], None]
+"""Told how much of the work is done, from 0 to 1."""
+Compute = Callable[[Store, Pack, str, int, Progress], dict[str, Writer]]
+"""Computes all units of a pack (store, pack, device, threads, progress); key → what writes its artifact."""
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """What running a pack did."""
+
+    keys: tuple[str, ...]  # what this call published
+    seconds: float  # wall time, waiting for the lease not counted
+    skipped: bool  # everything was published already
+
+
+@dataclass(frozen=True)
+class PackFailure:
+    """Why a pack failed: one line, and where the traceback is."""
+
+    error: str
+    log: str
+    hopeless: bool = False  # what the user gave is wrong: trying again will not help
+
+
+# Running
+
+
+def run_pack(
+    store_location: str,
+    pack: Pack,
+    *,
+    device: str,
+    threads: int,
+    on_progress: Progress | None = None,
+    on_wait: Callable[[str], None] | None = None,
+    compute: Compute | None = None,
+) -> PackResult:
+    """Train or evaluate a pack and publish each of its units that is missing.
+
+    Args:
+        store_location: what `cluster.store.open_store` takes.
+        pack: units that differ in nothing but the seed.
+        device: "cpu", "cuda", or "cuda:1".
+        threads: CPU threads for one operation.
+        on_progress: told the part that is done, 0 to 1.
+        on_wait: told who holds the lease, if it has to be waited for.
+        compute: what computes a pack, `compute_pack` by default.
+    """
+    store = open_store(store_location)
+    if not packs.missing(store, pack):
+        return PackResult((), 0.0, skipped=True)
+    with hold(store, pack.id, wait=True, on_wait=on_wait):
+        # Whoever held the lease until now has probably published all or part of it.
+        if packs.finish(store, pack):
+            return PackResult((), 0.0, skipped=True)
+        started = time.monotonic()
+        packs.begin(store, pack)
+        writers = (compute or compute_pack)(store, pack, device, threads, on_progress or _ignore)
+        for key in pack.keys:
+            store.clear_failure(key)  # before: killed between the two, a published unit has no failure
+        published = tuple(key for key in pack.keys if store.publish(packs.SHELF[pack.kind], key, writers[key]))
+        packs.finish(store, pack)
+    return PackResult(published, time.monotonic() - started, skipped=False)
+
+
+def attempt_pack(store_location: str, pack: Pack, **options: Any) -> PackResult | PackFailure:
+    """Run a pack like `run_pack`; an error comes back as one line, its traceback goes to the pack's log."""
+    try:
+        return run_pack(store_location, pack, **options)
+    except Exception as error:
+        log = open_store(store_location).append_log(pack.id, traceback.format_exc())
+        return PackFailure(error_line(error), log, hopeless=isinstance(error, UserError))
+
+
+def record_failures(store: Store, pack: Pack, failure: PackFailure) -> None:
+    """Note the failure of every unit of a pack that is still missing, after the last try."""
+    for key in packs.missing(store, pack):
+        store.record_failure(key, failure.error, failure.log)
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error as one line: its message, and for all but the user's errors type and place."""
+    message = " ".join(str(error).split()) or "no message"
+    if isinstance(error, UserError):
+        return message
+    frames = traceback.extract_tb(error.__traceback__)
+    packages = {"mpcwdwm", "cluster", "sweeps"}
+    ours = [frame for frame in frames if packages.intersection(Path(frame.filename).parts[-4:-1])]
+    where = (ours or frames)[-1:]
+    place = f" (at {'/'.join(Path(where[0].filename).parts[-2:])}:{where[0].lineno})" if where else ""
+    return f"{type(error).__name__}: {message}{place}"
+
+
+# Computing
+
+
+def compute_pack(store: Store, pack: Pack, device: str, threads: int, on_progress: Progress) -> dict[str, Writer]:
+    """Compute all units of a pack and return what writes each unit's artifact.
+
+    Units that are published already are computed too: what a unit is stacked with shows in the last
+    bits of its numbers, so the composition is kept (see `cluster.packs`).
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    facts = {"device": device, "threads": threads}
+    if pack.kind == "component":
+        return _train(store, pack, facts, on_progress)
+    return _evaluate(store, pack, facts, on_progress)
+
+
+def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:
+    """Train a pack of components, seeds stacked."""
+    from mpcwdwm.artifact import write_artifact
+    from mpcwdwm.components import component_config
+    from mpcwdwm.training import train
+
+    units = cast("tuple[ComponentUnit, ...]", pack.units)
+    unit = units[0]  # the others differ in nothing but the seed
+    pace = _Pace(on_progress)
+    trained = train(
+        unit.component,
+        component_config(unit.component, {}, unit.config),
+        _dataset(unit.task),
+        pack.seeds,
+        device=facts["device"],
+        checkpoint=store.work_folder(pack.id) / CHECKPOINT,
+        env_id=unit.task.env_id,
+        max_episode_steps=unit.task.max_episode_steps,
+        reference=unit.task.reference,
+        on_progress=pace,
+    )
+    steps = int(unit.config["steps"])
+    measured = {
+        # This unit's share of the pack's time, so that hours can be summed over units.
+        "seconds": round(steps / pace.per_second(steps) / len(units), 3),
+        "updates_per_second": round(pace.per_second(steps), 3),  # of the stacked pack
+    }
+
+    def writer(index: int) -> Writer:
+        part = trained[index]
+        manifest = {
+            **part.facts,
+            **asdict(units[index]),
+            "kind": "component",
+            **facts,
+            **measured,
+            "packed_with": list(pack.keys),
+            **provenance(),
+        }
+        return lambda folder: write_artifact(folder, part.tensors, manifest, part.curve)
+
+    return {key: writer(index) for index, key in enumerate(pack.keys)}
+
+
+def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:
+    """Evaluate a pack of cells, all episodes of all seeds in lockstep."""
+    from mpcwdwm.evaluate import evaluate
+    from mpcwdwm.planning import load_parts, planner_config
+    from mpcwdwm.termination import RULES
+
+    units = cast("tuple[CellUnit, ...]", pack.units)
+    unit = units[0]  # the others differ in nothing but the seed and its parts
+    dataset_mean_return = _dataset_mean_return(unit.task)
+    started = time.monotonic()
+    folders = {role: [store.folder("components", each.parts[role]) for each in units] for role in unit.parts}
+    parts = load_parts(
+        folders,
+        unit.base,
+        termination=RULES[unit.task.termination] if unit.task.termination else None,
+        device=facts["device"],
+        env_id=unit.task.env_id,
+        max_episode_steps=unit.task.max_episode_steps,
+        reference=unit.task.reference,
+    )
+    episodes = evaluate(
+        parts,
+        None if unit.planner is None else planner_config(unit.planner),
+        seeds=pack.seeds,
+        episodes=unit.episodes,
+        env_seed=unit.env_seed,
+        on_progress=lambda done, most: on_progress(done / most),
+    )
+    seconds = round((time.monotonic() - started) / len(units), 3)
+
+    def writer(index: int) -> Writer:
+        rows = [_row(episode) for episode in episodes[index]]
+        manifest = {
+            **asdict(units[index]),
+            "kind": "result",
+            **facts,
+            "seconds": seconds,
+            "env_steps": sum(row["length"] for row in rows),
+            "episodes_mean": {
+                name: _mean([row[name] for row in rows])
+                for name in ("return", "normalized_score", "length", "ms_per_step")
+            },
+            "dataset_mean_return": dataset_mean_return,
+            "packed_with": list(pack.keys),
+            **provenance(),
+        }
+        return lambda folder: write_result(folder, rows, manifest)
+
+    return {key: writer(index) for index, key in enumerate(pack.keys)}
+
+
+def write_result(folder: Path, rows: Sequence[dict[str, Any]], manifest: dict[str, Any]) -> None:
+    """Write a result: one Parquet row per episode, and the manifest."""
+    import pyarrow
+    import pyarrow.parquet
+
+    types = {"episode": pyarrow.int64(), "env_seed": pyarrow.int64(), "length": pyarrow.int64()}
+    types |= {"fallbacks": pyarrow.int64()}
+    schema = pyarrow.schema([(name, types.get(name, pyarrow.float64())) for name in rows[0]])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=schema), folder / EPISODES)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+# Pieces
+
+
+class _Pace:
+    """Measures updates per second from the progress reports, also of a training that was continued."""
+
+    def __init__(self, on_progress: Progress) -> None:
+        self.on_progress = on_progress
+        self.started = time.monotonic()
+        self.reports: list[tuple[int, float]] = []  # (step, time), the first and the last
+
+    def __call__(self, step: int, steps: int) -> None:
+        self.reports = [*self.reports[:1], (step, time.monotonic())]
+        self.on_progress(step / steps)
+
+    def per_second(self, steps: int) -> float:
+        """Return updates per second; from the whole duration where there are no two reports."""
+        if len(self.reports) == 2 and self.reports[1][0] > self.reports[0][0]:
+            (first, began), (last, ended) = self.reports
+            return (last - first) / max(ended - began, 1e-9)
+        return steps / max(time.monotonic() - self.started, 1e-9)
+
+
+def _read(task: TaskRef) -> "Dataset":
+    from mpcwdwm.data import read_dataset
+
+    dataset = read_dataset(Path(task.dataset))
+    if dataset.sha256 != task.dataset_sha256:
+        raise UserError(f"{task.dataset}: the file has changed since the plan was made: run the sweep again")
+    return dataset
+
+
+_dataset = lru_cache(maxsize=1)(_read)  # the next component of a task often runs in the same process
+
+
+@cache  # of the task's number only: a process that evaluates need not keep the dataset
+def _dataset_mean_return(task: TaskRef) -> float:
+    return float(_read(task).returns.mean())
+
+
+def _row(episode: "Episode") -> dict[str, Any]:
+    """Return an episode as a row of the Parquet file, where the return is called "return"."""
+    fields = asdict(episode)
+    return {name.rstrip("_"): value for name, value in fields.items()}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _ignore(fraction: float) -> None:
+    """Progress nobody asked for."""

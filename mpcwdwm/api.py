@@ -1,0 +1,78 @@
+"""The way in for people who do not want the sweep: finished components from a folder, ready to plan with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpcwdwm.artifact import read_manifest
+from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.planning.parts import Parts, load_parts
+from mpcwdwm.termination import RULES
+
+__all__ = ["load"]
+
+MODELS = ("world_model", "reward")
+
+
+def load(
+    storage: str | Path,
+    *,
+    task: str,
+    seed: int | Sequence[int] = 0,
+    base: str = "rebrac",
+    keys: Sequence[str] = (),
+    device: str = "cpu",
+) -> Parts:
+    """Return the finished components of one task as `Parts` for a planner.
+
+    Args:
+        storage: the folder a sweep wrote to (its YAML's `storage`).
+        task: the task's name.
+        seed: one training seed, or several, which then become the members of the parts.
+        base: whose policy and critic: "rebrac" or "iql"; "bc" has a policy only.
+        keys: artifact names, needed only where the folder holds several variants of a component.
+        device: where the parts go.
+
+    Raises:
+        UserError: nothing there, nothing for this task or seed, or several variants to choose from.
+    """
+    folder = Path(storage) / "components"
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    manifests = [read_manifest(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    if not manifests:
+        raise UserError(f"{folder}: no finished components; run 'mpcwdwm sweep run SPEC' first")
+    known = {manifest["task"]["name"] for manifest in manifests}
+    if task not in known:
+        raise UserError(
+            f"{folder}: nothing for task '{task}'{did_you_mean(task, known)}; it has {', '.join(sorted(known))}"
+        )
+    ours = [manifest for manifest in manifests if manifest["task"]["name"] == task]
+    found = {
+        name: [folder / _choose(ours, name, one, keys, folder)["key"] for one in seeds] for name in (base, *MODELS)
+    }
+    facts = read_manifest(found[base][0])["task"]
+    return load_parts(
+        found,
+        base,
+        device=device,
+        termination=RULES[facts["termination"]] if facts["termination"] else None,
+        env_id=facts["env_id"],
+        max_episode_steps=facts["max_episode_steps"],
+        reference=tuple(facts["reference"]) if facts["reference"] else None,
+    )
+
+
+def _choose(
+    manifests: Sequence[dict[str, Any]], name: str, seed: int, keys: Sequence[str], folder: Path
+) -> dict[str, Any]:
+    candidates = [m for m in manifests if m["component"] == name and m["seed"] == seed]
+    if len(candidates) > 1:
+        candidates = [m for m in candidates if m["key"] in keys] or candidates
+    if not candidates:
+        seeds = sorted({m["seed"] for m in manifests if m["component"] == name})
+        have = f"it has seeds {seeds}" if seeds else "it has none"
+        raise UserError(f"{folder}: no finished '{name}' for seed {seed}; {have}")
+    if len(candidates) > 1:
+        names = ", ".join(m["key"] for m in candidates)
+        raise UserError(f"{folder}: several variants of '{name}' for seed {seed}; name one in keys=[…]: {names}")
+    return candidates[0]

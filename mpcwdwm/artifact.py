@@ -1,0 +1,82 @@
+"""Artifacts and checkpoints on disk: safetensors for numbers, JSON for everything else.
+
+Nothing is unpickled. A checkpoint is one file, replaced atomically; an artifact is a folder that is
+written once and renamed into place by the store.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mpcwdwm.errors import UserError
+
+__all__ = ["read_checkpoint", "read_manifest", "read_weights", "write_artifact", "write_checkpoint"]
+
+WEIGHTS, MANIFEST, CURVE = "weights.safetensors", "manifest.json", "curve.json"
+
+
+def write_artifact(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    manifest: Mapping[str, Any],
+    curve: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write weights, manifest and training curve into an existing folder."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    (folder / CURVE).write_text(json.dumps(list(curve), indent=1) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(dict(manifest), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of an artifact.
+
+    Raises:
+        UserError: there is none, or it is not JSON.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a readable manifest ({error}); delete the folder and run again") from None
+    return dict(manifest)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of an artifact.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = folder / WEIGHTS
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: damaged weights ({error}); delete the folder and run again") from None
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Replace the checkpoint at `path` atomically: a kill leaves the old one or the new one."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, temporary, metadata={"facts": json.dumps(dict(facts))})
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return (tensors, facts), or None where there is no complete checkpoint."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return load_file(path), json.loads(metadata["facts"])
+    except (SafetensorError, KeyError, json.JSONDecodeError):
+        return None  # a damaged checkpoint only costs the time to train anew

@@ -1,0 +1,83 @@
+"""The transitions a stacked training run learns from: on the device, gathered by index.
+
+Members may learn from different datasets (or the same one): distinct datasets are concatenated
+once, and each member draws row numbers within its own rows only.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpcwdwm.components.component import Batch, Rows
+from mpcwdwm.data import Dataset
+from mpcwdwm.errors import UserError
+
+__all__ = ["Buffer", "usable_rows"]
+
+
+def usable_rows(dataset: Dataset, rows: Rows, *, heldout: bool | None) -> Tensor:
+    """Return the indices of the rows a component may use, int64, in file order.
+
+    Args:
+        dataset: the transitions.
+        rows: see `Rows`; behind a true terminal nothing is bootstrapped, so critics need no next there.
+        heldout: None for every episode, False for the training ones, True for the held-out ones.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    keep = {
+        "next_action": dataset.has_next_action | dataset.terminal,
+        "next_value": dataset.has_next_obs | dataset.terminal,
+        "next_obs": dataset.has_next_obs,
+        "all": np.ones_like(dataset.terminal),
+    }[rows]
+    if heldout is not None:
+        keep = keep & (dataset.heldout == heldout)
+    indices = torch.from_numpy(keep.nonzero()[0])
+    if len(indices) == 0:
+        part = {None: "", False: " in training episodes", True: " in held-out episodes"}[heldout]
+        raise UserError(f"{dataset.path}: no usable transitions ({rows}){part}; the file needs more episodes")
+    return indices
+
+
+class Buffer:
+    """Rows of one or several datasets, one set of row numbers per member."""
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        rows: Sequence[Tensor],
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        distinct = list({id(dataset): dataset for dataset in datasets}.values())
+        offsets, total = {}, 0
+        for dataset in distinct:
+            offsets[id(dataset)] = total
+            total += len(dataset.reward)
+
+        def gathered(name: str) -> Tensor:
+            return torch.cat([torch.from_numpy(getattr(d, name)) for d in distinct]).to(device, dtype)
+
+        self.obs, self.action, self.reward = gathered("obs"), gathered("action"), gathered("reward")
+        self.next_obs, self.next_action = gathered("next_obs"), gathered("next_action")
+        self.mask = 1 - gathered("terminal")
+        members = [own + offsets[id(d)] for own, d in zip(rows, datasets, strict=True)]
+        self.sizes = tuple(len(own) for own in members)
+        self._members = [own.to(device) for own in members]
+
+    def gather(self, indices: Tensor) -> Batch:  # (S, B), each within its member's size
+        """Return the batch of the given row numbers."""
+        rows = torch.stack([own[i] for own, i in zip(self._members, indices, strict=True)])  # (S, B)
+        return Batch(
+            obs=self.obs[rows],
+            action=self.action[rows],
+            reward=self.reward[rows],
+            next_obs=self.next_obs[rows],
+            next_action=self.next_action[rows],
+            mask=self.mask[rows],
+        )

@@ -1,0 +1,56 @@
+"""Plain behaviour cloning: the floor under every other method, and a check of the pipeline."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mpcwdwm.components.actor_critic import Actor
+from mpcwdwm.components.component import Batch, Component, ComponentConfig, descend
+from mpcwdwm.config import Flag, Int, Real, setting
+from mpcwdwm.data import Dataset
+from mpcwdwm.nets import uniform_init
+from mpcwdwm.random import generator
+
+__all__ = ["BcConfig", "BehaviorCloning"]
+
+
+class BcConfig(ComponentConfig):
+    """Hyper-parameters of behaviour cloning, after ReBRAC's actor."""
+
+    steps: Int = setting(100_000, "gradient updates", unit="updates", ge=1, le=10**9)
+    hidden_layers: Int = setting(3, "hidden layers", unit="layers", ge=1, le=32)
+    lr: Real = setting(3e-4, "Adam step size", gt=0)
+    normalize_obs: Flag = setting(True, "standardise observations")
+
+
+class BehaviorCloning(Component):
+    """S stacked deterministic policies fitted to the data's actions by squared error."""
+
+    config: BcConfig
+    rows = "all"
+
+    def __init__(
+        self,
+        config: BcConfig,
+        obs_dim: int,
+        act_dim: int,
+        seeds: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__(config, obs_dim, act_dim, seeds, dtype)
+        self.actor = Actor(self.stack, obs_dim, act_dim, [config.hidden_dim] * config.hidden_layers, dtype)
+        for member, seed in enumerate(self.seeds):
+            self.actor.net.initialize(member, generator(seed, "bc/actor"), uniform_init(), uniform_init(1e-3))
+        self.optimizers = {"actor": torch.optim.Adam(self.actor.parameters(), lr=config.lr, fused=True)}
+
+    def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
+        """Standardise observations, if configured."""
+        if self.config.normalize_obs:
+            self.actor.normalizer.fit(member, torch.from_numpy(dataset.obs)[rows])
+
+    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """One step on ‖π(s) − a‖²."""
+        loss = (self.actor(batch.obs) - batch.action).square().sum(-1).mean(-1)  # (S,)
+        descend(self.optimizers["actor"], loss.sum())
+        return {"actor/loss": loss.detach()}

@@ -1,0 +1,139 @@
+"""What a pretrained component is: a stacked module that updates itself from batches.
+
+Every component has S members, one per training seed, in the leading dimension of every parameter
+and buffer. Members share the process and nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mpcwdwm.config import Config, Int, Real, setting
+from mpcwdwm.data import Dataset
+from mpcwdwm.random import Integers, Normal
+
+__all__ = [
+    "Batch",
+    "Component",
+    "ComponentConfig",
+    "ModelConfig",
+    "Rows",
+    "clip_norm",
+    "descend",
+    "polyak_update",
+]
+
+Rows = Literal["next_action", "next_value", "next_obs", "all"]
+"""Rows a component can learn from: with a next action or a true terminal (ReBRAC), with a next observation or
+a true terminal (IQL), with a next observation (world models), or all."""
+
+
+class ComponentConfig(Config):
+    """Fields every component has."""
+
+    steps: Int = setting(1_000_000, "gradient updates", unit="updates", paper=1_000_000, ge=1, le=10**9)
+    batch_size: Int = setting(256, "transitions per update", unit="rows", ge=1, le=10**6)
+    hidden_dim: Int = setting(256, "width of every hidden layer", unit="units", ge=1, le=2**14)
+    evaluations: Int = setting(10, "points of the learning curve", unit="points", ge=1, le=1000)
+    eval_episodes: Int = setting(5, "episodes per point of the learning curve", unit="episodes", ge=0, le=1000)
+    train_on: Literal["all", "train"] = setting(
+        "all", "episodes learnt from: all of them, or only those not held out", paper="all"
+    )
+
+
+class ModelConfig(ComponentConfig):
+    """Fields of the learnt models, which keep held-out episodes to be judged on."""
+
+    steps: Int = setting(
+        200_000, "gradient updates", unit="updates", paper="unknown (200k in a third-party v2)", ge=1, le=10**9
+    )
+    lr: Real = setting(3e-4, "Adam step size", paper="unknown (3e-4 in a third-party v2)", gt=0)
+    train_on: Literal["all", "train"] = setting("train", "episodes learnt from", paper="unknown")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One minibatch per member."""
+
+    obs: Tensor  # (S, B, obs_dim)
+    action: Tensor  # (S, B, act_dim)
+    reward: Tensor  # (S, B)
+    next_obs: Tensor  # (S, B, obs_dim)
+    next_action: Tensor  # (S, B, act_dim); zeros where mask is 0
+    mask: Tensor  # (S, B): 1 bootstraps, 0 is a true terminal
+
+
+class Component(nn.Module):
+    """A stacked, trainable part. Subclasses build their networks and define `update`."""
+
+    rows: ClassVar[Rows] = "all"
+
+    def __init__(
+        self,
+        config: Any,
+        obs_dim: int,
+        act_dim: int,
+        seeds: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.config, self.obs_dim, self.act_dim, self.seeds = config, obs_dim, act_dim, tuple(seeds)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """Return the stack shape (S,)."""
+        return (len(self.seeds),)
+
+    def noise(self, batch_size: int) -> Mapping[str, Normal | Integers]:
+        """Return the random numbers one member's update consumes."""
+        return {}
+
+    def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
+        """Set what is computed from the data once, before training (normalisers, reward scale)."""
+
+    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Do one gradient update of every member; return metrics of shape (S,), detached."""
+        raise TypeError(f"{type(self).__name__} defines no update")
+
+    def heldout_noise(self, batch_size: int) -> Mapping[str, Normal]:
+        """Return the random numbers one member's held-out evaluation consumes."""
+        return {}
+
+    def heldout(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return metrics of shape (S,) on held-out rows; none by default."""
+        return {}
+
+
+# --------------------------------------------------------------------------------- shared steps
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None) -> None:
+    """One optimizer step on `loss`, touching only the optimizer's own parameters.
+
+    `loss` is the sum over members of each member's mean, so no gradient crosses members.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = torch.autograd.grad(loss, parameters)
+    if clip is not None:
+        gradients = clip_norm(gradients, clip)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+def clip_norm(gradients: Sequence[Tensor], limit: float) -> tuple[Tensor, ...]:
+    """Scale each member's gradient to a norm of at most `limit`, over all its parameters."""
+    squares = sum(g.flatten(1).square().sum(1) for g in gradients)  # (S,)
+    assert isinstance(squares, Tensor)
+    scale = (limit / (squares.sqrt() + 1e-6)).clamp(max=1.0)  # 1e-6 as in torch's clip_grad_norm_
+    return tuple(g * scale.view(-1, *[1] * (g.dim() - 1)) for g in gradients)
+
+
+@torch.no_grad()
+def polyak_update(target: Sequence[Tensor], source: Sequence[Tensor], polyak: float) -> None:
+    """Move every target towards its source: target ← (1 − polyak) target + polyak source."""
+    torch._foreach_lerp_(list(target), list(source), polyak)

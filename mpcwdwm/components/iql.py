@@ -1,0 +1,159 @@
+"""IQL (arXiv 2110.06169): expectile value regression and advantage-weighted cloning.
+
+Order of the authors' code: value from the target critic, actor and critic from the *new* value,
+then the target critic. Verified against ten of the authors' own updates (`tests/test_oracles.py`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from mpcwdwm.components.actor_critic import Actor, Critic, Value
+from mpcwdwm.components.component import Batch, Component, ComponentConfig, descend, polyak_update
+from mpcwdwm.config import Flag, Int, Real, setting
+from mpcwdwm.data import Dataset
+from mpcwdwm.nets import orthogonal_init
+from mpcwdwm.random import generator
+
+__all__ = ["Iql", "IqlConfig", "expectile_loss"]
+
+LOG_STD_RANGE = (-5.0, 2.0)  # the authors' bounds of the policy's log standard deviation
+MAX_ADVANTAGE_WEIGHT = 100.0  # the authors' bound of exp(temperature · advantage)
+RETURN_RANGE = 1000.0  # normalised rewards: the spread of trajectory returns becomes this
+
+
+class IqlConfig(ComponentConfig):
+    """Hyper-parameters of IQL; "paper" is the IQL paper's locomotion setting."""
+
+    batch_size: Int = setting(256, "transitions per update", unit="rows", paper=256, ge=1, le=10**6)
+    hidden_layers: Int = setting(2, "hidden layers of all networks", unit="layers", paper=2, ge=1, le=32)
+    actor_lr: Real = setting(3e-4, "Adam step size of the actor, cosine to 0", paper=3e-4, gt=0)
+    critic_lr: Real = setting(3e-4, "Adam step size of the critics", paper=3e-4, gt=0)
+    value_lr: Real = setting(3e-4, "Adam step size of the value", paper=3e-4, gt=0)
+    discount: Real = setting(0.99, "discount γ", unit="per step", paper=0.99, ge=0, le=1)
+    polyak: Real = setting(5e-3, "share of the network in each target update", paper=5e-3, gt=0, le=1)
+    expectile: Real = setting(0.7, "expectile of the value regression", paper="0.7; 0.9 on AntMaze", gt=0, lt=1)
+    temperature: Real = setting(3.0, "inverse temperature of the weights", paper="3; 10 on AntMaze", ge=0)
+    deterministic: Flag = setting(False, "clone with squared error instead of a Gaussian", paper=False)
+    normalize_obs: Flag = setting(True, "standardise observations (CORL's convention)", paper=False)
+    normalize_reward: Flag = setting(False, "scale rewards to a return spread of 1000 (authors')", paper=True)
+    reward_scale: Real = setting(1.0, "rewards are multiplied by this", paper=1, gt=0)
+    reward_shift: Real = setting(0.0, "then this is added", unit="reward", paper="0; -1 on AntMaze")
+
+    @model_validator(mode="after")
+    def _one_convention(self) -> Self:
+        if self.normalize_obs and self.normalize_reward:
+            raise ValueError("normalize_obs (CORL's convention) and normalize_reward (the authors') exclude each other")
+        return self
+
+
+def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
+    """|τ − 1(u < 0)| u², elementwise."""
+    return torch.where(difference > 0, expectile, 1 - expectile) * difference.square()
+
+
+# -------------------------------------------------------------------------------------------- IQL
+
+
+class Iql(Component):
+    """S stacked IQL learners. The policy acts with its tanh mean."""
+
+    config: IqlConfig
+    rows = "next_value"
+
+    def __init__(
+        self,
+        config: IqlConfig,
+        obs_dim: int,
+        act_dim: int,
+        seeds: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__(config, obs_dim, act_dim, seeds, dtype)
+        hidden = [config.hidden_dim] * config.hidden_layers
+        self.actor = Actor(self.stack, obs_dim, act_dim, hidden, dtype)
+        self.log_std = nn.Parameter(torch.zeros(*self.stack, 1, act_dim, dtype=dtype))
+        self.value = Value(self.stack, obs_dim, hidden, dtype)
+        self.critic, self.target_critic = (
+            Critic(self.stack, obs_dim, act_dim, hidden, dtype, layer_norm=False) for _ in range(2)
+        )
+        self.reward_affine: Tensor
+        self.register_buffer(
+            "reward_affine",
+            torch.tensor([config.reward_scale, config.reward_shift], dtype=dtype).repeat(len(self.seeds), 1),
+        )  # (S, 2)
+        for member, seed in enumerate(self.seeds):
+            for name, net in (
+                ("actor", self.actor.net),
+                ("value", self.value.net),
+                ("critic", self.critic.net),
+            ):
+                net.initialize(member, generator(seed, f"iql/{name}"), orthogonal_init(), orthogonal_init())
+        self.target_critic.load_state_dict(self.critic.state_dict())
+        self.target_critic.requires_grad_(False)
+        self.optimizers = {
+            "actor": torch.optim.Adam([*self.actor.parameters(), self.log_std], lr=config.actor_lr, fused=True),
+            "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True),
+            "value": torch.optim.Adam(self.value.parameters(), lr=config.value_lr, fused=True),
+        }
+
+    def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
+        """Standardise observations, or scale rewards by the spread of trajectory returns."""
+        if self.config.normalize_obs:
+            obs = torch.from_numpy(dataset.obs)[rows]
+            for net in (self.actor, self.value, self.critic, self.target_critic):
+                net.normalizer.fit(member, obs)
+        if self.config.normalize_reward:
+            spread = float(dataset.returns.max() - dataset.returns.min())
+            self.reward_affine[member, 0] *= RETURN_RANGE / spread if spread > 0 else 1.0
+
+    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Value, actor, critic, target critic: the authors' order."""
+        with torch.no_grad():
+            q = self.target_critic(batch.obs, batch.action).amin(1)  # (S, B)
+        metrics = self.value_step(batch, q)
+        metrics |= self.actor_step(batch, q, step)
+        metrics |= self.critic_step(batch)
+        polyak_update(list(self.target_critic.parameters()), list(self.critic.parameters()), self.config.polyak)
+        return metrics
+
+    def value_step(self, batch: Batch, q: Tensor) -> dict[str, Tensor]:
+        """Expectile regression of V(s) onto the target critics' minimum."""
+        v = self.value(batch.obs)
+        loss = expectile_loss(q - v, self.config.expectile).mean(-1)
+        descend(self.optimizers["value"], loss.sum())
+        return {"value/loss": loss.detach(), "value/mean": v.detach().mean(-1)}
+
+    def actor_step(self, batch: Batch, q: Tensor, step: int) -> dict[str, Tensor]:
+        """Cloning weighted by min(exp(temperature · (Q − V)), 100), with the new V."""
+        with torch.no_grad():
+            advantage = q - self.value(batch.obs)
+            weight = (self.config.temperature * advantage).exp().clamp(max=MAX_ADVANTAGE_WEIGHT)
+        mean = self.actor(batch.obs)
+        if self.config.deterministic:
+            misfit = (mean - batch.action).square().sum(-1)
+        else:
+            log_std = self.log_std.clamp(*LOG_STD_RANGE)
+            z = (batch.action - mean) / log_std.exp()
+            misfit = (0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)  # −log π(a|s)
+            # a policy whose log_std has left the range gets no gradient for it, as in the authors' code
+        loss = (weight * misfit).mean(-1) + (0.0 * self.log_std).sum((1, 2))
+        for group in self.optimizers["actor"].param_groups:
+            group["lr"] = self.config.actor_lr * 0.5 * (1 + math.cos(math.pi * step / self.config.steps))
+        descend(self.optimizers["actor"], loss.sum())
+        return {"actor/loss": loss.detach(), "actor/weight": weight.mean(-1)}
+
+    def critic_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Regress both critics onto r + γ (1 − d) V(s'), with the new V."""
+        scale, shift = self.reward_affine.unbind(-1)
+        with torch.no_grad():
+            reward = batch.reward * scale.unsqueeze(-1) + shift.unsqueeze(-1)
+            target = reward + self.config.discount * batch.mask * self.value(batch.next_obs)
+        q = self.critic(batch.obs, batch.action)
+        loss = (q - target.unsqueeze(1)).square().mean(-1).sum(-1)
+        descend(self.optimizers["critic"], loss.sum())
+        return {"critic/loss": loss.detach(), "critic/q_mean": q.detach().mean((1, 2))}

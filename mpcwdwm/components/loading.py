@@ -1,0 +1,34 @@
+"""Finished components read back from their artifacts, several seeds stacked into one frozen module."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpcwdwm.artifact import read_manifest, read_weights
+from mpcwdwm.components.component import Component
+from mpcwdwm.components.registry import component_class, component_config
+from mpcwdwm.errors import UserError
+from mpcwdwm.nets import stack_states
+
+__all__ = ["load_component"]
+
+
+def load_component(folders: Sequence[Path]) -> Component:
+    """Stack finished artifacts of one component, one per seed, into one frozen module on the CPU.
+
+    Raises:
+        UserError: an artifact is damaged, or the artifacts are of different components or configs.
+    """
+    manifests = [read_manifest(folder) for folder in folders]
+    first = manifests[0]
+    for folder, manifest in zip(folders, manifests, strict=True):
+        for field in ("component", "config", "obs_dim", "act_dim"):
+            if manifest[field] != first[field]:
+                raise UserError(
+                    f"{folder}: its {field} differs from that of {folders[0]}; only equal parts can be stacked"
+                )
+    config = component_config(first["component"], {}, first["config"])
+    part_class = component_class(first["component"], config)
+    seeds = [manifest["seed"] for manifest in manifests]
+    part: Component = part_class(config, first["obs_dim"], first["act_dim"], seeds)
+    part.load_state_dict(stack_states([read_weights(folder) for folder in folders]))
+    return part.requires_grad_(False).eval()

@@ -1,0 +1,84 @@
+"""The reward model r(s, a): regression on standardised observations and raw actions."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mpcwdwm.components.component import Batch, Component, ModelConfig, descend
+from mpcwdwm.config import Flag, Int, Real, setting
+from mpcwdwm.data import Dataset
+from mpcwdwm.nets import Mlp, Normalizer, uniform_init
+from mpcwdwm.random import generator
+
+__all__ = ["Reward", "RewardConfig"]
+
+
+class RewardConfig(ModelConfig):
+    """Hyper-parameters of the reward model; the paper's v1 settings are unknown."""
+
+    batch_size: Int = setting(
+        2048, "transitions per update", unit="rows", paper="unknown (2048 in a third-party v2)", ge=1
+    )
+    hidden_dim: Int = setting(
+        512, "width of every hidden layer", unit="units", paper="unknown (512 in a third-party v2)", ge=1
+    )
+    hidden_layers: Int = setting(
+        3, "hidden layers", unit="layers", paper="unknown (3 in a third-party v2)", ge=1, le=32
+    )
+    clip_norm: Real = setting(
+        1.0, "bound of each member's gradient norm", paper="unknown (1.0 in a third-party v2)", gt=0
+    )
+    normalize_obs: Flag = setting(True, "standardise observations", paper="unknown (true in a third-party v2)")
+    normalize_reward: Flag = setting(True, "regress on the standardised reward", paper="unknown")
+
+
+class Reward(Component):
+    """S stacked reward models."""
+
+    config: RewardConfig
+    rows = "all"
+
+    def __init__(
+        self,
+        config: RewardConfig,
+        obs_dim: int,
+        act_dim: int,
+        seeds: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__(config, obs_dim, act_dim, seeds, dtype)
+        self.normalizer = Normalizer(self.stack, obs_dim, dtype)
+        self.reward_normalizer = Normalizer(self.stack, 1, dtype)
+        self.net = Mlp(self.stack, obs_dim + act_dim, [config.hidden_dim] * config.hidden_layers, 1, dtype=dtype)
+        for member, seed in enumerate(self.seeds):
+            self.net.initialize(member, generator(seed, "reward"), uniform_init(), uniform_init())
+        self.optimizers = {"net": torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)}
+
+    def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
+        """Standardise observations and rewards over the member's rows, if configured."""
+        if self.config.normalize_obs:
+            self.normalizer.fit(member, torch.from_numpy(dataset.obs)[rows])
+        if self.config.normalize_reward:
+            self.reward_normalizer.fit(member, torch.from_numpy(dataset.reward)[rows].unsqueeze(-1))
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # (S, B, ·) → (S, B)
+        """Return the reward in the data's own unit."""
+        standardised = self.net(torch.cat([self.normalizer(obs), action], -1))
+        return self.reward_normalizer.inverse(standardised).squeeze(-1)
+
+    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """One step on the squared error of the standardised reward."""
+        error = (self(batch.obs, batch.action) - batch.reward) / self.reward_normalizer.std.squeeze(-1)
+        loss = error.square().mean(-1)
+        descend(self.optimizers["net"], loss.sum(), clip=self.config.clip_norm)
+        return {"reward/loss": loss.detach()}
+
+    @torch.no_grad()
+    def heldout(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Root mean squared error in the reward's unit, and the share of variance explained."""
+        error = (self(batch.obs, batch.action) - batch.reward).square().mean(-1)
+        return {
+            "heldout/rmse": error.sqrt(),
+            "heldout/r2": 1 - error / batch.reward.var(-1, correction=0).clamp(min=1e-12),
+        }

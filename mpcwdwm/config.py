@@ -1,0 +1,60 @@
+"""Typed configuration: what every config class of the project is made of.
+
+A config is declared beside the code it configures. Each field carries its unit, its range and the
+value the paper reports, so that `docs` and error messages can be generated from one place. YAML
+only overrides; nothing is coerced silently (``"8"`` is not a number, ``true`` is not 1).
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+__all__ = ["Config", "Flag", "Int", "Real", "setting"]
+
+
+def _integral(value: Any) -> Any:
+    """Read 1e6, which YAML gives as a float, as the integer it denotes."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, Strict(), BeforeValidator(_integral)]
+"""An integer; a float is accepted if it is a whole number, a string or a bool never."""
+Real = Annotated[float, Strict()]
+"""A finite float; an integer is accepted, a string or a bool never."""
+Flag = Annotated[bool, Strict()]
+"""A bool; 0, 1 and strings are refused."""
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, unknown keys refused, no infinities."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, populate_by_name=True
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field, defaults included, as plain JSON-serialisable values."""
+        return self.model_dump(mode="json")
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    paper: Any = "unknown",
+    alias: str | None = None,
+    **constraints: Any,
+) -> Any:
+    """Declare a field: default, meaning, unit, the paper's value ("unknown" where it reports none).
+
+    Args:
+        default: our default; ``...`` where the user has to choose.
+        doc: one line, what it is.
+        unit: physical or counting unit, empty if none.
+        paper: the value in the paper the code follows, whatever our default is.
+        alias: a second accepted name (H, M, E).
+        **constraints: pydantic's ``ge``, ``gt``, ``le``, ``lt``.
+    """
+    extra = {"unit": unit, "paper": paper}
+    return Field(default, description=doc, alias=alias, json_schema_extra=extra, **constraints)

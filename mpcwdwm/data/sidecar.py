@@ -1,0 +1,49 @@
+"""Sidecars: what a downloaded dataset was at first use, in ``<file>.json`` beside it.
+
+D4RL publishes no checksums, so the first sight of a file is trusted and every later one compared with
+it: a file that was replaced, truncated or updated upstream is noticed before anything is trained on it.
+"""
+
+import contextlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mpcwdwm.data.fingerprint import sha256_of, write_json
+from mpcwdwm.errors import UserError
+
+__all__ = ["sidecar_path", "verify_or_record"]
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return the name of a dataset's sidecar."""
+    return path.with_name(path.name + ".json")
+
+
+def verify_or_record(path: Path, url: str | None) -> str:
+    """Return the dataset's SHA-256 after comparing it with its sidecar, or after writing that.
+
+    Raises:
+        UserError: size or hash are not the recorded ones, or the sidecar cannot be understood.
+    """
+    sidecar = sidecar_path(path)
+    size, found = path.stat().st_size, sha256_of(path)
+    if not sidecar.exists():
+        record = {"url": url, "size": size, "sha256": found, "recorded_at": datetime.now(UTC).isoformat()}
+        with contextlib.suppress(OSError):  # a shared folder may be read-only; every key holds the hash anyway
+            write_json(sidecar, record)
+        return found
+    try:
+        recorded = json.loads(sidecar.read_text())
+        expected_size, expected = int(recorded["size"]), str(recorded["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"'{sidecar}' cannot be read ({type(error).__name__}): delete it to record '{path.name}' anew"
+        ) from None
+    if (size, found) != (expected_size, expected):
+        raise UserError(
+            f"'{path}' is not the file recorded at first use: expected {expected_size} bytes, sha256 {expected};"
+            f" found {size} bytes, sha256 {found}; delete it and download again,"
+            f" or delete '{sidecar.name}' to accept it as it is"
+        )
+    return found

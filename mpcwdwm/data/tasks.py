@@ -1,0 +1,179 @@
+"""Tasks: a dataset, the environment its policies are judged in, and the scale of their scores.
+
+The registry is data: `tables/tasks.csv` lists D4RL's 18 Gym-MuJoCo -v2 and 6 AntMaze -v2 tasks (addresses
+and reference scores as in D4RL's `infos.py`) and the dataset bundled with the package. Any HDF5 file
+in the same layout together with a Gymnasium id becomes a task through `custom_task`.
+"""
+
+import csv
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mpcwdwm.data.fingerprint import sha256_of
+from mpcwdwm.data.sidecar import verify_or_record
+from mpcwdwm.errors import UserError, did_you_mean
+
+__all__ = ["TASKS", "Task", "custom_task", "dataset_folder", "dataset_path", "find_task"]
+
+HERE = Path(__file__).parent
+ANTMAZE_REASON = "AntMaze's own environment is not part of this version, so nothing can be evaluated in it"
+# Names become parts of folder names and table rows.
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset with the environment it is judged in."""
+
+    name: str
+    env_id: str  # Gymnasium id
+    source: Literal["d4rl", "bundled", "local"]
+    path: Path | None  # where the file lies; None: in D4RL's cache folder, under the address's last part
+    url: str | None  # address of the original
+    reference: tuple[float, float] | None  # D4RL's (min, max) return; None: no normalized score
+    termination: str | None  # name of a rule in mpcwdwm.termination.RULES; None: unknown
+    max_episode_steps: int
+    not_runnable: str | None = None  # why it cannot be run, in one line; None: it can
+
+
+# ── The registry ──────────────────────────────────────────────────────────────
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file in `mpcwdwm/data/tables`."""
+    with (HERE / "tables" / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _registered(row: dict[str, str]) -> Task:
+    """Return the task that a row of tasks.csv describes."""
+    bundled = row["source"] == "bundled"
+    return Task(
+        name=row["name"],
+        env_id=row["env_id"],
+        source="bundled" if bundled else "d4rl",
+        path=HERE / "bundled" / row["file"] if bundled else None,
+        url=row["url"] or None,
+        reference=(float(row["reference_min"]), float(row["reference_max"])),
+        termination=row["termination"] or None,
+        max_episode_steps=int(row["max_episode_steps"]),
+        not_runnable=ANTMAZE_REASON if row["name"].startswith("antmaze") else None,
+    )
+
+
+_ROWS = {row["name"]: row for row in read_table("tasks.csv")}
+TASKS: dict[str, Task] = {name: _registered(row) for name, row in _ROWS.items()}
+"""Name → task, for every registered task."""
+
+
+def find_task(name: str) -> Task:
+    """Return the registered task of that name.
+
+    Raises:
+        UserError: there is none; the nearest name is suggested, and a path is recognised as such.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if "/" in name or name.endswith((".hdf5", ".h5")):
+        raise UserError(f"task '{name}' is a path: write {{name: my-task, dataset: {name}, env: Hopper-v4}} instead")
+    raise UserError(f"unknown task '{name}'{did_you_mean(name, TASKS)}; `mpcwdwm data list` shows the known ones")
+
+
+# ── Bring your own dataset ────────────────────────────────────────────────────
+
+
+def custom_task(
+    name: str,
+    dataset: Path | str,
+    env: str,
+    *,
+    reference: tuple[float, float] | None = None,
+    termination: str | None = None,
+    max_episode_steps: int | None = None,
+) -> Task:
+    """Return the task made of an HDF5 file in D4RL's layout and a Gymnasium id.
+
+    What is not given is taken from what is known of the robot (HalfCheetah, Hopper, Walker2d, Ant), the
+    number of steps from Gymnasium's registration. The file need not exist yet; `dataset_path` checks.
+
+    Raises:
+        UserError: unfit name, unknown environment or rule, impossible reference or number of steps.
+    """
+    from mpcwdwm.envs import env_family, env_spec  # imports gymnasium, which the registry does not need
+    from mpcwdwm.termination import RULES
+
+    if not TASK_NAME.fullmatch(name):
+        raise UserError(f"task name '{name}' may contain only letters, digits and . _ + -")
+    if name in TASKS:
+        raise UserError(f"task name '{name}' belongs to a registered task: give your dataset another name")
+    family, spec = env_family(env), env_spec(env)
+    if termination is not None and termination not in RULES:
+        raise UserError(
+            f"task '{name}': unknown termination rule '{termination}'{did_you_mean(termination, RULES)};"
+            f" known: {', '.join(RULES)}"
+        )
+    if reference is not None:
+        low, high = reference
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UserError(f"task '{name}': reference must be (lowest, highest) return, not ({low}, {high})")
+        reference = (float(low), float(high))
+    steps = max_episode_steps or spec.max_episode_steps or (family.max_episode_steps if family else None)
+    if steps is None or steps < 1:
+        raise UserError(f"task '{name}': environment '{env}' has no time limit, give max_episode_steps (at least 1)")
+    return Task(
+        name=name,
+        env_id=env,
+        source="local",
+        path=Path(dataset).expanduser(),
+        url=None,
+        reference=reference or (family.reference if family else None),
+        termination=termination or (family.termination if family else None),
+        max_episode_steps=steps,
+    )
+
+
+# ── Where the file lies ───────────────────────────────────────────────────────
+
+
+def dataset_folder() -> Path:
+    """Return D4RL's cache folder: ``$D4RL_DATASET_DIR``, by default ``~/.d4rl/datasets``."""
+    return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets").expanduser()
+
+
+def expected_path(task: Task) -> Path:
+    """Return where the task's file lies or has to be put, whether or not it is there."""
+    if task.path is not None:
+        return task.path
+    if task.url is None:
+        raise UserError(f"task '{task.name}' has neither a path nor an address")
+    return dataset_folder() / task.url.rsplit("/", 1)[1]
+
+
+def dataset_path(task: Task) -> Path:
+    """Return the path of the task's dataset, which exists and is the one seen before.
+
+    A D4RL file's size and hash are recorded beside it at first use (see `mpcwdwm.data.sidecar`) and
+    compared from then on; the bundled file's hash is part of the registry; a local file may change.
+
+    Raises:
+        UserError: the file is absent (the message says what to put where) or has changed.
+    """
+    path = expected_path(task)
+    if not path.is_file():
+        if path.exists():
+            raise UserError(f"dataset of task '{task.name}': '{path}' is not a file")
+        if task.source == "d4rl":
+            raise UserError(
+                f"dataset of task '{task.name}' is not at '{path}': run `mpcwdwm data get {task.name}`,"
+                f" or put the file from {task.url} there"
+            )
+        raise UserError(f"dataset of task '{task.name}' not found: '{path}'")
+    if task.source == "d4rl":
+        verify_or_record(path, task.url)
+    if task.source == "bundled" and (found := sha256_of(path)) != _ROWS[task.name]["sha256"]:
+        raise UserError(f"'{path}' is damaged (sha256 {found[:12]}…): install mpcwdwm again")
+    return path

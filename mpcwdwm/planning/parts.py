@@ -1,0 +1,220 @@
+"""The parts a planner works with: a policy to adapt, and frozen models to imagine with.
+
+Everything is batched over N = members × episodes rows: member m (one training seed) owns rows
+m·episodes … (m+1)·episodes − 1. The policy has its own parameters on every row; the frozen
+networks are shared by a member's rows. Any object with the same call signatures can take a part's
+place; `ModulePolicy` makes one of any `torch.nn.Module`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from mpcwdwm.components.loading import load_component
+from mpcwdwm.errors import UserError
+
+__all__ = ["Critic", "ModulePolicy", "Params", "Parts", "Policy", "Reward", "WorldModel", "load_parts"]
+
+Params = dict[str, Tensor]
+"""ψ: one policy's parameters per row, every tensor (N, …)."""
+Critic = Callable[[Tensor, Tensor], Tensor]
+"""(obs (N, B, obs_dim), action (N, B, act_dim)) → (N, C, B): C estimates (twins) of the action value."""
+Reward = Callable[[Tensor, Tensor], Tensor]
+"""(obs, action) as above → (N, B): the reward in the critic's unit."""
+
+
+class Policy(Protocol):
+    """A policy whose parameters are passed in, one set per row."""
+
+    def initial(self, episodes: int) -> Params:
+        """Return the pretrained parameters ψ₀ for every row."""
+        ...
+
+    def __call__(self, psi: Params, obs: Tensor) -> Tensor:
+        """(N, B, obs_dim) → (N, B, act_dim)."""
+        ...
+
+
+class WorldModel(Protocol):
+    """A transition that is a deterministic, differentiable function once its noise is given."""
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of one transition's noise."""
+        ...
+
+    def sample(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """(N, B, obs_dim), (N, B, act_dim), (N, B, *noise_shape) → next_obs (N, B, obs_dim)."""
+        ...
+
+
+@dataclass
+class Parts:
+    """What `mpcwdwm.load` returns and planners take. Replace any field by your own."""
+
+    policy: Policy
+    critic: Critic | None = None  # None: the plan ends without a terminal value
+    world_model: WorldModel | None = None
+    reward: Reward | None = None
+    termination: Callable[[Tensor], Tensor] | None = None  # obs (…, obs_dim) → bool (…)
+    discount: float = 0.99
+    members: int = 1
+    env_id: str = ""
+    max_episode_steps: int = 1000
+    reference: tuple[float, float] | None = None  # D4RL's (min, max) return
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+# -------------------------------------------------------------------------------- our own components
+
+
+def per_row(stacked: Params, episodes: int) -> Params:
+    """Return every member's tensors, repeated for each of its episodes."""
+    return {name: value.detach().repeat_interleave(episodes, 0) for name, value in stacked.items()}
+
+
+class StackedPolicy:
+    """The actor of a trained component, one copy of its parameters per row."""
+
+    def __init__(self, actor: nn.Module) -> None:
+        self.actor = actor
+        self._buffers: dict[int, Params] = {}  # normalisers, expanded to a number of rows
+
+    def initial(self, episodes: int) -> Params:
+        """Return ψ₀: every member's parameters, repeated for its episodes."""
+        return per_row(dict(self.actor.named_parameters()), episodes)
+
+    def __call__(self, psi: Params, obs: Tensor) -> Tensor:
+        """Apply every row's own policy."""
+        rows = len(obs)
+        if rows not in self._buffers:
+            own = dict(self.actor.named_buffers())
+            self._buffers[rows] = per_row(own, rows // len(next(iter(own.values()))))
+        return functional_call(self.actor, {**self._buffers[rows], **psi}, (obs,))
+
+
+class SharedByMember:
+    """A frozen component of S members applied to N = S · episodes rows."""
+
+    def __init__(self, part: Any, members: int) -> None:
+        self.part, self.members = part, members
+
+    def fold(self, x: Tensor) -> Tensor:  # (N, B, …) → (S, episodes · B, …)
+        """Put a member's rows beside each other."""
+        return x.reshape(self.members, -1, *x.shape[2:])
+
+
+class SharedCritic(SharedByMember):
+    """Twin critics on rows."""
+
+    def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return (N, 2, B)."""
+        q = self.part(self.fold(obs), self.fold(action))  # (S, 2, episodes · B)
+        n, b = obs.shape[:2]
+        return q.unflatten(-1, (n // self.members, b)).transpose(1, 2).reshape(n, -1, b)
+
+
+class SharedReward(SharedByMember):
+    """A reward model on rows, in the unit of a critic trained on scale · r + shift."""
+
+    def __init__(self, part: Any, members: int, affine: Tensor) -> None:
+        super().__init__(part, members)
+        self.scale, self.shift = affine[:, :1], affine[:, 1:]  # (S, 1)
+
+    def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return (N, B)."""
+        reward = self.part(self.fold(obs), self.fold(action))  # (S, episodes · B)
+        return (reward * self.scale + self.shift).reshape(obs.shape[:2])
+
+
+class SharedWorldModel(SharedByMember):
+    """A world model on rows."""
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of one transition's noise."""
+        return tuple(self.part.noise_shape)
+
+    def sample(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """Return next_obs (N, B, obs_dim)."""
+        return self.part.sample(self.fold(obs), self.fold(action), self.fold(noise)).reshape(obs.shape)
+
+
+# -------------------------------------------------------------------------------- a user's own policy
+
+
+class ModulePolicy:
+    """Any `torch.nn.Module` (obs (B, obs_dim) → action (B, act_dim)) as an adaptable policy.
+
+    Args:
+        modules: one per member, of equal architecture.
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self.module = modules[0]
+        self._members = len(modules)
+        self._params, self._buffers = stack_module_state(list(modules))
+
+    def initial(self, episodes: int) -> Params:
+        """Return ψ₀ for every row."""
+        return per_row(self._params, episodes)
+
+    def __call__(self, psi: Params, obs: Tensor) -> Tensor:
+        """Apply every row's own parameters."""
+
+        def single(params: Params, buffers: Params, rows: Tensor) -> Tensor:
+            return functional_call(self.module, (params, buffers), (rows,))
+
+        return vmap(single)(psi, per_row(self._buffers, len(obs) // self._members), obs)
+
+
+# ------------------------------------------------------------------------------------------ loading
+
+
+def load_parts(
+    folders: Mapping[str, Sequence[Path]],
+    base: str,
+    *,
+    termination: Callable[[Tensor], Tensor] | None = None,
+    device: str | torch.device = "cpu",
+    **facts: Any,
+) -> Parts:
+    """Read finished artifacts and put them together.
+
+    Args:
+        folders: component name → one artifact folder per member, the same seeds in the same order.
+        base: the component whose policy (and critic, discount and reward scale) is used.
+        termination: rule that ends imagined rollouts.
+        device: where the parts go.
+        **facts: further fields of `Parts` (env_id, max_episode_steps, reference).
+
+    Raises:
+        UserError: an artifact is damaged, or the seeds of the parts differ.
+    """
+    loaded = {name: load_component(paths).to(device) for name, paths in folders.items()}
+    policy: Any = loaded[base]
+    for name, part in loaded.items():
+        if part.seeds != policy.seeds:
+            raise UserError(f"{name} has seeds {list(part.seeds)}, {base} has {list(policy.seeds)}: load equal seeds")
+    members = len(policy.seeds)
+    parts = Parts(
+        policy=StackedPolicy(policy.actor),
+        termination=termination,
+        discount=getattr(policy.config, "discount", Parts.discount),
+        members=members,
+        device=torch.device(device),
+        **facts,
+    )
+    if hasattr(policy, "critic"):
+        parts.critic = SharedCritic(policy.critic, members)
+    if "world_model" in loaded:
+        parts.world_model = SharedWorldModel(loaded["world_model"], members)
+    if "reward" in loaded:
+        identity = torch.tensor([[1.0, 0.0]], device=device).repeat(members, 1)
+        parts.reward = SharedReward(loaded["reward"], members, getattr(policy, "reward_affine", identity))
+    return parts

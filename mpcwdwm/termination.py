@@ -1,0 +1,55 @@
+"""Termination rules: which observations end an episode, per robot.
+
+In the Gym-MuJoCo tasks termination is a known function of the state, so imagined rollouts can end
+where real ones would. Each rule reads an observation as Gymnasium's -v4 environment returns it, not
+normalised, and works on any leading batch shape. What an observation does not show cannot be judged:
+velocities are clipped to ±10 there, so Hopper's limit of 100 on them is never seen to be passed.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["RULES", "ant", "halfcheetah", "hopper", "walker2d"]
+
+# Healthy ranges, the defaults of gymnasium.envs.mujoco's Hopper-v4, Walker2d-v4 and Ant-v4.
+HOPPER_LOWEST = 0.7  # torso height [m]
+HOPPER_TILT = 0.2  # torso angle [rad]
+HOPPER_STATE = 100.0  # every other coordinate and velocity
+WALKER2D_LOWEST, WALKER2D_HIGHEST = 0.8, 2.0  # torso height [m]
+WALKER2D_TILT = 1.0  # torso angle [rad]
+ANT_LOWEST, ANT_HIGHEST = 0.2, 1.0  # torso height [m], bounds included
+
+
+def hopper(obs: Tensor) -> Tensor:
+    """Return whether Hopper has fallen: obs (..., 11) → bool (...)."""
+    upright = (obs[..., 0] > HOPPER_LOWEST) & (obs[..., 1].abs() < HOPPER_TILT)
+    return ~(upright & (obs[..., 1:].abs() < HOPPER_STATE).all(-1))
+
+
+def walker2d(obs: Tensor) -> Tensor:
+    """Return whether Walker2d has fallen: obs (..., 17) → bool (...)."""
+    height = obs[..., 0]
+    upright = (height > WALKER2D_LOWEST) & (height < WALKER2D_HIGHEST) & (obs[..., 1].abs() < WALKER2D_TILT)
+    return ~upright
+
+
+def halfcheetah(obs: Tensor) -> Tensor:
+    """Return False everywhere, HalfCheetah never terminates: obs (..., 17) → bool (...)."""
+    return torch.zeros(obs.shape[:-1], dtype=torch.bool, device=obs.device)
+
+
+def ant(obs: Tensor) -> Tensor:
+    """Return whether Ant has left its height range or is not finite: obs (..., 27) → bool (...)."""
+    height = obs[..., 0]
+    return ~((height >= ANT_LOWEST) & (height <= ANT_HIGHEST) & torch.isfinite(obs).all(-1))
+
+
+RULES: dict[str, Callable[[Tensor], Tensor]] = {
+    "hopper": hopper,
+    "walker2d": walker2d,
+    "halfcheetah": halfcheetah,
+    "ant": ant,
+}
+"""Rule name → function from observations (..., obs_dim) to bool (...)."""

@@ -1,0 +1,358 @@
+"""The command line, ``mpcwdwm``: the one module that knows all four packages.
+
+Every command imports what it needs itself, so that ``--help`` and mistyped commands answer at once.
+What the user gave wrong is one line on stderr and exit code 2; a sweep of which something failed
+exits with 1, one that was interrupted with 130.
+"""
+
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from mpcwdwm.errors import UserError
+from sweeps.interrupt import EXIT_CODE, interruptible
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from cluster.store import Store
+    from mpcwdwm.data import Task
+    from sweeps.plan import Plan
+    from sweeps.run import Outcome
+    from sweeps.spec import Spec
+
+__all__ = ["app", "main"]
+
+FAILED_SHOWN = 20  # failures listed at the end of a run; `sweep status` lists all
+NARROWEST = 100  # columns of a printed table where the terminal's width is unknown
+
+app = typer.Typer(
+    help="Adaptive MPC with a diffusion world model, against ReBRAC and IQL: sweeps, tables, datasets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+sweep_app = typer.Typer(help="Plan, run and look after sweeps.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="List, fetch and check datasets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sweep_app, name="sweep")
+app.add_typer(data_app, name="data")
+
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="YAML file, or a sweep's name in this folder.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the YAML, as in evaluation.episodes=20."),
+]
+TasksOption = Annotated[
+    str | None, typer.Option("--tasks", help="Only these tasks: names or patterns, a comma between.")
+]
+SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Other training seeds: 3 for 0..2, or 0,4,7.")]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"mpcwdwm {installed('mpcwdwm')}")
+        raise typer.Exit
+    _quieten()
+
+
+# Sweeps
+
+
+@sweep_app.command("plan")
+def sweep_plan(
+    spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None
+) -> None:
+    """Show what a sweep consists of, what is done, and what the rest will take; start nothing."""
+    from cluster.store import open_store
+    from sweeps.plan import build_plan
+    from sweeps.predict import predict
+    from sweeps.progress import duration
+
+    loaded = _load(spec, sets, tasks, seeds)
+    store = open_store(loaded.storage)
+    plan = build_plan(loaded, store)
+    _print_counts(plan, store)
+    cost = predict(plan, store)
+    if cost.wall_seconds:
+        phases = [f"{name} {duration(seconds)}" for name, seconds in cost.seconds.items() if seconds]
+        print(f"time        about {duration(cost.wall_seconds)} ({', '.join(phases)})")
+        print(f"compute     {cost.gpu_hours:.2f} GPU-hours, {cost.cpu_hours:.2f} CPU-hours")
+        print(f"disk        {cost.disk_bytes / 1e6:.1f} MB in {store.location}")
+    else:
+        print("nothing to do")
+    for notice in (*plan.notices, *cost.notices):
+        print(f"note: {notice}")
+
+
+@sweep_app.command("run")
+def sweep_run(
+    spec: SpecArgument,
+    sets: SetOption = None,
+    tasks: TasksOption = None,
+    seeds: SeedsOption = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what libraries log and workers print.")] = False,
+) -> None:
+    """Compute what is missing of a sweep, record it, print the table; run it again to continue."""
+    if verbose:
+        logging.disable(logging.NOTSET)
+        warnings.resetwarnings()
+    try:
+        with interruptible():
+            from sweeps.run import run
+
+            loaded = _load(spec, sets, tasks, seeds)
+            outcome = run(loaded, verbose=verbose)
+            _print_table(loaded)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from here", file=sys.stderr)
+        _exit(EXIT_CODE)
+    _print_failures(outcome)
+    _exit(1 if outcome.failed else 0)
+
+
+@sweep_app.command("status")
+def sweep_status(
+    spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None
+) -> None:
+    """Show what is done, what runs and what failed."""
+    from cluster.lease import holder, is_held
+    from cluster.packs import missing, open_packs
+    from cluster.store import open_store
+    from sweeps.plan import build_plan
+
+    loaded = _load(spec, sets, tasks, seeds)
+    store = open_store(loaded.storage)
+    plan = build_plan(loaded, store)
+    _print_counts(plan, store)
+    states = plan.states(store)
+    for pack in open_packs(store):
+        if not set(pack.keys).intersection(states):
+            continue
+        if is_held(store, pack.id):
+            who = holder(store, pack.id) or {}
+            place = f"pid {who.get('pid', '?')} on {who.get('host', '?')} since {who.get('started', '?')}"
+        else:
+            place = "interrupted, will be continued"
+        for key in missing(store, pack):
+            print(f"begun       {key} ({place})")
+    for key, state in states.items():
+        if state == "failed" and (record := store.failure(key)):
+            print(f"failed      {key}: {record['error']} (log: {record['log']})")
+
+
+@sweep_app.command("list")
+def sweep_list() -> None:
+    """Show the sweeps of this folder and how far they are."""
+    from cluster.store import open_store
+    from sweeps.plan import build_plan
+    from sweeps.spec import list_specs, load_spec
+
+    found = list_specs(Path.cwd())
+    if not found:
+        print("no sweeps in this folder")
+    width = max((len(name) for name, _ in found), default=0)
+    for name, path in found:
+        try:
+            loaded = load_spec(path)
+            store = open_store(loaded.storage)
+            states = list(build_plan(loaded, store).states(store).values())
+            failed = f", {states.count('failed')} failed" if "failed" in states else ""
+            state = f"{states.count('cached')} of {len(states)} done{failed}"
+        except UserError as error:
+            state = f"error: {error}"
+        print(f"{name:<{width}}  {path.name}  {state}")
+
+
+@app.command("table")
+def table(spec: SpecArgument) -> None:
+    """Print a sweep's comparison table and write it as Markdown and CSV."""
+    from cluster.store import open_store
+
+    loaded = _load(spec)
+    _print_table(loaded)
+    last = open_store(loaded.storage).read_text(f"sweeps/{loaded.name}/spec.yaml")
+    if last is not None and not loaded.asks_for_the_same(last):
+        print("note: this is the sweep as it was run last; the YAML asks for another now", file=sys.stderr)
+
+
+# Data
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Show the registered tasks and whether their dataset is there."""
+    from mpcwdwm.data import TASKS
+    from mpcwdwm.data.tasks import expected_path
+
+    width = max(len(name) for name in TASKS)
+    for task in TASKS.values():
+        path = expected_path(task)
+        there = str(path) if path.is_file() else f"mpcwdwm data get {task.name}"
+        print(f"{task.name:<{width}}  {task.env_id:<14}  {there}{'  (not runnable yet)' if task.not_runnable else ''}")
+
+
+@data_app.command("get")
+def data_get(names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Registered tasks.")]) -> None:
+    """Download datasets into D4RL's cache folder, resuming where a download stopped."""
+    from mpcwdwm.data import find_task
+
+    for task in [find_task(name) for name in names]:  # all names are checked before the first byte
+        print(_download(task))
+
+
+@data_app.command("audit")
+def data_audit(
+    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 file.")],
+) -> None:
+    """Check a dataset: episodes, returns, and what is wrong at their boundaries."""
+    from mpcwdwm.data import TASKS, audit, dataset_path, find_task, read_dataset
+
+    path = Path(what)
+    is_file = what not in TASKS and (path.exists() or path.suffix in (".hdf5", ".h5"))
+    task = None if is_file else find_task(what)
+    print(audit(read_dataset(path if task is None else dataset_path(task)), task).render())
+
+
+@data_app.command("collect")
+def data_collect(
+    env: Annotated[str, typer.Argument(metavar="ENV", help="Gymnasium id, such as Hopper-v4.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+    transitions: Annotated[int, typer.Option("--transitions", help="Transitions in the file.")],
+    train_steps: Annotated[int, typer.Option("--train-steps", help="Environment steps PPO learns from.")] = 256_000,
+    noise_sd: Annotated[float, typer.Option("--noise-sd", help="Noise on the policy's mean action.")] = 0.3,
+    seed: Annotated[int, typer.Option("--seed", help="Of training, starting states and noise.")] = 0,
+    snapshots: Annotated[int, typer.Option("--snapshots", help="Policies that contribute; 1: only the last.")] = 5,
+) -> None:
+    """Train PPO (needs the extra rllib) and record what its snapshots do, as a dataset of your own."""
+    try:
+        with interruptible():
+            from cluster.collect import collect
+            from mpcwdwm.data import audit, read_dataset
+
+            with _progress() as on_progress:
+                collect(
+                    env,
+                    out,
+                    transitions=transitions,
+                    train_steps=train_steps,
+                    noise_sd=noise_sd,
+                    seed=seed,
+                    snapshots=snapshots,
+                    on_progress=on_progress,
+                )
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        _exit(EXIT_CODE)
+    print(audit(read_dataset(out)).render())
+    print(f"in a sweep: tasks: [{{name: {out.stem}, dataset: {out}, env: {env}}}]")
+
+
+# Pieces
+
+
+def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None) -> "Spec":
+    from sweeps.spec import load_spec
+
+    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    return load_spec(spec, sets=sets or (), tasks=names, seeds=seeds)
+
+
+def _print_counts(plan: "Plan", store: "Store") -> None:
+    """Print how many components and cells there are, by state."""
+    states = plan.states(store)
+    print(f"sweep       {plan.spec.name} ({plan.spec.path})")
+    for name, units, cached in (("components", plan.components, "cached"), ("cells", plan.cells, "done")):
+        counts = [states[unit.key] for unit in units]
+        shown = [f"{counts.count('new')} new", f"{counts.count('cached')} {cached}"]
+        shown += [f"{counts.count('failed')} failed, to be tried again"] if "failed" in counts else []
+        shown += [f"{plan.awaiting_choice} to be chosen"] if name == "cells" and plan.awaiting_choice else []
+        print(f"{name:<11} {len(units)}: {', '.join(shown)}")
+
+
+def _print_table(spec: "Spec") -> None:
+    """Print a sweep's table and write it beside its results."""
+    from analysis.table import build_table
+    from cluster.store import open_store
+
+    built = build_table(spec.tracking_uri, spec.name)
+    store = open_store(spec.storage)
+    print(built.to_text(max(NARROWEST, shutil.get_terminal_size((NARROWEST, 24)).columns)))
+    for name, text in (("table.md", built.to_markdown()), ("table.csv", built.to_csv())):
+        print(store.save_sweep_file(spec.name, name, text), file=sys.stderr)
+
+
+def _print_failures(outcome: "Outcome") -> None:
+    for key, failure in list(outcome.failed.items())[:FAILED_SHOWN]:
+        print(f"failed: {key}: {failure.error} (log: {failure.log})", file=sys.stderr)
+    if len(outcome.failed) > FAILED_SHOWN:
+        print(f"and {len(outcome.failed) - FAILED_SHOWN} more: see `mpcwdwm sweep status`", file=sys.stderr)
+
+
+def _download(task: "Task") -> Path:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mpcwdwm.data import download
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(task.name, total=None)
+        return download(task, on_progress=lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on stderr for each thing that is reported as under way."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done)
+
+        yield report
+
+
+def _quieten() -> None:
+    """Keep what libraries log and warn of from the terminal, errors excepted."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    _exit(2)
+
+
+def _exit(code: int) -> NoReturn:
+    """Exit at once: nothing is left to be written, and threads of libraries are not waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,315 @@
+"""The plan: which units of work a sweep consists of, as a pure function of the spec and the store.
+
+A cell is a method (a frozen baseline, or one point of a planner's grid with one variant of each part
+it uses) on a task for one training seed. From the cells follow the components: only what a cell is
+built on gets trained. Nothing here depends on what is finished, with one exception that is the
+point of it: with ``evaluation.select`` the cells to report are chosen by finished results.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
+from mpcwdwm.components import COMPONENTS
+from mpcwdwm.data import Task
+from sweeps.checks import Checked, DatasetFacts, Learner, check
+from sweeps.grid import Choice, aliases, label
+from sweeps.keys import cell_code, cell_key, component_code, component_key
+from sweeps.spec import Spec
+
+__all__ = ["Plan", "StoreView", "build_plan", "cell_packs", "component_packs"]
+
+MAX_UNITS = 200_000  # cells of a sweep; more is a slip of the pen
+
+
+class StoreView(Protocol):
+    """What a plan asks of the store."""
+
+    def has(self, kind: str, key: str) -> bool:
+        """Say whether an artifact ("components") or result ("results") is published."""
+        ...
+
+    def manifest(self, kind: str, key: str) -> dict[str, Any]:
+        """Return the manifest of a published one."""
+        ...
+
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """Return why a unit failed, if it did."""
+        ...
+
+
+@dataclass
+class Plan:
+    """All units of a sweep, finished or not, in the order of the table."""
+
+    spec: Spec
+    components: list[ComponentUnit]
+    cells: list[CellUnit]
+    awaiting_choice: int = 0  # report cells that a select phase has still to choose
+    notices: list[str] = field(default_factory=list)  # one line each, for the user
+    facts: dict[str, DatasetFacts] = field(default_factory=dict)  # task name → its dataset
+
+    def states(self, store: StoreView) -> dict[str, str]:
+        """Return "cached", "failed" (and to be tried again) or "new" for every key."""
+        units = [("components", unit.key) for unit in self.components]
+        units += [("results", unit.key) for unit in self.cells]
+        return {
+            key: "cached" if store.has(kind, key) else "failed" if store.failure(key) else "new" for kind, key in units
+        }
+
+
+# A method: one row of the table on one task
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is evaluated, seeds left open."""
+
+    name: str  # of the planner or baseline in the spec
+    label: str  # the row's
+    planner: Choice | None
+    base: str
+    parts: dict[str, Choice]  # component name → the variant used
+    variant: str  # what differs in the components
+
+
+def baseline_methods(spec: Spec, task: Task) -> list[Method]:
+    """Return the frozen policies, one per variant of each."""
+    methods = []
+    for name in spec.baselines:
+        for choice in spec.components_of(task, name):
+            variant = label(choice.axes, aliases(COMPONENTS[name]))
+            methods.append(Method(name, f"{name} {variant}".strip(), None, name, {name: choice}, variant))
+    return methods
+
+
+def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
+    """Return a planner's grid, each point crossed with the variants of the parts it uses."""
+    variants = {part: spec.components_of(task, part) for part in COMPONENTS}
+    methods = []
+    for choice in spec.planners_of(task, name):
+        base = choice.config.base  # type: ignore[attr-defined]  # every planner has one
+        needs = choice.config.needs  # type: ignore[attr-defined]
+        used = dict.fromkeys((base, *needs))
+        for combination in itertools.product(*(variants[part] for part in used)):
+            parts = dict(zip(used, combination, strict=True))
+            differs = (label(p.axes, aliases(COMPONENTS[n]), f"{n}.") for n, p in parts.items())
+            variant = " ".join(text for text in differs if text)
+            point = label(choice.axes, aliases(type(choice.config)))
+            text = " ".join(part for part in (name, point, variant) if part)
+            methods.append(Method(name, text, choice, base, parts, variant))
+            if len(methods) > MAX_UNITS:
+                raise spec.document.error(("planners", name), f"planners.{name} has more than {MAX_UNITS} cells")
+    return methods
+
+
+# Units
+
+
+class _Units:
+    """Makes units on one task and remembers the components they are built on."""
+
+    def __init__(self, spec: Spec, task: TaskRef) -> None:
+        self.spec, self.task = spec, task
+        self.components: dict[str, ComponentUnit] = {}
+        self._configs: dict[int, dict[str, Any]] = {}
+
+    def component(self, name: str, choice: Choice, seed: int) -> ComponentUnit:
+        """Return the unit that trains a variant of a component with a seed, and note that it is needed."""
+        config = self.config(choice)
+        key = component_key(name, config, self.task, seed, component_code(name, choice.config))
+        return self.components.setdefault(key, ComponentUnit(key, name, config, self.task, seed))
+
+    def cells(self, method: Method, seeds: Sequence[int], *, role: str) -> list[CellUnit]:
+        """Return the method's cells, one per training seed."""
+        where = self.spec.evaluation.select if role == "select" else self.spec.evaluation
+        assert where is not None
+        planner = method.planner.config if method.planner else None
+        config = self.config(method.planner) if method.planner else None
+        code = cell_code(planner, {name: choice.config for name, choice in method.parts.items()})
+        cells = []
+        for seed in seeds:
+            parts = {name: self.component(name, choice, seed).key for name, choice in method.parts.items()}
+            judged = {"episodes": where.episodes, "env_seed": where.env_seed}
+            cells.append(
+                CellUnit(
+                    key=cell_key(config, method.base, parts, self.task, seed, **judged, code=code),
+                    method=method.label,
+                    name=method.name,
+                    planner=config,
+                    base=method.base,
+                    configs={name: self.config(choice) for name, choice in method.parts.items()},
+                    parts=parts,
+                    task=self.task,
+                    seed=seed,
+                    role=role,
+                    variant=method.variant,
+                    **judged,
+                )
+            )
+        return cells
+
+    def config(self, choice: Choice) -> dict[str, Any]:
+        """Return a choice's config as plain data, always the same object for the same choice."""
+        return self._configs.setdefault(id(choice), choice.config.to_dict())
+
+
+# The plan
+
+
+def build_plan(spec: Spec, store: StoreView) -> Plan:
+    """Return everything a sweep consists of, after checking all that could stop it.
+
+    Raises:
+        UserError: see `sweeps.checks.check`; or two methods of the sweep are the same.
+    """
+    methods = {
+        task.name: [baseline_methods(spec, task), *(planner_methods(spec, task, name) for name in spec.planners)]
+        for task in spec.tasks
+    }
+    checked = check(spec, {name: _learners(itertools.chain(*groups)) for name, groups in methods.items()})
+    notices = [*checked.notices, *_notices(spec, itertools.chain(*itertools.chain(*methods.values())))]
+    plan = Plan(spec, [], [], notices=notices, facts=checked.facts)
+    for name, (baselines, *grids) in methods.items():
+        _add_task(plan, store, checked, name, baselines, grids)
+    return plan
+
+
+def _add_task(
+    plan: Plan, store: StoreView, checked: Checked, name: str, baselines: list[Method], grids: list[list[Method]]
+) -> None:
+    """Add a task's cells in table order, then the components they are built on."""
+    spec = plan.spec
+    units = _Units(spec, checked.tasks[name])
+    cells = [cell for method in baselines for cell in units.cells(method, spec.seeds, role="report")]
+    for grid in grids:
+        if spec.evaluation.select is None:
+            cells += [cell for method in grid for cell in units.cells(method, spec.seeds, role="report")]
+            continue
+        for variant in dict.fromkeys(method.variant for method in grid):
+            found, awaiting = _selected(units, [m for m in grid if m.variant == variant], store)
+            cells += found
+            plan.awaiting_choice += awaiting
+    _refuse_twins(spec, cells)
+    plan.cells += cells
+    select = spec.evaluation.select
+    seeds = [*spec.seeds, *(select.seeds if select else ())]
+    order = {part: position for position, part in enumerate(COMPONENTS)}
+    variants = dict.fromkeys(_text(unit.config) for unit in units.components.values())
+    ranks = {text: rank for rank, text in enumerate(variants)}  # in order of appearance
+    plan.components += sorted(
+        units.components.values(),
+        key=lambda unit: (order[unit.component], ranks[_text(unit.config)], seeds.index(unit.seed)),
+    )
+
+
+def _selected(units: _Units, candidates: list[Method], store: StoreView) -> tuple[list[CellUnit], int]:
+    """Return the cells that choose among candidates, with the chosen one's once all of them are there.
+
+    Also returns how many report cells wait for the choice.
+    """
+    spec, select = units.spec, units.spec.evaluation.select
+    assert select is not None
+    if len(candidates) == 1:  # nothing to choose
+        return units.cells(_reported(candidates[0]), spec.seeds, role="report"), 0
+    trials = [units.cells(method, select.seeds, role="select") for method in candidates]
+    cells = list(itertools.chain(*trials))
+    scores = [score for own in trials if (score := _mean_score(own, store)) is not None]
+    if len(scores) < len(candidates):  # parts that every candidate uses are needed whatever is chosen
+        for name, choice in candidates[0].parts.items():
+            if all(method.parts.get(name) is choice for method in candidates):
+                for seed in spec.seeds:
+                    units.component(name, choice, seed)
+        return cells, len(spec.seeds)
+    best = max(range(len(candidates)), key=scores.__getitem__)  # the first of equals
+    return [*cells, *units.cells(_reported(candidates[best]), spec.seeds, role="report")], 0
+
+
+def _reported(method: Method) -> Method:
+    """Return a chosen method under its planner's name: what was chosen may differ from task to task."""
+    return replace(method, label=" ".join(part for part in (method.name, method.variant) if part))
+
+
+def _mean_score(cells: list[CellUnit], store: StoreView) -> float | None:
+    """Return the mean score of a candidate over its seeds, by which it is chosen; None if one is missing."""
+    scores = []
+    for cell in cells:
+        if not store.has("results", cell.key):
+            return None
+        mean = store.manifest("results", cell.key)["episodes_mean"]
+        score = mean["return"] if mean["normalized_score"] is None else mean["normalized_score"]
+        scores.append(score if math.isfinite(score) else -math.inf)
+    return sum(scores) / len(scores)
+
+
+def _refuse_twins(spec: Spec, cells: list[CellUnit]) -> None:
+    """Raise UserError if two methods on a task are one and the same: they would share their results."""
+    first: dict[str, CellUnit] = {}
+    for cell in cells:
+        twin = first.setdefault(cell.key, cell)
+        if twin is not cell:
+            message = f"'{cell.method}' is the same as '{twin.method}' on {cell.task.name}: leave one of them out"
+            raise spec.document.error(("planners", cell.name), message)
+
+
+def _learners(methods: Iterable[Method]) -> set[Learner]:
+    """Return which components the methods need, and which episodes they learn from."""
+    parts = {(n, choice.config.train_on) for m in methods for n, choice in m.parts.items()}  # type: ignore[attr-defined]
+    return {(name, episodes == "all") for name, episodes in parts}
+
+
+def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:
+    """Return what the user may not have meant."""
+    notices, methods = [], list(methods)
+    used = {part for method in methods for part in method.parts}
+    for name in spec.components:
+        if name not in used:
+            notices.append(f"components.{name} is set, but no method of this sweep uses {name}")
+    for base in sorted({method.base for method in methods} - set(spec.baselines)):
+        notices.append(f"baselines lack {base}, on which a planner is based: no gain over it can be shown")
+    return notices
+
+
+# Packs
+
+
+def component_packs(plan: Plan, store: StoreView | None = None) -> list[Pack]:
+    """Return the components grouped for stacking: units that differ in nothing but the seed.
+
+    The groups are cut as if nothing were finished, so that they do not depend on it.
+
+    Args:
+        plan: the plan.
+        store: leave out of the packs what is published there; None keeps everything.
+    """
+    return _packs(plan.components, "components", plan.spec.resources.seeds_per_pack, store)
+
+
+def cell_packs(plan: Plan, store: StoreView | None = None) -> list[Pack]:
+    """Return the cells grouped like `component_packs`."""
+    return _packs(plan.cells, "results", plan.spec.resources.seeds_per_pack, store)
+
+
+def _packs(
+    units: Sequence[ComponentUnit | CellUnit], kind: str, limit: int | None, store: StoreView | None
+) -> list[Pack]:
+    groups: dict[str, list[Any]] = {}
+    for unit in units:
+        own = {name: value for name, value in asdict(unit).items() if name not in ("key", "seed", "parts")}
+        groups.setdefault(_text(own), []).append(unit)
+    packs = []
+    for group in groups.values():
+        size = limit or len(group)
+        for start in range(0, len(group), size):
+            part = [u for u in group[start : start + size] if store is None or not store.has(kind, u.key)]
+            if part:
+                packs.append(Pack(tuple(part)))
+    return packs
+
+
+def _text(data: Any) -> str:
+    return json.dumps(data, sort_keys=True)

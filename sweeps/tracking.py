@@ -1,0 +1,392 @@
+"""Records of a sweep in MLflow: one parent run, one child run per unit of work.
+
+The driver is the only writer. A unit's run is found by the tag that holds its key, so logging is an
+upsert: what is FINISHED is left alone, what a killed driver left half-written is continued, and a
+run deleted by hand is made again from the artifact store, which is the truth; MLflow is its index.
+All points of a run carry the time at which the unit was finished, so writing them twice changes
+nothing.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from cluster.units import CellUnit, ComponentUnit
+from mpcwdwm.data.fingerprint import cache_folder
+from mpcwdwm.errors import UserError
+from mpcwdwm.records import (
+    EPISODES_FILE,
+    EXPERIMENT,
+    KEY_TAG,
+    KIND_TAG,
+    MANIFEST_FILE,
+    PLAN_FILE,
+    SPEC_FILE,
+    SWEEP_TAG,
+    artifact_folder,
+    check_tracking_uri,
+    first_line,
+    quiet_mlflow,
+    shown_uri,
+    sqlite_file,
+    sweep_key,
+)
+
+__all__ = ["Tracker", "Unit", "plan_record"]
+
+Unit = ComponentUnit | CellUnit
+
+CURVE_FILE = "curve.json"
+PARAMS_PER_BATCH = 100  # MLflow's limits on one log_batch, and on the length of a value
+METRICS_PER_BATCH = 500  # the limit is 1000 for metrics and params together
+PARAM_LENGTH = 6000
+PAGE = 1000  # runs per search request
+PROBE_SECONDS = 10.0  # a server that does not answer for this long counts as unreachable
+
+
+def plan_record(
+    sweep: str, components: Iterable[ComponentUnit], cells: Iterable[CellUnit], failed: dict[str, str]
+) -> dict[str, Any]:
+    """Return the content of ``plan.json``: the keys of a sweep in table order, and what each cell is.
+
+    ``labels`` lets the table show a cell that has no result: its task, method, seed and role.
+    """
+    cells = list(cells)
+    return {
+        "sweep": sweep,
+        "components": [unit.key for unit in components],
+        "cells": [unit.key for unit in cells],
+        "labels": {unit.key: _row_params(unit) for unit in cells},
+        "failed": dict(failed),
+    }
+
+
+class Tracker:
+    """Writes one sweep's records.
+
+    Args:
+        uri: sqlite:///file, http(s)://server or postgresql://...
+        sweep: name of the sweep.
+
+    Raises:
+        UserError: the store is of a kind that is not served (here) or cannot be reached (later).
+    """
+
+    def __init__(self, uri: str, sweep: str) -> None:
+        self.uri = check_tracking_uri(uri)
+        self.sweep = sweep
+        self._plan: dict[str, Any] = {}
+        self._client: Any = None
+        self._experiment = ""
+        self._parent = ""
+
+    def start(self, plan: dict[str, Any], spec_text: str) -> None:
+        """Create the store and the experiment where they are missing, and open the parent run.
+
+        A fresh sqlite store takes seconds; nothing else may write to it before this returns.
+        """
+        self._connect()
+        self._plan = plan
+        with self._writing():
+            runs = self._search(f"tags.`{KEY_TAG}` = '{sweep_key(self.sweep)}'")
+            self._delete(runs[1:])
+            if runs:
+                self._parent = runs[0].info.run_id
+                self._client.update_run(self._parent, status="RUNNING")
+            else:
+                tags = {KIND_TAG: "sweep", KEY_TAG: sweep_key(self.sweep), SWEEP_TAG: self.sweep}
+                run = self._client.create_run(self._experiment, run_name=self.sweep, tags=tags)
+                self._parent = run.info.run_id
+            self._log_text(self._parent, PLAN_FILE, json.dumps(plan, indent=1))
+            self._log_text(self._parent, SPEC_FILE, spec_text)
+
+    def log(self, unit: Unit, folder: Path) -> bool:
+        """Record one finished unit; return False if MLflow already holds it complete."""
+        with self._writing():
+            return self._upsert(unit, folder, self._search(f"tags.`{KEY_TAG}` = '{unit.key}'"))
+
+    def sync(self, units_and_folders: Iterable[tuple[Unit, Path]]) -> int:
+        """Record what the artifact store holds and MLflow does not; return how many units that were."""
+        with self._writing():
+            known: dict[str, list[Any]] = {}
+            for run in self._search(f"tags.`{KIND_TAG}` != 'sweep'"):
+                known.setdefault(run.data.tags.get(KEY_TAG, ""), []).append(run)
+            return sum(self._upsert(unit, folder, known.get(unit.key, [])) for unit, folder in units_and_folders)
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], failed: dict[str, str]) -> None:
+        """Close the parent run; ``failed`` maps keys to one-line reasons, shown in the table."""
+        with self._writing():
+            self._log_text(self._parent, PLAN_FILE, json.dumps({**self._plan, "failed": failed}, indent=1))
+            self._client.set_terminated(self._parent, status=status)
+
+    # ---- one unit ---------------------------------------------------------------------------
+
+    def _upsert(self, unit: Unit, folder: Path, runs: list[Any]) -> bool:
+        """Bring the runs of one key (complete ones first) to exactly one complete run."""
+        self._delete(runs[1:])
+        if runs and runs[0].info.status == "FINISHED":
+            return False
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        params, metrics = unit_params(unit), unit_metrics(unit, manifest, folder)
+        if runs and any(params.get(name, value) != value for name, value in runs[0].data.params.items()):
+            self._delete(runs)  # MLflow's params cannot be changed: begun by a version that named them otherwise
+            runs = []
+        end = _milliseconds(manifest)
+        tags = unit_tags(unit, manifest, self.sweep)
+        if runs:
+            run_id = runs[0].info.run_id
+        else:
+            begin = end - int(1000 * float(manifest.get("seconds", 0)))
+            tags["mlflow.parentRunId"] = self._parent
+            run_id = self._client.create_run(
+                self._experiment, run_name=unit.key, tags=tags, start_time=begin
+            ).info.run_id
+        for name in (MANIFEST_FILE, EPISODES_FILE if isinstance(unit, CellUnit) else CURVE_FILE):
+            if (folder / name).exists():
+                self._client.log_artifact(run_id, str(folder / name))
+        self._log_numbers(run_id, params, metrics, end)
+        self._client.set_terminated(run_id, status="FINISHED", end_time=end)
+        return True
+
+    def _log_numbers(self, run_id: str, params: dict[str, str], metrics: dict[str, float], end: int) -> None:
+        from mlflow.entities import Metric, Param
+
+        points = [Metric(name, value, end, 0) for name, value in sorted(metrics.items())]
+        pairs = [Param(name, value) for name, value in params.items()]
+        self._client.log_batch(run_id, metrics=points[:METRICS_PER_BATCH], params=pairs[:PARAMS_PER_BATCH])
+        for start in range(PARAMS_PER_BATCH, len(pairs), PARAMS_PER_BATCH):
+            self._client.log_batch(run_id, params=pairs[start : start + PARAMS_PER_BATCH])
+        for start in range(METRICS_PER_BATCH, len(points), METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=points[start : start + METRICS_PER_BATCH])
+
+    def _log_text(self, run_id: str, name: str, text: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_text(text, encoding="utf-8")
+            self._client.log_artifact(run_id, str(path))
+
+    # ---- the store --------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        if self._client is not None:
+            return
+        quiet_mlflow()
+        with self._reachable():
+            file = sqlite_file(self.uri)
+            if file is not None:
+                _create_sqlite_store(file)
+            if self.uri.startswith("http"):
+                import requests
+
+                requests.get(self.uri.rstrip("/") + "/health", timeout=PROBE_SECONDS)
+            from mlflow import MlflowClient
+
+            self._client = MlflowClient(self.uri)
+            quiet_mlflow()
+            self._experiment = self._find_experiment()
+
+    def _find_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            if self.uri.startswith("postgresql"):
+                raise UserError(
+                    "tracking: a postgresql store has no place for files of its own; create the experiment once with "
+                    f"'mlflow experiments create -n {EXPERIMENT} -l FOLDER_OR_URL', or give the URI of an MLflow server"
+                )
+            local = artifact_folder(self.uri)
+            location = local.as_uri() if local else None
+            return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
+        if found.lifecycle_stage != "active":
+            raise UserError(
+                f"tracking: experiment '{EXPERIMENT}' of {shown_uri(self.uri)} was deleted; restore it with "
+                f"'mlflow experiments restore --experiment-id {found.experiment_id}' or use another tracking uri"
+            )
+        here = artifact_folder(self.uri)
+        if here is not None and not _same_folder(found.artifact_location, here):
+            raise UserError(
+                f"tracking: {sqlite_file(self.uri)} was moved from {found.artifact_location}, where its files would "
+                "still go; move it back, or remove it: the next run records everything anew from the storage folder"
+            )
+        return str(found.experiment_id)
+
+    def _search(self, condition: str) -> list[Any]:
+        """Return the runs that match, complete ones first, then by age: the first is the one to keep."""
+        runs: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], condition, max_results=PAGE, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                break
+        return sorted(runs, key=lambda r: (r.info.status != "FINISHED", r.info.start_time, r.info.run_id))
+
+    def _delete(self, runs: Iterable[Any]) -> None:
+        for run in runs:
+            self._client.delete_run(run.info.run_id)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Have the records to oneself: two drivers on a machine would make a key's run twice, or delete both."""
+        with _locked(_lock_file(self.uri)), self._reachable():
+            yield
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Turn what MLflow, SQLAlchemy and the network raise into one line with the store's URI."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "requests", "urllib3"):
+                raise
+            raise UserError(f"tracking: MLflow at {shown_uri(self.uri)} failed: {first_line(error)}") from error
+
+
+def _create_sqlite_store(file: Path) -> None:
+    """Create a sqlite store with its experiment under a temporary name, then rename.
+
+    MLflow's schema is built by dozens of migrations: a process killed among them, or a second one
+    beside it, leaves a file that no MLflow opens again. A lock keeps a second driver waiting.
+    """
+    with _locked(_lock_file(f"sqlite:///{file}")):
+        if file.exists() and file.stat().st_size > 0:
+            return
+        from mlflow import MlflowClient
+
+        quiet_mlflow()
+        fresh = file.with_name(file.name + ".new")
+        fresh.unlink(missing_ok=True)
+        client = MlflowClient(f"sqlite:///{fresh}")
+        location = (file.parent / "mlartifacts").as_uri()
+        client.create_experiment(EXPERIMENT, artifact_location=location)
+        os.replace(fresh, file)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that other processes on this machine wait for."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise UserError(f"tracking: cannot write {path.parent}: {error.strerror}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _lock_file(uri: str) -> Path:
+    """Return a store's lock: beside a sqlite file, else among what this user has cached."""
+    file = sqlite_file(uri)
+    if file is not None:
+        return file.with_name(file.name + ".lock")
+    return cache_folder() / "tracking" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}.lock"
+
+
+def _same_folder(location: str, folder: Path) -> bool:
+    if location.startswith("file:"):
+        return location.rstrip("/") in (folder.as_uri(), folder.resolve().as_uri())
+    return Path(location).resolve() == folder.resolve()
+
+
+# ---- what a run says of its unit --------------------------------------------------------------
+
+
+def unit_tags(unit: Unit, manifest: dict[str, Any], sweep: str) -> dict[str, str]:
+    """Return the tags of a unit's run: identity, data, environment, and what it ran on."""
+    tags = {
+        KIND_TAG: "cell" if isinstance(unit, CellUnit) else "component",
+        KEY_TAG: unit.key,
+        SWEEP_TAG: sweep,
+        "task": unit.task.name,
+        "task_source": unit.task.source,
+        "method": unit.method if isinstance(unit, CellUnit) else unit.component,
+        "dataset_sha256": unit.task.dataset_sha256,
+        "env_id": unit.task.env_id,
+        "mujoco": unit.task.mujoco,
+        "score_unit": "normalized" if unit.task.reference else "return",
+    }
+    for name in ("git_sha", "torch", "device", "threads", "mpcwdwm"):
+        tags[name] = str(manifest.get(name) or "unknown")
+    return tags
+
+
+def unit_params(unit: Unit) -> dict[str, str]:
+    """Return the params of a unit's run: what was chosen, and the resolved config with its defaults."""
+    if isinstance(unit, ComponentUnit):
+        chosen: dict[str, Any] = {"task": unit.task.name, "seed": unit.seed, "method": unit.component}
+        chosen |= {f"config.{name}": value for name, value in unit.config.items()}
+    else:
+        chosen = _row_params(unit)
+        chosen |= {f"part.{name}": key for name, key in unit.parts.items()}
+        chosen |= {f"planner.{name}": value for name, value in (unit.planner or {}).items()}
+    return {name: _text(value)[:PARAM_LENGTH] for name, value in chosen.items()}
+
+
+def _row_params(unit: CellUnit) -> dict[str, Any]:
+    """Return what makes up a table row, and the seed within it."""
+    planner = unit.planner or {}
+    world = unit.configs.get("world_model", {}) if "world_model" in unit.parts else {}
+    return {
+        "task": unit.task.name,
+        "seed": unit.seed,
+        "method": unit.method,
+        "name": unit.name,
+        "variant": unit.variant,
+        "kind": planner.get("kind", "none"),
+        "base": unit.base,
+        "base_key": unit.parts.get(unit.base, ""),
+        "world_model": world.get("kind"),
+        "denoising_steps": world.get("denoising_steps"),
+        **{name: planner.get(name) for name in ("horizon", "rollouts", "updates", "step_size")},
+        "role": unit.role,
+        "episodes": unit.episodes,
+        "env_seed": unit.env_seed,
+    }
+
+
+def unit_metrics(unit: Unit, manifest: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Return the final numbers of a unit; what is missing or not finite is left out."""
+    numbers: dict[str, Any] = {"seconds": manifest.get("seconds")}
+    if isinstance(unit, ComponentUnit):
+        numbers |= {"updates_per_second": manifest.get("updates_per_second"), **manifest.get("metrics", {})}
+    else:
+        episodes = pd.read_parquet(folder / EPISODES_FILE)
+        for name in ("normalized_score", "return", "length", "ms_per_step", "imagined_return"):
+            numbers[name] = pd.to_numeric(episodes[name]).mean()
+        numbers["fallbacks"] = episodes["fallbacks"].sum()
+        numbers["env_steps"] = manifest.get("env_steps")
+        numbers["dataset_return"] = mean_return = manifest.get("dataset_mean_return")
+        if unit.task.reference and mean_return is not None:
+            low, high = unit.task.reference
+            numbers["dataset_score"] = 100 * (mean_return - low) / (high - low)
+    return {name: float(value) for name, value in numbers.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: Any) -> str:
+    """Return a param as text that reads back: numbers as Python writes them, None as empty."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _milliseconds(manifest: dict[str, Any]) -> int:
+    """Return when the unit was finished, as MLflow counts time."""
+    return int(1000 * datetime.fromisoformat(manifest["finished_at"]).timestamp())

@@ -1,0 +1,302 @@
+"""YAML that remembers where everything stands.
+
+`read_document` turns a file into plain data plus the line of every key and value, so that whatever
+is found wrong later, by whom ever, can be said as ``sweep.yaml:12: …``. Scalars follow the YAML 1.2
+core schema: ``1e-5`` and ``1e6`` are numbers, ``no`` and ``2026-01-01`` are text. Doubled keys,
+merge keys, foreign tags and more than one document are refused, and so are aliases that multiply.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mpcwdwm.errors import UserError, did_you_mean
+
+__all__ = ["Document", "Key", "dotted", "parse_document", "parse_value", "read_document", "shortened"]
+
+MAX_BYTES = 2**20  # a sweep is a page or two; a megabyte is a wrong file, not a sweep
+MAX_VALUES = 50_000  # values after aliases are expanded: stops anchors that double on every line
+TAG = "tag:yaml.org,2002:"
+
+# What was expected, in the words of YAML; pydantic's own where nothing is given.
+EXPECTED = {
+    "bool_type": "should be true or false",
+    "dict_type": "should be a mapping",
+    "float_type": "should be a number",
+    "int_from_float": "should be a whole number",
+    "int_type": "should be a whole number",
+    "list_type": "should be a list",
+    "model_type": "should be a mapping",
+    "string_type": "should be text, in quotes if it looks like something else",
+    "too_short": "should have at least one entry",
+    "tuple_type": "should be a list",
+}
+
+Key = tuple[str | int, ...]
+"""Where a value stands: mapping keys and list positions from the top, ("planners", "mpc", "horizon")."""
+
+
+class Loader(yaml.SafeLoader):
+    """A safe loader whose plain scalars resolve by YAML 1.2's core schema."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+Loader.add_implicit_resolver(TAG + "null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+Loader.add_implicit_resolver(TAG + "bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+Loader.add_implicit_resolver(
+    TAG + "int", re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+Loader.add_implicit_resolver(
+    TAG + "float",
+    re.compile(
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
+Loader.add_implicit_resolver(TAG + "merge", re.compile(r"^<<$"), ["<"])
+
+
+# Documents
+
+
+@dataclass
+class Document:
+    """Plain data and the place of every part of it."""
+
+    source: str  # the file's name as it is shown in messages
+    data: dict[str, Any]
+    values: dict[Key, str] = field(default_factory=dict)  # where a value starts: "sweep.yaml:12"
+    keys: dict[Key, str] = field(default_factory=dict)  # where a mapping's key stands
+
+    def place(self, at: Key, *, key: bool = False) -> str:
+        """Return "file:line" of the value (or its key) at `at`, else of the nearest part that has one."""
+        found = self.keys.get(at) if key else None
+        while found is None and (found := self.values.get(at)) is None and at:
+            at = at[:-1]
+        return found or self.source
+
+    def get(self, at: Key) -> Any:
+        """Return the value at `at`; KeyError or IndexError where there is none."""
+        value: Any = self.data
+        for step in at:
+            value = value[step]
+        return value
+
+    def rename(self, at: Key, name: str) -> None:
+        """Give the key at `at` another name, in its place; lines stay."""
+        parent = self.get(at[:-1])
+        renamed = {name if key == at[-1] else key: value for key, value in parent.items()}
+        parent.clear()
+        parent.update(renamed)
+        for places in (self.values, self.keys):
+            for old in [path for path in places if path[: len(at)] == at]:
+                places[(*at[:-1], name, *old[len(at) :])] = places.pop(old)
+
+    def assign(self, at: Key, value: Any, source: str) -> None:
+        """Put `value` at `at`, creating mappings on the way, and say that it came from `source`."""
+        parent: Any = self.data
+        for depth, step in enumerate(at[:-1]):
+            if isinstance(parent, dict) and parent.get(step) is None:  # absent, or an empty section
+                parent[step] = {}
+                self.values[at[: depth + 1]] = self.keys[at[: depth + 1]] = source
+            parent = _child(parent, step, source)
+        _child(parent, at[-1], source, new=True)
+        parent[at[-1]] = value
+        for places in (self.values, self.keys):
+            for old in [path for path in places if path[: len(at)] == at]:
+                del places[old]
+            places[at] = source
+
+    def error(self, at: Key, message: str, *, key: bool = False) -> UserError:
+        """Return the error to raise for what stands at `at`: "file:line: message"."""
+        return UserError(f"{self.place(at, key=key)}: {message}")
+
+    def translated(
+        self, error: ValidationError, locate: Callable[[Key], Key], known: Callable[[Key], Iterable[str]]
+    ) -> UserError:
+        """Return pydantic's findings as one line: the first, and how many more.
+
+        Args:
+            error: what pydantic found.
+            locate: pydantic's location → the place in this document.
+            known: place of a mapping in this document → the keys it may have.
+        """
+        found = error.errors(include_url=False)
+        kind, location, given = found[0]["type"], found[0]["loc"], found[0]["input"]
+        in_key = location[-1:] == ("[key]",)  # pydantic's way to say that the key itself is wrong
+        where = locate(location[:-1] if in_key else location)
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        name, owner = str(where[-1]) if where else "", dotted(where[:-1])
+        inside = f" in {owner}" if owner else ""
+        if kind == "extra_forbidden":
+            message = f"unknown key '{name}'{inside}{did_you_mean(name, known(where[:-1]))}"
+            return self.error(where, message + more, key=True)
+        if kind == "missing" and isinstance(where[-1], str):
+            return self.error(where[:-1], f"missing key '{name}'{inside}{more}")
+        if kind == "missing":  # an entry of a list of fixed length
+            return self.error(where[:-1], f"{owner} has too few entries{more}")
+        if kind == "value_error":
+            said = found[0]["msg"].removeprefix("Value error, ")
+            return self.error(where, f"{dotted(where)}: {said}{more}", key=in_key)
+        said = EXPECTED.get(kind) or found[0]["msg"].removeprefix("Input ")
+        hint = did_you_mean(str(given), re.findall(r"'(.*?)'", said)) if kind == "literal_error" else ""
+        return self.error(where, f"{dotted(where)} {said}, not {shortened(given)}{hint}{more}")
+
+
+def dotted(at: Key) -> str:
+    """Write a place as people do: planners.mpc.horizon[1]."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at)
+    return text.removeprefix(".")
+
+
+def _child(parent: Any, step: str | int, source: str, *, new: bool = False) -> Any:
+    """Return one step down from `parent`; with `new`, only check that a value can be put there."""
+    if isinstance(parent, dict) and isinstance(step, str):
+        return None if new else parent.get(step)
+    if isinstance(parent, list) and isinstance(step, int) and step < len(parent):
+        return None if new else parent[step]
+    raise UserError(f"{source}: there is nothing to set at '{step}'")
+
+
+def shortened(value: Any) -> str:
+    """Write a value as YAML would, cut to the length of a message."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+# Reading
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML file whose top level is a mapping; UserError with file and line otherwise."""
+    try:
+        raw = path.read_bytes()
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, not a YAML file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise UserError(f"{path}: {len(raw)} bytes is too long for a sweep; is this the right file?")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path.name}:{line}: is not UTF-8 text; save the file as UTF-8") from None
+    return parse_document(text, path.name)
+
+
+def parse_document(text: str, source: str) -> Document:
+    """Read YAML text; `source` is the name shown in messages."""
+    node = _compose(text, source)
+    if node is None:
+        raise UserError(f"{source}: is empty; a sweep needs at least name, tasks and seeds")
+    document = Document(source, {})
+    data = _Construction(document).value(node, (), ())
+    if not isinstance(data, dict):
+        raise document.error((), f"expected 'key: value' pairs at the top, not a {_kind(node)}")
+    document.data = data
+    return document
+
+
+def parse_value(text: str, source: str) -> Any:
+    """Read one YAML value, the right-hand side of ``--set key=value``."""
+    node = _compose(text, source)
+    return None if node is None else _Construction(Document(source, {}), line=False).value(node, (), ())
+
+
+def _compose(text: str, source: str) -> yaml.Node | None:
+    """Parse to nodes, which know their lines; every YAML error becomes one line."""
+    try:
+        return yaml.compose(text, Loader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{source}:{line}: contains a character that YAML does not allow") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        problem = error.problem or error.context or "is not YAML"
+        if "another document" in problem:
+            problem = "a second document begins here; a sweep is one"
+        if "'\\t'" in problem:
+            problem = "a tab where YAML wants spaces"
+        raise UserError(f"{source}:{line}: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{source}: is nested too deeply") from None
+
+
+def _kind(node: yaml.Node) -> str:
+    kinds = {yaml.MappingNode: "mapping", yaml.SequenceNode: "list", yaml.ScalarNode: "single value"}
+    return kinds[type(node)]
+
+
+class _Construction:
+    """Nodes to plain data, noting the place of each part in a document."""
+
+    def __init__(self, document: Document, *, line: bool = True) -> None:
+        self.document, self.line, self.count = document, line, 0
+
+    def place(self, node: yaml.Node) -> str:
+        """Return "file:line", or the bare source where lines mean nothing."""
+        return f"{self.document.source}:{node.start_mark.line + 1}" if self.line else self.document.source
+
+    def value(self, node: yaml.Node, at: Key, above: tuple[yaml.Node, ...]) -> Any:
+        """Return the plain value of a node; `above` are the nodes it lies in."""
+        place = self.place(node)
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise UserError(f"{place}: more than {MAX_VALUES} values; do aliases (*name) multiply?")
+        if any(node is parent for parent in above):
+            raise UserError(f"{place}: an alias (*name) inside its own anchor")
+        self.document.values[at] = place
+        if isinstance(node, yaml.MappingNode) and node.tag == TAG + "map":
+            return self.mapping(node, at, (*above, node))
+        if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
+            return [self.value(part, (*at, i), (*above, node)) for i, part in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node, place)
+        raise UserError(f"{place}: the tag {node.tag.replace(TAG, '!!')} is not allowed here")
+
+    def mapping(self, node: yaml.MappingNode, at: Key, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
+        """Return a mapping with text keys, in the order written; doubled keys are refused."""
+        pairs: dict[str, Any] = {}
+        for key, value in node.value:
+            place = self.place(key)
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(f"{place}: a key has to be a plain word, not a {_kind(key)}")
+            if key.tag == TAG + "merge":
+                raise UserError(f"{place}: merge keys (<<) are not supported; write the fields out")
+            here = (*at, key.value)
+            if key.value in pairs:
+                first = self.document.keys[here].rpartition(":")[2]
+                also = f", first on line {first}" if self.line else ""
+                raise UserError(f"{place}: key '{key.value}' is given twice{also}")
+            self.document.keys[here] = place
+            pairs[key.value] = self.value(value, here, above)
+        return pairs
+
+    def scalar(self, node: yaml.ScalarNode, place: str) -> Any:
+        """Return None, a bool, an int, a float or text."""
+        text, tag = node.value, node.tag.removeprefix(TAG)
+        try:
+            match tag:
+                case "null":
+                    return None
+                case "bool":
+                    return {"true": True, "false": False}[text.lower()]
+                case "int":
+                    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+                case "float":
+                    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+                case "str" | "merge":
+                    return text
+        except (ValueError, KeyError):
+            raise UserError(f"{place}: '{text[:40]}' cannot be read as {tag}") from None
+        raise UserError(f"{place}: the tag {node.tag.replace(TAG, '!!')} is not allowed here")

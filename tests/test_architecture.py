@@ -1,0 +1,57 @@
+"""The structure holds: imports point one way, the science knows no framework, a file is a page."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("mpcwdwm", "cluster", "sweeps", "analysis")
+ALLOWED = {
+    "mpcwdwm": set(),
+    "cluster": {"mpcwdwm"},
+    "sweeps": {"mpcwdwm", "cluster"},
+    "analysis": {"mpcwdwm"},
+}
+ENTRY = ROOT / "sweeps" / "cli.py"  # the only module that knows all four
+FRAMEWORKS = {"ray", "mlflow", "typer", "rich", "pandas"}
+PAGE = 400  # lines
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of everything a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def test_there_is_something_to_check():
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    foreign = imported(path) & set(PACKAGES) - {package}
+    if path != ENTRY:
+        assert foreign <= ALLOWED[package]
+    if package == "mpcwdwm":
+        assert not imported(path) & FRAMEWORKS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_a_page(path):
+    assert len(path.read_text().splitlines()) <= PAGE
+
+
+def test_nothing_is_unpickled():
+    for path in FILES:
+        names = imported(path)
+        assert not names & {"pickle", "cloudpickle", "dill", "joblib"}, path
+        assert "torch.load" not in path.read_text(), path

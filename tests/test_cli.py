@@ -1,0 +1,179 @@
+"""The command line as users meet it: processes, exit codes, what is printed where."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mpcwdwm.data import TASKS
+
+COMMAND = [sys.executable, "-c", "from sweeps.cli import main; main()"]
+TINY = """
+name: tiny
+tasks: [hopper-medium-replay-mini-ppo-v0]
+seeds: 2
+components:
+  rebrac: {steps: 30, hidden_dim: 8, batch_size: 16}
+  bc: {steps: 30, hidden_dim: 8, batch_size: 16}
+  world_model: {kind: diffusion, denoising_steps: 2, steps: 30, hidden_dim: 8, batch_size: 16}
+  reward: {steps: 30, hidden_dim: 8, batch_size: 16}
+planners:
+  mpc: {kind: policy, horizon: [1], rollouts: [2], updates: [1]}
+baselines: [rebrac, bc]
+evaluation: {episodes: 2}
+"""
+
+
+def mpcwdwm(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['mpcwdwm', 'sweep', 'run', '--help']\n"
+        "from sweeps.cli import app\n"
+        "app(standalone_mode=False)\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'pandas', 'numpy', 'gymnasium', 'mujoco'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "--set" in ended.stdout
+    assert "loaded: []" in ended.stdout
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    ended = mpcwdwm("--version", folder=tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, "mpcwdwm 0.1.0\n")
+
+
+def test_a_mistyped_command_is_corrected(tmp_path: Path) -> None:
+    ended = mpcwdwm("sweep", "rnu", folder=tmp_path)
+    assert ended.returncode == 2
+    assert "'run'" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("sweep", "run", "tinny"), "did you mean 'tiny'"),
+        (("sweep", "plan", "absent.yaml"), "absent.yaml"),
+        (("sweep", "run", "tiny", "--set", "evaluation.episodse=3"), "episodes"),
+        (("sweep", "run", "tiny", "--tasks", "walker"), "walker"),
+        (("sweep", "status", "tiny", "--seeds", "x"), "x"),
+        (("table", "tiny"), "run the sweep first"),
+        (("data", "audit", "absent.hdf5"), "absent.hdf5"),
+        (("data", "get", "hopper-medium"), "did you mean 'hopper-medium-v2'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2_and_nothing_is_started(
+    folder: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    ended = mpcwdwm(*arguments, folder=folder)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert os.listdir(folder) == ["tiny.yaml"]
+
+
+def test_a_plan_starts_and_writes_nothing(folder: Path) -> None:
+    ended = mpcwdwm("sweep", "plan", "tiny", folder=folder)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "components  8: 8 new, 0 cached" in ended.stdout
+    assert "cells       6: 6 new, 0 done" in ended.stdout
+    assert "CPU-hours" in ended.stdout
+    assert os.listdir(folder) == ["tiny.yaml"]
+
+
+def test_every_registered_task_is_listed(tmp_path: Path) -> None:
+    ended = mpcwdwm("data", "list", folder=tmp_path)
+    assert [line.split()[0] for line in ended.stdout.splitlines()] == list(TASKS)
+
+
+def test_the_bundled_dataset_is_audited_by_name(tmp_path: Path) -> None:
+    ended = mpcwdwm("data", "audit", "hopper-medium-replay-mini-ppo-v0", folder=tmp_path)
+    assert ended.returncode == 0
+    assert "50,000" in ended.stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_is_interrupted_continues_and_is_then_done(folder: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "sweep", "run", "tiny"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("runs/work/*/pack.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "stopped; the same command continues from here"
+    wait_until_nothing_runs(process.pid)
+
+    status = mpcwdwm("sweep", "status", "tiny", folder=folder)
+    assert status.returncode == 0
+    assert "interrupted, will be continued" in status.stdout
+
+    first = mpcwdwm("sweep", "run", "tiny", folder=folder)
+    assert first.returncode == 0, first.stderr
+    assert "mpc" in first.stdout
+    table = folder / "runs/sweeps/tiny/table.csv"
+    csv = table.read_text()
+
+    # Nothing answers at this address: a run that finds everything done must not need Ray.
+    second = mpcwdwm("sweep", "run", "tiny.yaml", folder=folder, RAY_ADDRESS="127.0.0.1:1")
+    assert (second.returncode, second.stdout) == (0, first.stdout)
+    assert table.read_text() == csv
+    shown = mpcwdwm("table", "tiny", folder=folder)
+    assert (shown.stdout, "note" in shown.stderr) == (first.stdout, False)
+    assert "14 of 14 done" in mpcwdwm("sweep", "list", folder=folder).stdout
+    assert "nothing to do" in mpcwdwm("sweep", "plan", "tiny", folder=folder).stdout
+    (folder / "tiny.yaml").write_text(TINY.replace("rollouts: [2]", "rollouts: [3]"))
+    shown = mpcwdwm("table", "tiny", folder=folder)
+    assert (shown.stdout, "the YAML asks for another now" in shown.stderr) == (first.stdout, True)
+
+
+def wait_until_nothing_runs(session: int) -> None:
+    """Wait until all processes of a session have ended; Ray's take seconds after their driver."""
+    import psutil
+
+    def alive() -> list[int]:
+        found = []
+        for pid in psutil.pids():
+            try:
+                is_ours = os.getsid(pid) == session
+                if is_ours and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                    found.append(pid)
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue
+        return found
+
+    deadline = time.monotonic() + 60
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert alive() == []

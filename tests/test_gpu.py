@@ -1,0 +1,73 @@
+"""On an accelerator: the same updates and the same plans as on the CPU, within float32."""
+
+import pytest
+import torch
+from conftest import part_of
+from test_mpc import ACT, OBS, make_parts, problem
+
+from mpcwdwm.components import COMPONENTS, component_config
+from mpcwdwm.components.component import Batch
+from mpcwdwm.planning import AdaptiveMpc, MpcConfig, adapt
+from mpcwdwm.training import Training
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")]
+SMALL = {"hidden_dim": 16, "batch_size": 32, "steps": 50, "evaluations": 1}
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_updates_on_an_accelerator_equal_those_on_the_cpu(name, dataset):
+    data, config = part_of(dataset, 0, 4000), component_config(name, {}, SMALL)
+    here, there = (
+        Training(name, config, data, [0, 1], device=device, dtype=torch.float64) for device in ("cpu", "cuda")
+    )
+    for step in range(10):
+        draws = here.draws.at(step)  # the CPU's numbers for both: devices have generators of their own
+        batch = here.buffer.gather(draws.pop("rows"))
+        here.part.update(batch, draws, step)
+        moved = Batch(**{field: value.cuda() for field, value in vars(batch).items()})
+        there.part.update(moved, {key: value.cuda() for key, value in draws.items()}, step)
+    for key, value in here.part.state_dict().items():
+        assert torch.allclose(value, there.part.state_dict()[key].cpu(), atol=1e-9), key
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_run_on_an_accelerator_is_resumed_to_the_bit(name, dataset, tmp_path):
+    data, config = part_of(dataset, 0, 4000), component_config(name, {}, SMALL)
+    whole = Training(name, config, data, [0, 1], device="cuda")
+    whole.run()
+    first = Training(name, config, data, [0, 1], device="cuda")
+    first.run(until=20)
+    first.save(tmp_path / "checkpoint")
+    second = Training(name, config, data, [0, 1], device="cuda")
+    assert second.load(tmp_path / "checkpoint")
+    second.run()
+    for key, value in whole.part.state_dict().items():
+        assert torch.equal(value, second.part.state_dict()[key]), key
+
+
+def test_a_plan_on_an_accelerator_equals_one_on_the_cpu():
+    config = MpcConfig(H=3, M=5, E=2, step_size=1e-2)
+    here, there = make_parts((0, 1)), make_parts((0, 1))
+    psi, obs, noise = problem(here, config, episodes=3)
+    for part in (there.policy.actor, there.world_model.part, there.reward.part, there.critic.part):
+        part.cuda()
+    there.reward.scale, there.reward.shift = there.reward.scale.cuda(), there.reward.shift.cuda()
+    moved = there.policy.initial(3)
+    ours, value, _ = adapt(here, psi, psi, obs, [noise] * 2, config)
+    theirs, same, _ = adapt(there, moved, moved, obs.cuda(), [noise.cuda()] * 2, config)
+    assert torch.allclose(value, same.cpu(), atol=1e-9)
+    for name in ours:
+        assert torch.allclose(ours[name], theirs[name].cpu(), atol=1e-9)
+
+
+def test_a_planner_acts_on_an_accelerator():
+    parts = make_parts((0, 1))
+    for part in (parts.policy.actor, parts.world_model.part, parts.reward.part, parts.critic.part):
+        part.cuda()
+    parts.reward.scale, parts.reward.shift = parts.reward.scale.cuda(), parts.reward.shift.cuda()
+    parts.device = torch.device("cuda")
+    planner = AdaptiveMpc(parts, MpcConfig(H=2, M=4), seeds=(0, 1), episodes=2)
+    action, _, fallen = planner.act(torch.zeros(4, OBS, dtype=torch.float64, device="cuda"))
+    assert action.shape == (4, ACT)
+    assert action.isfinite().all()
+    assert not fallen.any()

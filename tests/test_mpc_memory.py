@@ -1,0 +1,73 @@
+"""Plans within their memory budget: rollouts taken in several passes, with the same gradient."""
+
+import subprocess
+import sys
+
+import torch
+from test_mpc import make_parts, problem
+
+from mpcwdwm.planning import MpcConfig, adapt, objective
+from mpcwdwm.planning.mpc import rollouts_per_pass
+
+
+def test_rollouts_in_several_passes_give_the_same_gradient():
+    parts, config = make_parts((0, 1)), MpcConfig(H=2, M=7, E=2, step_size=1e-2)
+    psi, obs, noise = problem(parts, config, episodes=2)
+    whole, value, _ = adapt(parts, psi, psi, obs, [noise] * 2, config)
+    chunked, same, _ = adapt(parts, psi, psi, obs, [noise] * 2, config, chunk=3)
+    assert torch.allclose(value, same, atol=1e-13)
+    for name in psi:
+        assert torch.allclose(whole[name], chunked[name], rtol=0, atol=1e-13)
+
+
+def test_what_a_backward_pass_keeps_stays_within_its_budget():
+    """Saved activations of the chunk that is chosen, counted independently, stay below the budget and near it."""
+    parts = make_parts((0, 1))
+    config = MpcConfig(H=3, M=400, memory_gb=0.01)
+    psi, obs, noise = problem(parts, config, episodes=2)
+    chunk = rollouts_per_pass(parts, psi, obs, noise, config)
+    assert 1 < chunk < config.rollouts
+    kept: dict[int, int] = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    leaves = {name: p.clone().requires_grad_() for name, p in psi.items()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        value = objective(parts, leaves, obs, noise[:, :, :chunk], config)
+    fixed = sum(p.numel() * p.element_size() for p in psi.values()) * 4  # weights, whatever the chunk
+    assert 0.8 * 0.35 * 0.01e9 < sum(kept.values()) < 0.35 * 0.01e9 + fixed
+    assert value.requires_grad
+
+
+def test_a_paper_sized_plan_peaks_below_its_budget():
+    """H 5, K 10, M 4096, 10 episodes within 1 GB above what the process had; in a process of its own."""
+    script = """
+import resource, torch
+from mpcwdwm.components.diffusion import DiffusionConfig, DiffusionModel
+from mpcwdwm.components.rebrac import Rebrac, RebracConfig
+from mpcwdwm.components.reward import Reward, RewardConfig
+from mpcwdwm.planning import AdaptiveMpc, MpcConfig, Parts
+from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedWorldModel, StackedPolicy
+torch.set_num_threads(1)
+policy, model, reward = (
+    part(config, 11, 3, [0]).requires_grad_(False)
+    for part, config in (
+        (Rebrac, RebracConfig(hidden_dim=64)),
+        (DiffusionModel, DiffusionConfig(denoising_steps=10, hidden_dim=64)),
+        (Reward, RewardConfig(hidden_dim=64)),
+    )
+)
+parts = Parts(
+    policy=StackedPolicy(policy.actor), critic=SharedCritic(policy.critic, 1),
+    world_model=SharedWorldModel(model, 1), reward=SharedReward(reward, 1, policy.reward_affine),
+)
+planner = AdaptiveMpc(parts, MpcConfig(H=5, M=4096, E=1, memory_gb=1.0), episodes=10)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+planner.act(torch.randn(10, 11))
+assert planner._chunk < 4096
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 0.2 < float(done.stdout) < 1.0  # GB
