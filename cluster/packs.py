@@ -79,7 +79,7 @@ def plan_packs(store: Store, packs: list[Pack], wanted: set[str]) -> list[Pack]:
     for pack in packs:
         units: list[ComponentUnit | CellUnit] = [unit for unit in pack.units if unit.key in needed]
         if units:
-            chosen.append(Pack(tuple(units)))  # type: ignore[arg-type]
+            chosen.append(Pack(tuple(units), pack.compute))  # type: ignore[arg-type]
             needed.difference_update(unit.key for unit in units)
     return chosen
 

@@ -7,7 +7,7 @@ that survives JSON, so a pack can cross a process border or be written beside it
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 __all__ = ["CellUnit", "ComponentUnit", "Pack", "TaskRef", "pack_from_dict"]
@@ -63,6 +63,7 @@ class Pack:
     """Units that run stacked in one process; ``id`` follows from the keys and their order."""
 
     units: tuple[ComponentUnit, ...] | tuple[CellUnit, ...]
+    compute: dict[str, Any] = field(default_factory=dict)  # of mpcwdwm.compute.ComputeConfig: what differs
 
     @property
     def id(self) -> str:
@@ -87,7 +88,7 @@ class Pack:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; `pack_from_dict` is the inverse."""
-        return {"kind": self.kind, "units": [asdict(unit) for unit in self.units]}
+        return {"kind": self.kind, "units": [asdict(unit) for unit in self.units], "compute": self.compute}
 
 
 def pack_from_dict(data: dict[str, Any]) -> Pack:
@@ -98,4 +99,4 @@ def pack_from_dict(data: dict[str, Any]) -> Pack:
         task = TaskRef(**{**fields["task"], "reference": tuple(reference) if reference else None})
         kind = ComponentUnit if data["kind"] == "component" else CellUnit
         units.append(kind(**{**fields, "task": task}))
-    return Pack(tuple(units))
+    return Pack(tuple(units), data["compute"])

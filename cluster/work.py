@@ -158,6 +158,7 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
     """Train a pack of components, seeds stacked."""
     from mpcwdwm.artifact import write_artifact
     from mpcwdwm.components import component_config
+    from mpcwdwm.compute import ComputeConfig
     from mpcwdwm.training import train
 
     units = cast("tuple[ComponentUnit, ...]", pack.units)
@@ -174,6 +175,7 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
         max_episode_steps=unit.task.max_episode_steps,
         reference=unit.task.reference,
         on_progress=pace,
+        compute=ComputeConfig(**pack.compute),
     )
     steps = int(unit.config["steps"])
     measured = {
@@ -200,6 +202,7 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
 
 def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:
     """Evaluate a pack of cells, all episodes of all seeds in lockstep."""
+    from mpcwdwm.compute import ComputeConfig, path_of, record
     from mpcwdwm.evaluate import evaluate
     from mpcwdwm.planning import load_parts, planner_config
     from mpcwdwm.termination import RULES
@@ -207,6 +210,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     units = cast("tuple[CellUnit, ...]", pack.units)
     unit = units[0]  # the others differ in nothing but the seed and its parts
     dataset_mean_return = _dataset_mean_return(unit.task)
+    compute = ComputeConfig(**pack.compute)
     started = time.monotonic()
     folders = {role: [store.folder("components", each.parts[role]) for each in units] for role in unit.parts}
     parts = load_parts(
@@ -225,7 +229,9 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
         episodes=unit.episodes,
         env_seed=unit.env_seed,
         on_progress=lambda done, most: on_progress(done / most),
+        compute=compute,
     )
+    path = "eager" if unit.planner is None else path_of(compute, facts["device"])
     seconds = round((time.monotonic() - started) / len(units), 3)
 
     def writer(index: int) -> Writer:
@@ -236,12 +242,14 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
             **facts,
             "seconds": seconds,
             "env_steps": sum(row["length"] for row in rows),
+            "longest_episode": max(row["length"] for row in rows),
             "episodes_mean": {
                 name: _mean([row[name] for row in rows])
                 for name in ("return", "normalized_score", "length", "ms_per_step")
             },
             "dataset_mean_return": dataset_mean_return,
             "packed_with": list(pack.keys),
+            "compute": record(compute, facts["device"], path),
             **provenance(),
         }
         return lambda folder: write_result(folder, rows, manifest)

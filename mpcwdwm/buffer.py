@@ -61,23 +61,25 @@ class Buffer:
             total += len(dataset.reward)
 
         def gathered(name: str) -> Tensor:
-            return torch.cat([torch.from_numpy(getattr(d, name)) for d in distinct]).to(device, dtype)
+            values = torch.cat([torch.from_numpy(getattr(d, name)) for d in distinct]).to(dtype)
+            return values if values.dim() == 2 else values.unsqueeze(1)
 
-        self.obs, self.action, self.reward = gathered("obs"), gathered("action"), gathered("reward")
-        self.next_obs, self.next_action = gathered("next_obs"), gathered("next_action")
-        self.mask = 1 - gathered("terminal")
+        fields = {name: gathered(name) for name in ("obs", "action", "reward", "next_obs", "next_action", "terminal")}
+        self._widths = [values.shape[1] for values in fields.values()]
+        self._table = torch.cat(list(fields.values()), 1).to(device)  # (rows, all fields): one gather a batch
         members = [own + offsets[id(d)] for own, d in zip(rows, datasets, strict=True)]
         self.sizes = tuple(len(own) for own in members)
-        self._members = [own.to(device) for own in members]
+        self._members = torch.nn.utils.rnn.pad_sequence(members, batch_first=True).to(device)  # (S, most rows)
 
     def gather(self, indices: Tensor) -> Batch:  # (S, B), each within its member's size
         """Return the batch of the given row numbers."""
-        rows = torch.stack([own[i] for own, i in zip(self._members, indices, strict=True)])  # (S, B)
+        rows = self._table[self._members.gather(1, indices)]  # (S, B, all fields)
+        obs, action, reward, next_obs, next_action, terminal = rows.split(self._widths, -1)
         return Batch(
-            obs=self.obs[rows],
-            action=self.action[rows],
-            reward=self.reward[rows],
-            next_obs=self.next_obs[rows],
-            next_action=self.next_action[rows],
-            mask=self.mask[rows],
+            obs=obs,
+            action=action,
+            reward=reward.squeeze(-1),
+            next_obs=next_obs,
+            next_action=next_action,
+            mask=1 - terminal.squeeze(-1),
         )

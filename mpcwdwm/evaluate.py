@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mpcwdwm.compute import ComputeConfig
 from mpcwdwm.config import Config
 from mpcwdwm.planning.parts import Parts
 from mpcwdwm.planning.registry import PLANNER_CLASSES
@@ -36,6 +37,7 @@ def evaluate(
     episodes: int,
     env_seed: int,
     on_progress: Callable[[int, int], None] | None = None,
+    compute: ComputeConfig | None = None,
 ) -> list[list[Episode]]:
     """Play `episodes` episodes for every member and return them as [member][episode].
 
@@ -49,6 +51,7 @@ def evaluate(
         episodes: per member.
         env_seed: of the starting states.
         on_progress: called with (steps done, the most steps there can be).
+        compute: how a planner's steps are run.
     """
     rows = len(seeds) * episodes
     value_sum = torch.zeros(rows, dtype=torch.float64)
@@ -61,7 +64,7 @@ def evaluate(
         def act(obs: Tensor, alive: Tensor) -> Tensor:
             return parts.policy(psi0, obs.unsqueeze(1)).squeeze(1)
     else:
-        mpc = PLANNER_CLASSES[getattr(planner, "kind")](parts, planner, seeds=seeds, episodes=episodes)  # type: ignore[arg-type]  # noqa: B009
+        mpc = PLANNER_CLASSES[getattr(planner, "kind")](parts, planner, seeds=seeds, episodes=episodes, compute=compute)  # type: ignore[arg-type]  # noqa: B009
 
         def act(obs: Tensor, alive: Tensor) -> Tensor:
             action, value, fallen = mpc.act(obs)

@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from mpcwdwm.weight_gradients import noted_uses
+
 __all__ = [
     "Init",
     "Mlp",
@@ -48,6 +50,9 @@ class StackedLinear(nn.Module):
         stack = self.weight.shape[:-2]
         if x.shape[:-2] != stack:
             x = x.expand(*stack, *x.shape[-2:])
+        notes = noted_uses()
+        if notes is not None and self.weight.requires_grad and len(stack) == 1:
+            return notes.linear(x, self.weight, self.bias)
         y = torch.baddbmm(self.bias.flatten(0, -3), x.flatten(0, -3), self.weight.flatten(0, -3))
         return y.unflatten(0, stack)
 

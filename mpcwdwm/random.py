@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "Integers", "Normal", "derive_seed", "generator"]
+__all__ = ["BLOCK_STEPS", "Draws", "Integers", "Normal", "derive_seed", "generator"]
 
 BLOCK_STEPS = 64  # steps drawn by one call per member: amortises re-seeding, a few MB at batch 2048
 
@@ -80,10 +80,11 @@ class Draws:
         """Return name → (S, *shape) for this step."""
         block, within = divmod(step, BLOCK_STEPS)
         if block != self._block:
-            self._drawn, self._block = self._draw(block), block
+            self._drawn, self._block = self.block(block), block
         return {name: values[:, within] for name, values in self._drawn.items()}
 
-    def _draw(self, block: int) -> dict[str, Tensor]:
+    def block(self, block: int) -> dict[str, Tensor]:
+        """Return name → (S, BLOCK_STEPS, *shape): the draws of the steps from block · BLOCK_STEPS."""
         return {
             name: torch.stack(
                 [

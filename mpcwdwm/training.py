@@ -1,8 +1,13 @@
 """Training of a component, all seeds stacked in one process, resumable to the bit.
 
 The loop knows nothing of the algorithm: it draws row numbers and noise by step, gathers a batch,
-calls `update`, and now and then writes a point of the learning curve and a checkpoint. The last
+calls `advance`, and now and then writes a point of the learning curve and a checkpoint. The last
 parameters are the result, never the best ones.
+
+Everything an update touches lies on the device and stays where it is: data, the random numbers of a
+block of steps, the step within the block, parameters, optimizer state, the sums of the metrics. So an
+update can be captured as it stands (`mpcwdwm.compute`), and nothing waits for the device before the
+next point of the curve.
 """
 
 import time
@@ -18,10 +23,11 @@ from mpcwdwm.artifact import read_checkpoint, write_checkpoint
 from mpcwdwm.buffer import Buffer, usable_rows
 from mpcwdwm.components.component import Component, ComponentConfig
 from mpcwdwm.components.registry import component_class
+from mpcwdwm.compute import Captured, ComputeConfig, compiled, matmul_precision, path_of, record
 from mpcwdwm.config import Config
 from mpcwdwm.data import Dataset
 from mpcwdwm.nets import member_state
-from mpcwdwm.random import Draws, Integers, generator
+from mpcwdwm.random import BLOCK_STEPS, Draws, Integers, generator
 from mpcwdwm.rollout import episode_seeds, normalized_score, rollout
 
 __all__ = ["Trained", "Training", "train"]
@@ -52,6 +58,7 @@ class Training:
         seeds: one per member.
         device: where to train.
         dtype: of parameters and data; float64 is for tests.
+        compute: how updates are run.
     """
 
     def __init__(
@@ -63,8 +70,11 @@ class Training:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        compute: ComputeConfig | None = None,
     ) -> None:
         assert isinstance(config, ComponentConfig)
+        self.compute = compute or ComputeConfig()
+        self.path = path_of(self.compute, device, updates=config.steps)
         self.name, self.config, self.seeds = name, config, tuple(seeds)
         self.datasets = [datasets] * len(self.seeds) if isinstance(datasets, Dataset) else list(datasets)
         first, part_class = self.datasets[0], component_class(name, config)
@@ -83,6 +93,17 @@ class Training:
         self.curves: list[list[dict[str, float]]] = [[] for _ in self.seeds]
         self._sums: dict[str, Tensor] = {}  # metric → (S,), summed since the last point of the curve
         self._counts: dict[str, int] = {}
+        self._drawn: dict[str, Tensor] = {}  # random numbers of the present block of steps
+        self._block = -1  # its number
+        self._within = torch.zeros(1, dtype=torch.int64, device=device)  # (1,): the next step's place in it
+        self._metrics: dict[int, tuple[str, ...]] = {}  # phase → names of its metrics, once seen
+        self._captures = self.path == "graph" or (self.path == "compile" and self.device.type == "cuda")
+        if self._captures:  # a captured update reads its step size from the device
+            for optimizer in self.part.optimizers.values():
+                for group in optimizer.param_groups:
+                    group.update(capturable=True, lr=torch.tensor(group["lr"], dtype=dtype, device=device))
+        self._advance = compiled(self.part) if self.path == "compile" else self.part.advance
+        self._updates = [self._update_of(phase) for phase in range(self.part.period)]
         self._points = {round((i + 1) * config.steps / config.evaluations) for i in range(config.evaluations)}
 
     # ------------------------------------------------------------------------------------ loop
@@ -99,12 +120,8 @@ class Training:
         steps = self.config.steps if until is None else min(until, self.config.steps)
         saved = time.monotonic()
         while self.step < steps:
-            draws = self.draws.at(self.step)
-            metrics = self.part.update(self.buffer.gather(draws.pop("rows")), draws, self.step)
-            self.step += 1
-            for key, value in metrics.items():
-                self._sums[key] = self._sums[key] + value if key in self._sums else value
-                self._counts[key] = self._counts.get(key, 0) + 1
+            with matmul_precision(self.compute):
+                self._update()
             if self.step in self._points:
                 self._add_point(evaluate(self.part) if evaluate else [{} for _ in self.seeds])
             if on_progress and (self.step % PROGRESS_STEPS == 0 or self.step == steps):
@@ -113,12 +130,45 @@ class Training:
                 self.save(checkpoint)
                 saved = time.monotonic()
 
+    def _update(self) -> None:
+        """Do the next update."""
+        block, within = divmod(self.step, BLOCK_STEPS)
+        if block != self._block:
+            for name, values in self.draws.block(block).items():
+                if name in self._drawn:
+                    self._drawn[name].copy_(values)  # a captured update reads the tensor it was captured with
+                else:
+                    self._drawn[name] = values
+            self._within.fill_(within)
+            self._block = block
+        phase = self.step % self.part.period
+        self.part.set_learning_rates(self.step)
+        self._updates[phase]()
+        self.step += 1
+        for key in self._metrics[phase]:
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def _update_of(self, phase: int) -> Callable[[], None]:
+        """Return what does an update of this phase."""
+
+        def update() -> None:
+            draws = {name: values.index_select(1, self._within).squeeze(1) for name, values in self._drawn.items()}
+            metrics = self._advance(self.buffer.gather(draws.pop("rows")), draws, phase)
+            self._within += 1
+            for key, value in metrics.items():
+                self._sums.setdefault(key, torch.zeros_like(value)).add_(value)
+            self._metrics[phase] = tuple(metrics)
+
+        return Captured(update, self.device) if self._captures else update
+
     def _add_point(self, evaluations: list[dict[str, float]]) -> None:
-        means = {key: (total / self._counts[key]).tolist() for key, total in self._sums.items()}
+        means = {key: (self._sums[key] / count).tolist() for key, count in self._counts.items()}
         for member, (curve, evaluation) in enumerate(zip(self.curves, evaluations, strict=True)):
             losses = {key: values[member] for key, values in means.items()}
             curve.append({"step": float(self.step), **losses, **evaluation})
-        self._sums, self._counts = {}, {}
+        self._counts = {}
+        for total in self._sums.values():
+            total.zero_()
 
     # ------------------------------------------------------------------------------ checkpoints
 
@@ -152,6 +202,8 @@ class Training:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         self._sums = {key: value.to(self.device) for key, value in _below(tensors, "sums/").items()}
         self._counts, self.curves, self.step = facts["counts"], facts["curves"], facts["step"]
+        self._block = -1  # of the step it stood at
+        self._updates = [self._update_of(phase) for phase in range(self.part.period)]
         return True
 
     def _identity(self) -> dict[str, Any]:
@@ -177,6 +229,7 @@ class Training:
                     "act_dim": self.part.act_dim,
                     "seed": seed,
                     "rows": self.buffer.sizes[member],
+                    "compute": record(self.compute, self.device, self.path),
                     "metrics": {k: v for k, v in (curve[-1] if curve else {}).items() if k != "step"},
                 },
                 curve=curve,
@@ -256,6 +309,7 @@ def train(
     max_episode_steps: int = DEFAULT_MAX_STEPS,
     reference: tuple[float, float] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    compute: ComputeConfig | None = None,
 ) -> list[Trained]:
     """Train one component for every seed, stacked, and return one result per seed, in order.
 
@@ -270,11 +324,12 @@ def train(
         max_episode_steps: episodes of the curve are cut here.
         reference: D4RL's (min, max) return, for normalized scores in the curve.
         on_progress: called with (steps done, steps in all).
+        compute: how updates are run.
 
     Raises:
-        UserError: the dataset has no rows this component can use.
+        UserError: the dataset has no rows this component can use, or `compute` asks for what is not there.
     """
-    training = Training(name, config, datasets, seeds, device=device)
+    training = Training(name, config, datasets, seeds, device=device, compute=compute)
     assert isinstance(config, ComponentConfig)
     if checkpoint is not None:
         training.load(checkpoint)

@@ -50,7 +50,9 @@ def digest(payload: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def component_key(component: str, config: Mapping[str, Any], task: TaskRef, seed: int, code: str) -> str:
+def component_key(
+    component: str, config: Mapping[str, Any], task: TaskRef, seed: int, code: str, *, tf32: bool = False
+) -> str:
     """Return the key of a component trained with a seed: "rebrac-hopper-medium-v2-s0-3f…".
 
     Args:
@@ -59,6 +61,7 @@ def component_key(component: str, config: Mapping[str, Any], task: TaskRef, seed
         task: where the data and the environment come from.
         seed: of the training.
         code: `component_code` of this component.
+        tf32: whether a GPU may round matrix products to TF32, which is more than the order of a sum changes.
     """
     payload = {
         "unit": "component",
@@ -69,6 +72,7 @@ def component_key(component: str, config: Mapping[str, Any], task: TaskRef, seed
         "mujoco": task.mujoco,
         "seed": seed,
         "code": code,
+        **({"tf32": True} if tf32 else {}),
     }
     return f"{component}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"
 
@@ -83,6 +87,7 @@ def cell_key(
     episodes: int,
     env_seed: int,
     code: str,
+    tf32: bool = False,
 ) -> str:
     """Return the key of a method's result for a training seed: "policy_rebrac-hopper-medium-v2-s0-91…".
 
@@ -95,6 +100,7 @@ def cell_key(
         episodes: how many are played.
         env_seed: of the episodes.
         code: `cell_code` of this planner and these parts.
+        tf32: as for a component.
     """
     payload = {
         "unit": "cell",
@@ -110,6 +116,7 @@ def cell_key(
         "env_seed": env_seed,
         "seed": seed,
         "code": code,
+        **({"tf32": True} if tf32 else {}),
     }
     method = f"{planner['kind'] if planner else 'frozen'}_{base}"
     return f"{method}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"

@@ -121,7 +121,9 @@ class _Units:
     def component(self, name: str, choice: Choice, seed: int) -> ComponentUnit:
         """Return the unit that trains a variant of a component with a seed, and note that it is needed."""
         config = self.config(choice)
-        key = component_key(name, config, self.task, seed, component_code(name, choice.config))
+        key = component_key(
+            name, config, self.task, seed, component_code(name, choice.config), tf32=self.spec.compute.tf32
+        )
         return self.components.setdefault(key, ComponentUnit(key, name, config, self.task, seed))
 
     def cells(self, method: Method, seeds: Sequence[int], *, role: str) -> list[CellUnit]:
@@ -137,7 +139,9 @@ class _Units:
             judged = {"episodes": where.episodes, "env_seed": where.env_seed}
             cells.append(
                 CellUnit(
-                    key=cell_key(config, method.base, parts, self.task, seed, **judged, code=code),
+                    key=cell_key(
+                        config, method.base, parts, self.task, seed, **judged, code=code, tf32=self.spec.compute.tf32
+                    ),
                     method=method.label,
                     name=method.name,
                     planner=config,
@@ -286,17 +290,16 @@ def component_packs(plan: Plan, store: StoreView | None = None) -> list[Pack]:
         plan: the plan.
         store: leave out of the packs what is published there; None keeps everything.
     """
-    return _packs(plan.components, "components", plan.spec.resources.seeds_per_pack, store)
+    return _packs(plan.components, "components", plan.spec, store)
 
 
 def cell_packs(plan: Plan, store: StoreView | None = None) -> list[Pack]:
     """Return the cells grouped like `component_packs`."""
-    return _packs(plan.cells, "results", plan.spec.resources.seeds_per_pack, store)
+    return _packs(plan.cells, "results", plan.spec, store)
 
 
-def _packs(
-    units: Sequence[ComponentUnit | CellUnit], kind: str, limit: int | None, store: StoreView | None
-) -> list[Pack]:
+def _packs(units: Sequence[ComponentUnit | CellUnit], kind: str, spec: Spec, store: StoreView | None) -> list[Pack]:
+    limit, compute = spec.resources.seeds_per_pack, spec.compute.to_dict()
     groups: dict[str, list[Any]] = {}
     for unit in units:
         own = {name: value for name, value in asdict(unit).items() if name not in ("key", "seed", "parts")}
@@ -307,7 +310,7 @@ def _packs(
         for start in range(0, len(group), size):
             part = [u for u in group[start : start + size] if store is None or not store.has(kind, u.key)]
             if part:
-                packs.append(Pack(tuple(part)))
+                packs.append(Pack(tuple(part), compute))
     return packs
 
 

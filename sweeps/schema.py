@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Strict, model_validator
 
+from mpcwdwm.compute import ComputeConfig
 from mpcwdwm.config import Config, Int, Real, setting
 from sweeps.yaml_lines import Key, shortened
 
@@ -130,6 +131,7 @@ class SpecFile(Config):
     baselines: list[str] = setting(["rebrac", "iql"], "policies evaluated without a planner")
     overrides: list[OverrideSection] | None = setting(None, "per task, applied in order")
     evaluation: Evaluation = setting(Evaluation(), "episodes and their seeds")
+    compute: ComputeConfig = setting(ComputeConfig(), "how the arithmetic is done; only tf32 is part of a key")
     resources: Resources | None = setting(None, "cores and GPUs; the defaults fit this machine")
     storage: str = setting("runs", "folder, relative to the YAML, or URL for artifacts and results")
     tracking: Tracking | None = setting(None, "MLflow")
@@ -139,6 +141,7 @@ SECTIONS: dict[Key, type[BaseModel]] = {
     (): SpecFile,
     ("evaluation",): Evaluation,
     ("evaluation", "select"): Select,
+    ("compute",): ComputeConfig,
     ("resources",): Resources,
     ("resources", "actor"): Share,
     ("resources", "trial"): Share,

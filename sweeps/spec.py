@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from mpcwdwm.components import COMPONENTS, component_config
+from mpcwdwm.compute import ComputeConfig
 from mpcwdwm.data import Task, published_config
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning import DEFAULT_KIND, PLANNERS, planner_config
@@ -54,6 +55,7 @@ class Spec:
     baselines: tuple[str, ...]
     overrides: tuple[Override, ...]
     evaluation: Evaluation
+    compute: ComputeConfig
     resources: Resources
     storage: str  # absolute folder or URL
     tracking_uri: str
@@ -100,6 +102,7 @@ class Spec:
         data = {**self.document.data, "name": self.name, "seeds": list(self.seeds)}
         data |= {"tasks": [_task_entry(task) for task in self.tasks], "baselines": list(self.baselines)}
         data |= {"evaluation": self.evaluation.to_dict(), "resources": self.resources.to_dict()}
+        data |= {"compute": self.compute.to_dict()}
         data |= {"storage": self.storage, "tracking": {"uri": self.tracking_uri}}
         named = {task.name for task in self.tasks}
         kept = [part for part in data.get("overrides") or [] if _matching(part["tasks"], named)]
@@ -109,6 +112,8 @@ class Spec:
     def asks_for_the_same(self, text: str) -> bool:
         """Say whether another `to_yaml` asks for the same results; where they are computed does not count."""
         ours, theirs = (yaml.safe_load(each) for each in (self.to_yaml(), text))
+        for each in (ours, theirs):
+            each["compute"] = each.get("compute", {}).get("tf32", False)
         where = ("resources", "storage", "tracking")
         return all(ours.get(name) == theirs.get(name) for name in {*ours, *theirs}.difference(where))
 
@@ -208,6 +213,7 @@ def load_spec(
             baselines=read_baselines(document, file),
             overrides=overrides,
             evaluation=file.evaluation,
+            compute=file.compute,
             resources=fitted(file.resources or Resources()),
             storage=storage_place(document, file, path.parent),
             tracking_uri=tracking_uri(document, file, path.parent),

@@ -257,7 +257,7 @@ def iql_distance(vectors: dict[str, np.ndarray], variant: type[Iql] = Iql, steps
 class OldValue(Iql):
     """CORL and unifloral: actor and critic use the value from before its step."""
 
-    def update(self, batch, noise, step):
+    def advance(self, batch, noise, phase):
         with torch.no_grad():
             q = self.target_critic(batch.obs, batch.action).amin(1)
         old = {name: p.detach().clone() for name, p in self.value.named_parameters()}
@@ -266,7 +266,7 @@ class OldValue(Iql):
         with torch.no_grad():
             for name, p in self.value.named_parameters():
                 p.copy_(old[name])
-        self.actor_step(batch, q, step)
+        self.actor_step(batch, q)
         self.critic_step(batch)
         with torch.no_grad():
             for name, p in self.value.named_parameters():
@@ -278,21 +278,21 @@ class OldValue(Iql):
 class AdvantageFromOnlineCritic(Iql):
     """Advantages from the online critics instead of the targets."""
 
-    def actor_step(self, batch, q, step):
+    def actor_step(self, batch, q):
         with torch.no_grad():
             online = self.critic(batch.obs, batch.action).amin(1)
-        return super().actor_step(batch, online, step)
+        return super().actor_step(batch, online)
 
 
 class CriticFirst(Iql):
     """The critic is updated before value and actor."""
 
-    def update(self, batch, noise, step):
+    def advance(self, batch, noise, phase):
         self.critic_step(batch)
         with torch.no_grad():
             q = self.target_critic(batch.obs, batch.action).amin(1)
         self.value_step(batch, q)
-        self.actor_step(batch, q, step)
+        self.actor_step(batch, q)
         polyak_update(list(self.target_critic.parameters()), list(self.critic.parameters()), self.config.polyak)
         return {}
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.components.actor_critic import Actor
-from mpcwdwm.components.component import Batch, Component, ComponentConfig, descend
+from mpcwdwm.components.component import Batch, Component, ComponentConfig
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nets import uniform_init
@@ -49,8 +49,8 @@ class BehaviorCloning(Component):
         if self.config.normalize_obs:
             self.actor.normalizer.fit(member, torch.from_numpy(dataset.obs)[rows])
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
         """One step on ‖π(s) − a‖²."""
         loss = (self.actor(batch.obs) - batch.action).square().sum(-1).mean(-1)  # (S,)
-        descend(self.optimizers["actor"], loss.sum())
+        self.descend("actor", loss.sum())
         return {"actor/loss": loss.detach()}

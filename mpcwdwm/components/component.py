@@ -96,8 +96,35 @@ class Component(nn.Module):
         """Set what is computed from the data once, before training (normalisers, reward scale)."""
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Do one gradient update of every member; return metrics of shape (S,), detached."""
+        """Do update number `step` of every member; return metrics of shape (S,), detached."""
+        self.set_learning_rates(step)
+        return self.advance(batch, noise, step % self.period)
+
+    @property
+    def period(self) -> int:
+        """Return after how many updates the computation repeats: what is captured depends on the phase in it."""
+        return 1
+
+    def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
+        """Do one gradient update, `phase` being the step modulo `period`, without waiting for the device."""
         raise TypeError(f"{type(self).__name__} defines no update")
+
+    def learning_rates(self, step: int) -> Mapping[str, float]:
+        """Return the step sizes that change with the step, by optimizer."""
+        return {}
+
+    def set_learning_rates(self, step: int) -> None:
+        """Give the optimizers their step sizes for this step."""
+        for name, rate in self.learning_rates(step).items():
+            for group in self.optimizers[name].param_groups:
+                if isinstance(group["lr"], Tensor):  # lies on the device, where a captured update reads it
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def descend(self, name: str, loss: Tensor, *, clip: float | None = None) -> None:
+        """One step of the named optimizer on `loss`; see `descend`."""
+        descend(self.optimizers[name], loss, clip=clip)
 
     def heldout_noise(self, batch_size: int) -> Mapping[str, Normal]:
         """Return the random numbers one member's held-out evaluation consumes."""

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Batch, Component, ModelConfig, descend
+from mpcwdwm.components.component import Batch, Component, ModelConfig
 from mpcwdwm.config import Flag, Int, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nets import Mlp, Normalizer, uniform_init
@@ -102,14 +102,14 @@ class DiffusionModel(Component):
         features = self.step_features[k].expand(*u.shape[:-1], STEP_FEATURES)
         return self.denoiser(torch.cat([u, condition, features], -1))
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
         """One step on ‖ε − ε_θ(√ᾱ_k x + √(1 − ᾱ_k) ε, k, (s, a))‖², k uniform."""
         k, epsilon = noise["k"] + 1, noise["epsilon"]
         alpha_bar = self.alpha_bar[k].unsqueeze(-1)
         u = alpha_bar.sqrt() * self.target(batch.obs, batch.next_obs) + (1 - alpha_bar).sqrt() * epsilon
         predicted = self.predict_noise(u, k, self.condition(batch.obs, batch.action))
         loss = (predicted - epsilon).square().mean((-2, -1))  # (S,)
-        descend(self.optimizers["net"], loss.sum())
+        self.descend("net", loss.sum())
         return {"world_model/loss": loss.detach()}
 
     def target(self, obs: Tensor, next_obs: Tensor) -> Tensor:
@@ -148,13 +148,13 @@ class DiffusionModel(Component):
         """u_{k−1} = (u − (1 − α_k) / √(1 − ᾱ_k) · ε) / √α_k + σ_k z."""
         now, before = self.schedule[k], self.schedule[k - 1]
         alpha = now / before
-        mean = (u - (1 - alpha) / math.sqrt(1 - now) * epsilon) / math.sqrt(alpha)
+        mean = torch.add(u, epsilon, alpha=-(1 - alpha) / math.sqrt(1 - now)) / math.sqrt(alpha)
         if z is None:
             return mean
         variance = 1 - alpha
         if self.config.variance == "posterior":
             variance *= (1 - before) / (1 - now)
-        return mean + math.sqrt(variance) * z
+        return torch.add(mean, z, alpha=math.sqrt(variance))
 
     def ddim_step(self, u: Tensor, epsilon: Tensor, k: int) -> Tensor:
         """u_{k−1} = √ᾱ_{k−1} x̂ + √(1 − ᾱ_{k−1}) ε, x̂ = (u − √(1 − ᾱ_k) ε) / √ᾱ_k."""

@@ -13,7 +13,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from mpcwdwm.components.actor_critic import Actor, Critic, Value
-from mpcwdwm.components.component import Batch, Component, ComponentConfig, descend, polyak_update
+from mpcwdwm.components.component import Batch, Component, ComponentConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nets import orthogonal_init
@@ -111,12 +111,16 @@ class Iql(Component):
             spread = float(dataset.returns.max() - dataset.returns.min())
             self.reward_affine[member, 0] *= RETURN_RANGE / spread if spread > 0 else 1.0
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def learning_rates(self, step: int) -> Mapping[str, float]:
+        """The actor's falls to 0 along half a cosine."""
+        return {"actor": self.config.actor_lr * 0.5 * (1 + math.cos(math.pi * step / self.config.steps))}
+
+    def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
         """Value, actor, critic, target critic: the authors' order."""
         with torch.no_grad():
             q = self.target_critic(batch.obs, batch.action).amin(1)  # (S, B)
         metrics = self.value_step(batch, q)
-        metrics |= self.actor_step(batch, q, step)
+        metrics |= self.actor_step(batch, q)
         metrics |= self.critic_step(batch)
         polyak_update(list(self.target_critic.parameters()), list(self.critic.parameters()), self.config.polyak)
         return metrics
@@ -125,10 +129,10 @@ class Iql(Component):
         """Expectile regression of V(s) onto the target critics' minimum."""
         v = self.value(batch.obs)
         loss = expectile_loss(q - v, self.config.expectile).mean(-1)
-        descend(self.optimizers["value"], loss.sum())
+        self.descend("value", loss.sum())
         return {"value/loss": loss.detach(), "value/mean": v.detach().mean(-1)}
 
-    def actor_step(self, batch: Batch, q: Tensor, step: int) -> dict[str, Tensor]:
+    def actor_step(self, batch: Batch, q: Tensor) -> dict[str, Tensor]:
         """Cloning weighted by min(exp(temperature · (Q − V)), 100), with the new V."""
         with torch.no_grad():
             advantage = q - self.value(batch.obs)
@@ -142,9 +146,7 @@ class Iql(Component):
             misfit = (0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)  # −log π(a|s)
             # a policy whose log_std has left the range gets no gradient for it, as in the authors' code
         loss = (weight * misfit).mean(-1) + (0.0 * self.log_std).sum((1, 2))
-        for group in self.optimizers["actor"].param_groups:
-            group["lr"] = self.config.actor_lr * 0.5 * (1 + math.cos(math.pi * step / self.config.steps))
-        descend(self.optimizers["actor"], loss.sum())
+        self.descend("actor", loss.sum())
         return {"actor/loss": loss.detach(), "actor/weight": weight.mean(-1)}
 
     def critic_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -155,5 +157,5 @@ class Iql(Component):
             target = reward + self.config.discount * batch.mask * self.value(batch.next_obs)
         q = self.critic(batch.obs, batch.action)
         loss = (q - target.unsqueeze(1)).square().mean(-1).sum(-1)
-        descend(self.optimizers["critic"], loss.sum())
+        self.descend("critic", loss.sum())
         return {"critic/loss": loss.detach(), "critic/q_mean": q.detach().mean((1, 2))}

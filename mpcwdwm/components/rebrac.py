@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.components.actor_critic import Actor, Critic
-from mpcwdwm.components.component import Batch, Component, ComponentConfig, descend, polyak_update
+from mpcwdwm.components.component import Batch, Component, ComponentConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nets import uniform_init
@@ -100,10 +100,15 @@ class Rebrac(Component):
         """Target policy smoothing needs one normal per action dimension."""
         return {"target_action": Normal((batch_size, self.act_dim))}
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    @property
+    def period(self) -> int:
+        """The actor waits for `policy_freq` critic updates."""
+        return self.config.policy_freq
+
+    def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
         """One critic update; on every `policy_freq`-th step also actor and targets."""
         metrics = self.critic_step(batch, noise["target_action"])
-        if step % self.config.policy_freq == 0:
+        if phase == 0:
             metrics |= self.actor_and_target_step(batch)
         return metrics
 
@@ -112,7 +117,7 @@ class Rebrac(Component):
         target = self.critic_target(batch, noise)
         q = self.critic(batch.obs, batch.action)  # (S, 2, B)
         loss = (q - target.unsqueeze(1)).square().mean(-1).sum(-1)  # (S,)
-        descend(self.optimizers["critic"], loss.sum())
+        self.descend("critic", loss.sum())
         return {"critic/loss": loss.detach(), "critic/q_mean": q.detach().mean((1, 2))}
 
     @torch.no_grad()
@@ -142,5 +147,5 @@ class Rebrac(Component):
         q = self.critic(batch.obs, action).amin(1)  # (S, B)
         scale = 1 / q.detach().abs().mean(-1, keepdim=True) if self.config.normalize_q else 1.0
         loss = (self.config.actor_bc_coef * bc - scale * q).mean(-1)  # (S,)
-        descend(self.optimizers["actor"], loss.sum())
+        self.descend("actor", loss.sum())
         return {"actor/loss": loss.detach(), "actor/bc": bc.detach().mean(-1)}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Batch, Component, ModelConfig, descend
+from mpcwdwm.components.component import Batch, Component, ModelConfig
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nets import Mlp, Normalizer, uniform_init
@@ -67,11 +67,11 @@ class Reward(Component):
         standardised = self.net(torch.cat([self.normalizer(obs), action], -1))
         return self.reward_normalizer.inverse(standardised).squeeze(-1)
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
         """One step on the squared error of the standardised reward."""
         error = (self(batch.obs, batch.action) - batch.reward) / self.reward_normalizer.std.squeeze(-1)
         loss = error.square().mean(-1)
-        descend(self.optimizers["net"], loss.sum(), clip=self.config.clip_norm)
+        self.descend("net", loss.sum(), clip=self.config.clip_norm)
         return {"reward/loss": loss.detach()}
 
     @torch.no_grad()

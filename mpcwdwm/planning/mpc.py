@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpcwdwm.compute import Captured, ComputeConfig, matmul_precision, path_of
 from mpcwdwm.config import Config, Flag, Int, Real, setting
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.random import generator
+from mpcwdwm.weight_gradients import gathered_weight_gradients
 
 __all__ = ["AdaptiveMpc", "Imagined", "MpcConfig", "adapt", "ascent", "imagine", "objective", "rollouts_per_pass"]
 
@@ -121,7 +123,8 @@ def ascent(
     value = obs.new_zeros(obs.shape[0])
     gradient: Params = {}
     for part in noise.split(chunk, dim=2):
-        share = objective(parts, leaves, obs, part, config) * (part.shape[2] / noise.shape[2])
+        with gathered_weight_gradients():
+            share = objective(parts, leaves, obs, part, config) * (part.shape[2] / noise.shape[2])
         gradients = torch.autograd.grad(share.sum(), list(leaves.values()))
         value += share.detach()
         gradient = {n: gradient[n] + g if gradient else g for n, g in zip(leaves, gradients, strict=True)}
@@ -186,29 +189,42 @@ def adapt(
         for g in gradient.values():
             finite = finite & g.flatten(1).sum(1).isfinite()  # one pass: nan and inf survive a sum
         fallen = fallen | ~finite
-        psi = {
-            name: torch.where(_rows(fallen, p), psi0[name], p + config.step_size * gradient[name])
-            for name, p in psi.items()
-        }
+        # the sum takes the gradient's place: ψ is the largest tensor here, and new memory costs page faults
+        psi = {n: torch.add(p, gradient[n], alpha=config.step_size, out=gradient[n]) for n, p in psi.items()}
+        psi = restored(psi, psi0, fallen)
     return psi, value, fallen
 
 
-def _rows(flags: Tensor, like: Tensor) -> Tensor:
-    return flags.view(-1, *[1] * (like.dim() - 1))
+def restored(psi: Params, psi0: Params, fallen: Tensor) -> Params:
+    """Return ψ, with the pretrained ψ₀ in the rows that fell back."""
+    # On a CPU looking first is free and spares a pass over ψ; on an accelerator it would wait for the device.
+    if fallen.device.type == "cpu" and not fallen.any():
+        return psi
+    return {name: torch.where(fallen.view(-1, *[1] * (p.dim() - 1)), psi0[name], p) for name, p in psi.items()}
 
 
 class AdaptiveMpc:
     """The planner: keeps every row's ψ from step to step and acts with it.
+
+    What a step reads and writes (observation, noise, ψ) stays where it is, so that on a GPU the whole
+    step, E updates and the action, is one captured graph.
 
     Args:
         parts: policy, world model, reward, critic.
         config: the planner's.
         seeds: one per member; the noise of a member's plans follows from its seed alone.
         episodes: rows per member.
+        compute: how a step is run.
     """
 
     def __init__(
-        self, parts: Parts, config: MpcConfig | None = None, *, seeds: Sequence[int] = (0,), episodes: int = 1
+        self,
+        parts: Parts,
+        config: MpcConfig | None = None,
+        *,
+        seeds: Sequence[int] = (0,),
+        episodes: int = 1,
+        compute: ComputeConfig | None = None,
     ) -> None:
         self.parts, self.config, self.episodes = parts, config or MpcConfig(), episodes
         self.seeds = tuple(seeds)
@@ -220,44 +236,68 @@ class AdaptiveMpc:
             )
         if self.config.horizon == 0 and parts.critic is None:
             raise UserError("horizon 0 needs a critic: nothing is left to maximise")
+        self.compute = compute or ComputeConfig()
+        self.path = path_of(self.compute, parts.device)
         self.psi0 = parts.policy.initial(episodes)
+        self.psi = {name: p.clone() for name, p in self.psi0.items()}
+        like = next(iter(self.psi0.values()))
+        self._obs: Tensor | None = None  # (N, obs_dim)
+        shape = () if parts.world_model is None else parts.world_model.noise_shape
+        size = (parts.members * episodes, self.config.horizon, self.config.rollouts, *shape)
+        draws = min(self.config.updates, 1) if self.config.noise == "held" else self.config.updates
+        self._noises = [torch.empty(size, dtype=like.dtype, device=parts.device) for _ in range(max(draws, 1))]
         self._chunk: int | None = None  # measured at the first step
+        self._step = Captured(self._adapt_and_act, parts.device) if self.path == "graph" else self._adapt_and_act
         self.reset()
 
     def reset(self) -> None:
         """Begin new episodes: the pretrained ψ, and the noise from its start."""
-        self.psi = self.psi0
+        self._assign(self.psi0)
         self._generators = [generator(seed, "plan", device=self.parts.device) for seed in self.seeds]
 
-    def draw_noise(self, obs: Tensor) -> Tensor:
-        """Return fresh noise (N, H, M, *noise_shape) for one real step, each member's from its own stream."""
-        shape = () if self.parts.world_model is None else self.parts.world_model.noise_shape
-        size = (self.episodes, self.config.horizon, self.config.rollouts, *shape)
-        draws = [torch.randn(size, generator=g, device=g.device, dtype=obs.dtype) for g in self._generators]
-        return torch.cat(draws)
+    def draw_noise(self) -> list[Tensor]:
+        """Draw the noise of one real step in place and return it: one (N, H, M, *noise_shape), or one per update."""
+        for noise in self._noises:
+            for own, g in zip(noise.split(self.episodes), self._generators, strict=True):
+                own.normal_(generator=g)  # each member's rows from its own stream
+        return self._noises
 
     def act(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Adapt at `obs` (N, obs_dim) and act.
 
         Returns:
-            Actions (N, act_dim), Ĵ (N,), and which rows fell back to the pretrained policy (N,).
+            Actions (N, act_dim), Ĵ (N,), and which rows fell back to the pretrained policy (N,). They are
+            overwritten by the next call.
         """
         if self.config.reset == "step":
-            self.psi = self.psi0
-        first = self.draw_noise(obs)
-        held = self.config.noise == "held"
-        noises = [first if held or e == 0 else self.draw_noise(obs) for e in range(self.config.updates)]
-        if self._chunk is None:
-            self._chunk = rollouts_per_pass(self.parts, self.psi0, obs, first, self.config)
-        self.psi, value, fallen = adapt(self.parts, self.psi, self.psi0, obs, noises, self.config, self._chunk)
+            self._assign(self.psi0)
+        self.draw_noise()
+        if self._obs is None:
+            self._obs = obs.clone()
+            self._chunk = rollouts_per_pass(self.parts, self.psi0, obs, self._noises[0], self.config)
+        self._obs.copy_(obs)
+        with matmul_precision(self.compute):
+            return self._step()
+
+    def _adapt_and_act(self) -> tuple[Tensor, Tensor, Tensor]:
+        assert self._obs is not None
+        noises = [self._noises[e % len(self._noises)] for e in range(self.config.updates)]
+        psi, value, fallen = adapt(self.parts, self.psi, self.psi0, self._obs, noises, self.config, self._chunk)
         with torch.no_grad():
-            action = self.parts.policy(self.psi, obs.unsqueeze(1)).squeeze(1)
-            finite = action.isfinite().all(1)
-            if not finite.all():  # finite parameters can still overflow in the network
-                fallen = fallen | ~finite
-                self.psi = {name: torch.where(_rows(fallen, p), self.psi0[name], p) for name, p in self.psi.items()}
-                action = self.parts.policy(self.psi, obs.unsqueeze(1)).squeeze(1)
-        return action, value, fallen
+            action = self._policy_action(psi)
+            overflown = ~action.isfinite().all(1)  # finite parameters can still overflow in the network
+            psi = restored(psi, self.psi0, overflown)
+            action = torch.where(overflown.unsqueeze(1), self._policy_action(self.psi0), action)
+        self._assign(psi)
+        return action, value, fallen | overflown
+
+    def _policy_action(self, psi: Params) -> Tensor:
+        assert self._obs is not None
+        return self.parts.policy(psi, self._obs.unsqueeze(1)).squeeze(1)
+
+    def _assign(self, psi: Params) -> None:
+        for name, p in self.psi.items():
+            p.copy_(psi[name])
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         """Adapt at one observation (obs_dim,) and return one action (act_dim,): for a single environment."""
