@@ -46,7 +46,8 @@ _active: ContextVar[UseNotes | None] = ContextVar("use_notes", default=None)
 
 def noted_uses() -> UseNotes | None:
     """Return the notes of the block we are in, None outside of one."""
-    return _active.get()
+    # torch.compile cannot trace the variable, and compiled training has no such block
+    return None if torch.compiler.is_compiling() else _active.get()
 
 
 @contextmanager

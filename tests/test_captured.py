@@ -130,7 +130,7 @@ def test_compiled_updates_equal_eager_ones(name, small):
     eager = trained(name, config_of(name), small, 200, compute=EAGER)
     assert not counters["stats"]
     compiled = trained(name, config_of(name), small, 200, compute=ComputeConfig(capture="compile"))
-    assert counters["stats"]["unique_graphs"] >= 2
+    assert 2 <= counters["stats"]["unique_graphs"] <= 10  # whole losses, not layer by layer
     assert_equal_parts(eager, compiled, rtol=1e-3, atol=2e-4)  # float32, sums in another order, 200 steps of Adam
     assert compiled.trained()[0].facts["compute"] == {"path": "compile", "tf32": False}
 

@@ -7,6 +7,7 @@ from test_mpc import ACT, OBS, make_parts, problem
 
 from mpcwdwm.components import COMPONENTS, component_config
 from mpcwdwm.components.component import Batch
+from mpcwdwm.compute import ComputeConfig
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig, adapt
 from mpcwdwm.training import Training
 
@@ -45,6 +46,48 @@ def test_a_run_on_an_accelerator_is_resumed_to_the_bit(name, dataset, tmp_path):
         assert torch.equal(value, second.part.state_dict()[key]), key
 
 
+@pytest.mark.parametrize("capture", ["graph", "compile"])
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_captured_updates_equal_eager_ones(name, capture, dataset):
+    data, config = part_of(dataset, 0, 4000), component_config(name, {}, {**SMALL, "steps": 400})
+    eager, captured = (
+        Training(name, config, data, [0, 1], device="cuda", compute=ComputeConfig(capture=way))
+        for way in ("eager", capture)
+    )
+    for training in (eager, captured):
+        training.run(until=200)
+    assert captured._updates[0]._graph is not None
+    for key, value in eager.part.state_dict().items():
+        assert torch.allclose(value, captured.part.state_dict()[key], rtol=1e-3, atol=2e-4), key
+
+
+@pytest.mark.parametrize("capture", ["eager", "graph"])
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_nothing_in_the_training_loop_waits_for_the_device(name, capture, dataset):
+    data, config = part_of(dataset, 0, 4000), component_config(name, {}, {**SMALL, "steps": 400})
+    training = Training(name, config, data, [0, 1], device="cuda", compute=ComputeConfig(capture=capture))
+    training.run(until=20)  # first uses load libraries, and a capture synchronises once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training.run(until=150)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_tf32_changes_products_and_only_where_it_is_asked_for(dataset):
+    data, config = part_of(dataset, 0, 4000), component_config("bc", {}, {**SMALL, "hidden_dim": 256})
+    exact, rounded, again = (
+        Training("bc", config, data, [0], device="cuda", compute=ComputeConfig(tf32=tf32))
+        for tf32 in (False, True, False)
+    )
+    for training in (exact, rounded, again):
+        training.run(until=10)
+    weights = [training.part.actor.net.hidden[1].weight for training in (exact, rounded, again)]
+    assert torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.allclose(weights[0], weights[1], atol=1e-2)
+
+
 def test_a_plan_on_an_accelerator_equals_one_on_the_cpu():
     config = MpcConfig(H=3, M=5, E=2, step_size=1e-2)
     here, there = make_parts((0, 1)), make_parts((0, 1))
@@ -60,14 +103,31 @@ def test_a_plan_on_an_accelerator_equals_one_on_the_cpu():
         assert torch.allclose(ours[name], theirs[name].cpu(), atol=1e-9)
 
 
-def test_a_planner_acts_on_an_accelerator():
-    parts = make_parts((0, 1))
+def on_accelerator(seeds):
+    parts = make_parts(seeds)
     for part in (parts.policy.actor, parts.world_model.part, parts.reward.part, parts.critic.part):
         part.cuda()
     parts.reward.scale, parts.reward.shift = parts.reward.scale.cuda(), parts.reward.shift.cuda()
     parts.device = torch.device("cuda")
-    planner = AdaptiveMpc(parts, MpcConfig(H=2, M=4), seeds=(0, 1), episodes=2)
-    action, _, fallen = planner.act(torch.zeros(4, OBS, dtype=torch.float64, device="cuda"))
-    assert action.shape == (4, ACT)
-    assert action.isfinite().all()
-    assert not fallen.any()
+    return parts
+
+
+@pytest.mark.parametrize("fields", [{}, {"reset": "step"}, {"noise": "redrawn"}])
+def test_captured_plans_equal_eager_ones_and_a_broken_row_falls_back_in_both(fields):
+    config = MpcConfig(**{"H": 2, "M": 4, "E": 2, "step_size": 1e-2, **fields})
+    eager, captured = (
+        AdaptiveMpc(on_accelerator((0, 1)), config, seeds=(0, 1), episodes=2, compute=ComputeConfig(capture=way))
+        for way in ("eager", "graph")
+    )
+    for step in range(8):
+        obs = torch.randn(4, OBS, dtype=torch.float64, device="cuda")
+        if step == 6:
+            obs[1] = float("nan")
+        ours, theirs = captured.act(obs), eager.act(obs)
+        assert torch.allclose(ours[0], theirs[0], atol=1e-12, equal_nan=True)
+        assert torch.equal(ours[2], theirs[2])
+        assert ours[2].tolist() == [False, step == 6, False, False]
+        assert ours[0].shape == (4, ACT)
+    assert captured._step._graph is not None
+    for name, p in eager.psi.items():
+        assert torch.allclose(p, captured.psi[name], atol=1e-12), name

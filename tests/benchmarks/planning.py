@@ -49,7 +49,7 @@ class Plain:
         return [copy.deepcopy(self.parts.policy.actor).requires_grad_(True) for _ in range(episodes)]
 
     def value(self, policy: Callable[[Tensor], Tensor], obs: Tensor, noise: Tensor) -> Tensor:  # (o,), (H, M, K, o)
-        state, total = obs.expand(1, noise.shape[1], -1), torch.zeros(())
+        state, total = obs.expand(1, noise.shape[1], -1), obs.new_zeros(())
         for j in range(self.config.horizon):
             action = policy(state)
             total = total + 0.99**j * self.reward(state, action).mean()
@@ -139,10 +139,12 @@ def products(
     return found
 
 
-def products_only(shapes: list[tuple[int, int, int, int, int]], updates: int) -> Callable[[], None]:
+def products_only(
+    shapes: list[tuple[int, int, int, int, int]], updates: int, device: str = "cpu"
+) -> Callable[[], None]:
     """Return a function that does nothing but these matrix products, into memory that is there already."""
     operands = [
-        (torch.randn(batch, rows, n_in), torch.randn(batch, n_in, n_out), torch.empty(batch, rows, n_out), times)
+        (*(torch.randn(batch, *size, device=device) for size in ((rows, n_in), (n_in, n_out), (rows, n_out))), times)
         for batch, rows, n_in, n_out, times in shapes
     ]
 
