@@ -17,7 +17,7 @@ from mpcwdwm.errors import UserError
 __all__ = ["Captured", "ComputeConfig", "Path", "compiled", "matmul_precision", "path_of", "record"]
 
 Path = Literal["graph", "compile", "eager"]
-COMPILE_STEPS = 20_000  # a compilation takes up to a minute and saves about 5 ms an update (docs/benchmarks.md)
+COMPILE_STEPS = 20_000  # a compilation takes 10 to 60 s, and where it pays saves 2 to 10 ms an update
 WARM_UP = 3  # calls before a capture: lazy initialisation and the allocator's first requests must lie behind
 
 
@@ -30,10 +30,18 @@ class ComputeConfig(Config):
     tf32: Flag = setting(False, "matrix products in TF32 on a GPU: faster, with 10 bits of mantissa")
 
 
-def path_of(compute: ComputeConfig, device: str | torch.device, *, updates: int | None = None) -> Path:
+def path_of(
+    compute: ComputeConfig, device: str | torch.device, *, updates: int | None = None, compile_pays: bool = False
+) -> Path:
     """Return how a training of so many updates is run on a device; a planner's steps, where None is given.
 
     Planning is not compiled: on a processor that gained a tenth and took a minute (docs/benchmarks.md).
+
+    Args:
+        compute: what the user asks for.
+        device: where the work is done.
+        updates: of the whole training.
+        compile_pays: whether compiling made this component's updates faster on a processor.
 
     Raises:
         UserError: what was asked for is not there.
@@ -47,7 +55,7 @@ def path_of(compute: ComputeConfig, device: str | torch.device, *, updates: int 
         return compute.capture
     if on_gpu:
         return "graph"
-    return "compile" if updates is not None and updates >= COMPILE_STEPS and compiler() else "eager"
+    return "compile" if compile_pays and (updates or 0) >= COMPILE_STEPS and compiler() else "eager"
 
 
 def record(compute: ComputeConfig, device: str | torch.device, path: Path) -> dict[str, Any]:

@@ -26,15 +26,16 @@ from mpcwdwm.components.registry import component_class
 from mpcwdwm.compute import Captured, ComputeConfig, compiled, matmul_precision, path_of, record
 from mpcwdwm.config import Config
 from mpcwdwm.data import Dataset
+from mpcwdwm.errors import UserError
+from mpcwdwm.heldout import heldout_evaluator
 from mpcwdwm.nets import member_state
-from mpcwdwm.random import BLOCK_STEPS, Draws, Integers, generator
+from mpcwdwm.random import BLOCK_STEPS, Draws, Integers
 from mpcwdwm.rollout import episode_seeds, normalized_score, rollout
 
 __all__ = ["Trained", "Training", "train"]
 
 CHECKPOINT_SECONDS = 20.0  # the most work a kill can cost
 PROGRESS_STEPS = 50  # steps between progress reports
-HELDOUT_ROWS = 4096  # held-out rows judged at a point of the curve, drawn once
 CURVE_ENV_SEED = 7_919  # learning curves use episodes of their own, never those of the tables
 DEFAULT_MAX_STEPS = 1000
 
@@ -56,9 +57,13 @@ class Training:
         config: its config.
         datasets: one for all members, or one per member.
         seeds: one per member.
+        base: the pretrained component that `config.builds_on` names, one member per seed.
         device: where to train.
         dtype: of parameters and data; float64 is for tests.
         compute: how updates are run.
+
+    Raises:
+        UserError: no usable rows, `compute` asks for what is not there, or `base` is missing or of other seeds.
     """
 
     def __init__(
@@ -68,16 +73,18 @@ class Training:
         datasets: Dataset | Sequence[Dataset],
         seeds: Sequence[int],
         *,
+        base: Component | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         compute: ComputeConfig | None = None,
     ) -> None:
         assert isinstance(config, ComponentConfig)
         self.compute = compute or ComputeConfig()
-        self.path = path_of(self.compute, device, updates=config.steps)
         self.name, self.config, self.seeds = name, config, tuple(seeds)
         self.datasets = [datasets] * len(self.seeds) if isinstance(datasets, Dataset) else list(datasets)
         first, part_class = self.datasets[0], component_class(name, config)
+        pays = part_class.compile_pays
+        self.path = path_of(self.compute, device, updates=config.steps, compile_pays=pays)
         heldout = None if config.train_on == "all" else False
         rows = [usable_rows(dataset, part_class.rows, heldout=heldout) for dataset in self.datasets]
         self.buffer = Buffer(self.datasets, rows, device=device, dtype=dtype)
@@ -85,6 +92,8 @@ class Training:
         for member, (dataset, own) in enumerate(zip(self.datasets, rows, strict=True)):
             self.part.fit(member, dataset, own)
         self.part.to(device)
+        if config.builds_on is not None:
+            self.part.build_on(_checked_base(base, config.builds_on, self.seeds).to(device, dtype))
         noise = self.part.noise(config.batch_size)
         recipes = [{"rows": Integers(size, (config.batch_size,)), **noise} for size in self.buffer.sizes]
         self.draws = Draws(self.seeds, name, recipes, device=device, dtype=dtype)
@@ -242,6 +251,14 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def _checked_base(base: Component | None, name: str, seeds: tuple[int, ...]) -> Component:
+    if base is None:
+        raise UserError(f"this config builds on a trained {name}: give it as base=load_component([…])")
+    if base.seeds != seeds:
+        raise UserError(f"the base has seeds {list(base.seeds)}, the training {list(seeds)}: load equal seeds")
+    return base
+
+
 # ---------------------------------------------------------------------------------- learning curve
 
 
@@ -271,38 +288,13 @@ def policy_evaluator(
     return evaluate
 
 
-def heldout_evaluator(training: Training) -> Callable[[Component], list[dict[str, float]]]:
-    """Return a function that judges a model on held-out rows: one point of the curve per member."""
-    rows = [usable_rows(dataset, training.part.rows, heldout=True) for dataset in training.datasets]
-    buffer = Buffer(training.datasets, rows, device=training.device, dtype=training.dtype)
-    count = min(HELDOUT_ROWS, *buffer.sizes) if len(buffer.sizes) > 1 else min(HELDOUT_ROWS, buffer.sizes[0])
-    members = zip(training.seeds, buffer.sizes, strict=True)
-    picked = [torch.randperm(size, generator=generator(seed, "heldout"))[:count] for seed, size in members]
-    batch = buffer.gather(torch.stack(picked).to(training.device))
-    recipes = [training.part.heldout_noise(count)] * len(training.seeds)
-    noise = {
-        name: torch.stack(
-            [
-                recipe[name].sample(1, generator(seed, "heldout", name), training.dtype)[0]
-                for seed, recipe in zip(training.seeds, recipes, strict=True)
-            ]
-        ).to(training.device)
-        for name in recipes[0]
-    }
-
-    def evaluate(part: Component) -> list[dict[str, float]]:
-        metrics = {key: value.tolist() for key, value in part.heldout(batch, noise).items()}
-        return [{key: values[m] for key, values in metrics.items()} for m in range(len(training.seeds))]
-
-    return evaluate
-
-
 def train(
     name: str,
     config: Config,
     datasets: Dataset | Sequence[Dataset],
     seeds: Sequence[int],
     *,
+    base: Component | None = None,
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
     env_id: str | None = None,
@@ -318,6 +310,7 @@ def train(
         config: its config.
         datasets: one for all seeds, or one per seed.
         seeds: the members; a seed's result does not depend on the others.
+        base: the pretrained component that `config.builds_on` names, one member per seed, in order.
         device: where to train.
         checkpoint: a file that is written on the way and continued from if it is there.
         env_id: environment of a policy's learning curve; without it the curve holds losses only.
@@ -327,9 +320,9 @@ def train(
         compute: how updates are run.
 
     Raises:
-        UserError: the dataset has no rows this component can use, or `compute` asks for what is not there.
+        UserError: see `Training`.
     """
-    training = Training(name, config, datasets, seeds, device=device, compute=compute)
+    training = Training(name, config, datasets, seeds, base=base, device=device, compute=compute)
     assert isinstance(config, ComponentConfig)
     if checkpoint is not None:
         training.load(checkpoint)

@@ -43,6 +43,11 @@ class ComponentConfig(Config):
         "all", "episodes learnt from: all of them, or only those not held out", paper="all"
     )
 
+    @property
+    def builds_on(self) -> str | None:
+        """Return the component that has to be trained first, whose policy this one learns with; usually none."""
+        return None
+
 
 class ModelConfig(ComponentConfig):
     """Fields of the learnt models, which keep held-out episodes to be judged on."""
@@ -70,6 +75,7 @@ class Component(nn.Module):
     """A stacked, trainable part. Subclasses build their networks and define `update`."""
 
     rows: ClassVar[Rows] = "all"
+    compile_pays: ClassVar[bool] = False  # on a processor, over many updates (docs/benchmarks.md)
 
     def __init__(
         self,
@@ -94,6 +100,10 @@ class Component(nn.Module):
 
     def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
         """Set what is computed from the data once, before training (normalisers, reward scale)."""
+
+    def build_on(self, base: "Component") -> None:
+        """Take the frozen component that `config.builds_on` names, with the same seeds and on the same device."""
+        raise TypeError(f"{type(self).__name__} builds on nothing")
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """Do update number `step` of every member; return metrics of shape (S,), detached."""

@@ -53,6 +53,7 @@ class Rebrac(Component):
 
     config: RebracConfig
     rows = "next_action"
+    compile_pays = True
 
     def __init__(
         self,
