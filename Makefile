@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint bench install clean
+PEERS := .venv-peers
+
+.PHONY: quickstart test lint bench bench-peers install clean
 
 install: $(VENV)/installed
 
@@ -25,6 +27,14 @@ lint: install  ## style and types
 
 bench: install  ## speed against named alternatives; docs/benchmarks.md keeps the results
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planning.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/pretraining.py --peer $(PEERS)/bin/python
+
+bench-peers: $(PEERS)/installed  ## what `make bench` compares with, in an environment of its own; once before it
+
+$(PEERS)/installed: tests/benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	touch $@
 
 clean:  ## removes the environment, never results
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info

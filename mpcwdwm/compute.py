@@ -84,6 +84,7 @@ def compiled(part: Any) -> Callable[..., Any]:
     import torch._inductor.config as inductor
 
     inductor.compile_threads = torch.get_num_threads()  # as many as this process was given, no pool beside it
+    torch.compiler.reset()  # a process may train several parts; the compiler stops at so many versions of a function
     part.descend = torch.compiler.disable(part.descend)
     return torch.compile(part.advance, dynamic=False)
 

@@ -197,6 +197,21 @@ def table(spec: SpecArgument) -> None:
         print("note: this is the sweep as it was run last; the YAML asks for another now", file=sys.stderr)
 
 
+@app.command("bench")
+def bench(
+    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda; by default what sweeps use.")] = None,
+    threads: Annotated[int, typer.Option("--threads", help="Threads of one process.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, times in seconds.")] = False,
+) -> None:
+    """Measure this machine in about a minute; `sweep plan` predicts with it."""
+    from sweeps.bench import bench as measure
+    from sweeps.bench import bench_place, to_json, to_text
+
+    place = bench_place(device, threads)
+    report = measure(place, on_stage=lambda stage: print(stage, file=sys.stderr))
+    print(to_json(report) if as_json else to_text(report))
+
+
 # Data
 
 

@@ -79,6 +79,8 @@ def test_a_mistyped_command_is_corrected(tmp_path: Path) -> None:
         (("sweep", "status", "tiny", "--seeds", "x"), "x"),
         (("table", "tiny"), "run the sweep first"),
         (("data", "audit", "absent.hdf5"), "absent.hdf5"),
+        (("bench", "--device", "gpu"), "give cpu or cuda"),
+        (("bench", "--threads", "0"), "cores"),
         (("data", "get", "hopper-medium"), "did you mean 'hopper-medium-v2'"),
     ],
 )

@@ -248,6 +248,7 @@ def test_real_components_are_trained_and_evaluated_through_the_store(
     assert manifest["seed"] == 5
     assert manifest["config"] == config
     assert manifest["packed_with"] == ["bc-s3", "bc-s5"]
+    assert manifest["compute"] == {"path": "eager", "tf32": False}
     assert manifest["seconds"] * 2 == pytest.approx(20 / manifest["updates_per_second"], rel=0.2, abs=0.01)
     for name in ("task", "git_sha", "torch", "mpcwdwm", "host", "device", "threads", "finished_at"):
         assert manifest[name]
