@@ -8,6 +8,7 @@ seed on the same environment seeds. What cannot be computed is None, with a note
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ class Cell:
         """Return the training seed."""
         return int(self.facts["seed"])
 
+    @cached_property
     def scores(self) -> dict[int, float]:
         """Return environment seed → normalized score (raw return where the task has no reference)."""
         assert self.episodes is not None
@@ -162,10 +164,10 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
     notes += _lacking(row, cells)
     if not done:
         return Group(row, name=facts["name"])
-    scores = {cell.seed: cell.scores() for cell in done}
+    scores = {cell.seed: cell.scores for cell in done}
     gains = None
     if row.kind != "none":
-        base = {c.seed: baselines[c.facts["base_key"]].scores() for c in done if c.facts["base_key"] in baselines}
+        base = {c.seed: baselines[c.facts["base_key"]].scores for c in done if c.facts["base_key"] in baselines}
         try:
             gains = Evidence((paired_differences(scores, base),))
         except UnpairedError as error:

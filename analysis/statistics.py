@@ -15,6 +15,7 @@ A gain is a difference between two methods on the same training seed and the sam
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,11 +75,17 @@ def bootstrap_means(
     share = _weights(strata, weights)
     total = np.zeros(resamples)
     for i, stratum in enumerate(strata):
-        rng = np.random.default_rng([seed, i])
         values = np.asarray(stratum, dtype=np.float64)
-        rows = rng.integers(len(values), size=(resamples, len(values)))
-        total += share[i] * values[rows].mean(axis=1)
+        total += share[i] * values[_draws(seed, i, len(values), resamples)].mean(axis=1)
     return total
+
+
+@lru_cache(maxsize=32)  # 1 MB each for ten episodes; all rows of a table draw alike
+def _draws(seed: int, stratum: int, episodes: int, resamples: int) -> NDArray[np.int64]:
+    """Return (resamples, episodes) which episodes of a stratum are drawn."""
+    rows = np.random.default_rng([seed, stratum]).integers(episodes, size=(resamples, episodes))
+    rows.flags.writeable = False
+    return rows
 
 
 def episode_interval(

@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from analysis.averages import AVERAGE, average_groups
 from analysis.rows import Cell, Group, Row, groups_of
-from analysis.runs import Records, part_keys
+from analysis.runs import Records
 from analysis.verdicts import chosen_notes, interval_text, mixture_notes, signed, verdict
 
 __all__ = ["Table", "build_table"]
@@ -120,8 +120,7 @@ def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = N
     records = Records(tracking_uri)
     plan = records.plan(sweep)
     keys = list(keys if keys is not None else plan["cells"])
-    cells = records.units(keys)
-    parts = records.units(part_keys(cells))
+    cells, parts = records.cells_and_parts(keys)
     episodes = records.episodes(cells)
     recorded, trained = _by_key(cells), _by_key(parts)
     notes: list[str] = []
@@ -135,7 +134,7 @@ def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = N
             continue
         hours = _hours(recorded[key], trained) if key in recorded else (0.0, 0.0)
         cell = Cell(key, facts, episodes.get(key), failure, hours)
-        if cell.episodes is not None and not all(map(math.isfinite, cell.scores().values())):
+        if cell.episodes is not None and not all(map(math.isfinite, cell.scores.values())):
             cell = replace(cell, episodes=None, failure="the score of an episode is not finite")
         by_task.setdefault(facts["task"], {}).setdefault(facts["role"], []).append(cell)
     return _assemble(sweep, by_task, notes, mixture_notes(pd.concat([cells, parts])) if len(cells) else [])

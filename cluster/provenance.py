@@ -62,12 +62,17 @@ def git_sha() -> str:
         return "unknown"
 
 
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions in use; looking one up reads a file, which takes milliseconds."""
+    return {name: version(name) for name in ("torch", "mpcwdwm")}
+
+
 def provenance() -> dict[str, Any]:
     """Return the fields of a manifest that say by what it was computed."""
     return {
         "git_sha": git_sha(),
-        "torch": version("torch"),
-        "mpcwdwm": version("mpcwdwm"),
+        **_versions(),
         "host": host_name(),
         "finished_at": now(),
     }

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import auto_init_hook, ray_constants
 
 from mpcwdwm.errors import UserError
 
@@ -42,6 +42,9 @@ def start(address: str | None = None, *, quiet: bool = True, cpus: int | None = 
     """
     if ray.is_initialized():
         return
+    # A thread that still waits for Tune after `stop` would start a Ray of its own. The environment variable for this
+    # is read once, when Ray is first imported.
+    auto_init_hook.enable_auto_connect = False
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or "local"

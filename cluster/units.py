@@ -37,6 +37,8 @@ class ComponentUnit:
     config: dict[str, Any]  # fully resolved, defaults included
     task: TaskRef
     seed: int
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)  # component name → its config, for `parts`
+    parts: dict[str, str] = field(default_factory=dict)  # what it is trained with: component name → component key
 
 
 @dataclass(frozen=True)

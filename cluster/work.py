@@ -25,6 +25,7 @@ from mpcwdwm.errors import UserError
 # The science modules are imported by the functions that compute: a driver that only schedules work
 # need not load torch, and a worker on which it cannot be loaded reports that like any other error.
 if TYPE_CHECKING:
+    from mpcwdwm.components import Component
     from mpcwdwm.data import Dataset
     from mpcwdwm.evaluate import Episode
 
@@ -169,6 +170,7 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
         component_config(unit.component, {}, unit.config),
         _dataset(unit.task),
         pack.seeds,
+        base=_base(store, units),
         device=facts["device"],
         checkpoint=store.work_folder(pack.id) / CHECKPOINT,
         env_id=unit.task.env_id,
@@ -198,6 +200,16 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
         return lambda folder: write_artifact(folder, part.tensors, manifest, part.curve)
 
     return {key: writer(index) for index, key in enumerate(pack.keys)}
+
+
+def _base(store: Store, units: Sequence[ComponentUnit]) -> "Component | None":
+    """Return what the units are trained with, read back and stacked like them."""
+    from mpcwdwm.components import load_component
+
+    if not units[0].parts:
+        return None
+    (name,) = units[0].parts
+    return load_component([store.folder("components", unit.parts[name]) for unit in units])
 
 
 def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:
@@ -293,9 +305,9 @@ class _Pace:
 
 
 def _read(task: TaskRef) -> "Dataset":
-    from mpcwdwm.data import read_dataset
+    from mpcwdwm.data.mapped import mapped_dataset
 
-    dataset = read_dataset(Path(task.dataset))
+    dataset = mapped_dataset(task.dataset)
     if dataset.sha256 != task.dataset_sha256:
         raise UserError(f"{task.dataset}: the file has changed since the plan was made: run the sweep again")
     return dataset

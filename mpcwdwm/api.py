@@ -20,6 +20,7 @@ def load(
     task: str,
     seed: int | Sequence[int] = 0,
     base: str = "rebrac",
+    critic_from: str | None = None,
     keys: Sequence[str] = (),
     device: str = "cpu",
 ) -> Parts:
@@ -30,6 +31,7 @@ def load(
         task: the task's name.
         seed: one training seed, or several, which then become the members of the parts.
         base: whose policy and critic: "rebrac" or "iql"; "bc" has a policy only.
+        critic_from: whose critic instead, "rebrac" or "iql", with its discount and reward scale.
         keys: artifact names, needed only where the folder holds several variants of a component.
         device: where the parts go.
 
@@ -47,9 +49,8 @@ def load(
             f"{folder}: nothing for task '{task}'{did_you_mean(task, known)}; it has {', '.join(sorted(known))}"
         )
     ours = [manifest for manifest in manifests if manifest["task"]["name"] == task]
-    found = {
-        name: [folder / _choose(ours, name, one, keys, folder)["key"] for one in seeds] for name in (base, *MODELS)
-    }
+    names = dict.fromkeys((base, *([critic_from] if critic_from else []), *MODELS))
+    found = {name: [folder / _choose(ours, name, one, keys, folder)["key"] for one in seeds] for name in names}
     facts = read_manifest(found[base][0])["task"]
     return load_parts(
         found,

@@ -25,8 +25,8 @@ class Episode:
     normalized_score: float | None  # None without reference scores
     length: int  # steps
     ms_per_step: float  # wall milliseconds to act, of the lockstep batch over its size
-    imagined_return: float | None  # mean over the steps of Ĵ, in the critic's unit; None for a frozen policy
-    fallbacks: int  # steps on which the adaptation was not finite and the pretrained policy acted
+    imagined_return: float | None  # mean of Ĵ over the steps where it is finite, critic's unit; None: there is none
+    fallbacks: int  # steps on which the plan was not finite and the pretrained policy acted
 
 
 def evaluate(
@@ -64,13 +64,16 @@ def evaluate(
         def act(obs: Tensor, alive: Tensor) -> Tensor:
             return parts.policy(psi0, obs.unsqueeze(1)).squeeze(1)
     else:
-        mpc = PLANNER_CLASSES[getattr(planner, "kind")](parts, planner, seeds=seeds, episodes=episodes, compute=compute)  # type: ignore[arg-type]  # noqa: B009
+        planning = PLANNER_CLASSES[getattr(planner, "kind")](  # noqa: B009 - every planner's config has a kind
+            parts, planner, seeds=seeds, episodes=episodes, compute=compute
+        )
 
         def act(obs: Tensor, alive: Tensor) -> Tensor:
-            action, value, fallen = mpc.act(obs)
-            running = alive.cpu()
-            value_sum.add_(torch.where(running, value.cpu().double().nan_to_num(), 0.0))
-            steps.add_(running)
+            action, value, fallen = planning.act(obs)
+            running, value = alive.cpu(), value.cpu().double()
+            counted = running & value.isfinite()
+            value_sum.add_(torch.where(counted, value, 0.0))
+            steps.add_(counted)
             fallbacks.add_(running & fallen.cpu())
             return action
 
@@ -94,7 +97,7 @@ def evaluate(
             normalized_score=normalized_score(one.return_, parts.reference),
             length=one.length,
             ms_per_step=one.ms_per_step,
-            imagined_return=None if planner is None else float(value_sum[row] / steps[row]),
+            imagined_return=float(value_sum[row] / steps[row]) if steps[row] else None,
             fallbacks=int(fallbacks[row]),
         )
         for row, one in enumerate(played)

@@ -56,6 +56,10 @@ class StackedLinear(nn.Module):
         y = torch.baddbmm(self.bias.flatten(0, -3), x.flatten(0, -3), self.weight.flatten(0, -3))
         return y.unflatten(0, stack)
 
+    def derivative(self, dx: Tensor) -> Tensor:  # (*stack, B, in) → (*stack, B, out)
+        """Return how the output changes along `dx`."""
+        return dx @ self.weight
+
 
 class StackedLayerNorm(nn.Module):
     """Layer normalisation with a scale and bias per stack member."""
@@ -126,6 +130,24 @@ class Mlp(nn.Module):
             if self.norms:
                 x = self.norms[i](x)
         return self.head(x)
+
+    def with_derivative(self, x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output at `x`, and its derivative along `dx`; only the output carries a gradient.
+
+        Forward mode written out, one pass for both: for SiLU networks without layer norm.
+        """
+        assert self.activation is nn.functional.silu
+        assert not self.norms
+        for layer in self.hidden:
+            assert isinstance(layer, StackedLinear)
+            before = layer(x)
+            with torch.no_grad():
+                # elementwise, so the derivative along a direction is what backward makes of that direction
+                dx = torch.ops.aten.silu_backward(layer.derivative(dx), before)
+            x = self.activation(before)
+        with torch.no_grad():
+            dx = self.head.derivative(dx)
+        return self.head(x), dx
 
     @torch.no_grad()
     def initialize(self, member: int, g: torch.Generator, hidden: Init, head: Init) -> None:

@@ -10,6 +10,7 @@ update can be captured as it stands (`mpcwdwm.compute`), and nothing waits for t
 next point of the curve.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,8 +93,11 @@ class Training:
         for member, (dataset, own) in enumerate(zip(self.datasets, rows, strict=True)):
             self.part.fit(member, dataset, own)
         self.part.to(device)
+        self._base: str | None = None  # hash of its weights
         if config.builds_on is not None:
-            self.part.build_on(_checked_base(base, config.builds_on, self.seeds).to(device, dtype))
+            base = _checked_base(base, config.builds_on, self.seeds).to(device, dtype)
+            self._base = _weights_hash(base)
+            self.part.build_on(base)
         noise = self.part.noise(config.batch_size)
         recipes = [{"rows": Integers(size, (config.batch_size,)), **noise} for size in self.buffer.sizes]
         self.draws = Draws(self.seeds, name, recipes, device=device, dtype=dtype)
@@ -222,6 +226,7 @@ class Training:
             "config": self.config.to_dict(),
             "seeds": list(self.seeds),
             "datasets": [dataset.sha256 for dataset in self.datasets],
+            "base": self._base,
         }
 
     # ----------------------------------------------------------------------------------- result
@@ -249,6 +254,13 @@ class Training:
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _weights_hash(part: Component) -> str:
+    weights = hashlib.sha256()
+    for tensor in part.state_dict().values():
+        weights.update(tensor.cpu().numpy().tobytes())
+    return weights.hexdigest()
 
 
 def _checked_base(base: Component | None, name: str, seeds: tuple[int, ...]) -> Component:

@@ -117,7 +117,8 @@ def expand(
             config = build({name: axis.values[at[name]] for name, axis in settings.items()})
         except ValidationError as error:
             raise document.translated(error, _locator(settings, at, owner), lambda _: known) from None
-        choices.append(Choice(config, {name: getattr(config, name) for name in varying}))
+        # another task's kind may have an axis that this one's lacks
+        choices.append(Choice(config, {name: getattr(config, name) for name in varying if hasattr(config, name)}))
     return choices
 
 

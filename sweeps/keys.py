@@ -51,7 +51,14 @@ def digest(payload: Any) -> str:
 
 
 def component_key(
-    component: str, config: Mapping[str, Any], task: TaskRef, seed: int, code: str, *, tf32: bool = False
+    component: str,
+    config: Mapping[str, Any],
+    task: TaskRef,
+    seed: int,
+    code: str,
+    *,
+    parts: Mapping[str, str] | None = None,
+    tf32: bool = False,
 ) -> str:
     """Return the key of a component trained with a seed: "rebrac-hopper-medium-v2-s0-3f…".
 
@@ -61,6 +68,7 @@ def component_key(
         task: where the data and the environment come from.
         seed: of the training.
         code: `component_code` of this component.
+        parts: what it is trained with: component name → its key.
         tf32: whether a GPU may round matrix products to TF32, which is more than the order of a sum changes.
     """
     payload = {
@@ -72,6 +80,7 @@ def component_key(
         "mujoco": task.mujoco,
         "seed": seed,
         "code": code,
+        **({"parts": dict(parts)} if parts else {}),
         **({"tf32": True} if tf32 else {}),
     }
     return f"{component}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"

@@ -9,7 +9,7 @@ point of it: with ``evaluation.select`` the cells to report are chosen by finish
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -75,6 +75,12 @@ class Method:
     base: str
     parts: dict[str, Choice]  # component name → the variant used
     variant: str  # what differs in the components
+    trained_with: dict[str, Choice] = field(default_factory=dict)  # what parts build on that is no part itself
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """Return the variant of every component that has to be trained."""
+        return {**self.parts, **self.trained_with}
 
 
 def baseline_methods(spec: Spec, task: Task) -> list[Method]:
@@ -97,14 +103,27 @@ def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
         used = dict.fromkeys((base, *needs))
         for combination in itertools.product(*(variants[part] for part in used)):
             parts = dict(zip(used, combination, strict=True))
-            differs = (label(p.axes, aliases(COMPONENTS[n]), f"{n}.") for n, p in parts.items())
-            variant = " ".join(text for text in differs if text)
-            point = label(choice.axes, aliases(type(choice.config)))
-            text = " ".join(part for part in (name, point, variant) if part)
-            methods.append(Method(name, text, choice, base, parts, variant))
+            for others in _trained_with(parts, variants):
+                differs = (label(p.axes, aliases(type(p.config)), f"{n}.") for n, p in {**parts, **others}.items())
+                variant = " ".join(text for text in differs if text)
+                point = label(choice.axes, aliases(type(choice.config)))
+                text = " ".join(part for part in (name, point, variant) if part)
+                methods.append(Method(name, text, choice, base, parts, variant, others))
             if len(methods) > MAX_UNITS:
                 raise spec.document.error(("planners", name), f"planners.{name} has more than {MAX_UNITS} cells")
     return methods
+
+
+def _trained_with(parts: Mapping[str, Choice], variants: Mapping[str, list[Choice]]) -> list[dict[str, Choice]]:
+    """Return what the parts build on without being among them: one entry per combination of its variants."""
+    bases = [_base_of(choice) for choice in parts.values()]
+    names = list(dict.fromkeys(base for base in bases if base is not None and base not in parts))
+    return [dict(zip(names, found, strict=True)) for found in itertools.product(*(variants[n] for n in names))]
+
+
+def _base_of(choice: Choice) -> str | None:
+    """Return the component that has to be trained before this one."""
+    return choice.config.builds_on  # type: ignore[attr-defined]  # every component's config says
 
 
 # Units
@@ -117,25 +136,31 @@ class _Units:
         self.spec, self.task = spec, task
         self.components: dict[str, ComponentUnit] = {}
         self._configs: dict[int, dict[str, Any]] = {}
+        self._trained: dict[tuple[Any, ...], ComponentUnit] = {}  # many cells are built on each
+        self._codes: dict[tuple[Any, ...], str] = {}
 
-    def component(self, name: str, choice: Choice, seed: int) -> ComponentUnit:
-        """Return the unit that trains a variant of a component with a seed, and note that it is needed."""
-        config = self.config(choice)
-        key = component_key(
-            name, config, self.task, seed, component_code(name, choice.config), tf32=self.spec.compute.tf32
-        )
-        return self.components.setdefault(key, ComponentUnit(key, name, config, self.task, seed))
+    def component(self, name: str, choices: Mapping[str, Choice], seed: int) -> ComponentUnit:
+        """Return the unit that trains one of a method's choices with a seed, and note that it is needed."""
+        choice = choices[name]
+        base = _base_of(choice)
+        built_on = {} if base is None else {base: self.component(base, choices, seed)}
+        parts = {part: unit.key for part, unit in built_on.items()}
+        which = (name, id(choice), seed, *parts.values())
+        if which not in self._trained:
+            config, code = self.config(choice), component_code(name, choice.config)
+            key = component_key(name, config, self.task, seed, code, parts=parts, tf32=self.spec.compute.tf32)
+            configs = {part: unit.config for part, unit in built_on.items()}
+            self._trained[which] = ComponentUnit(key, name, config, self.task, seed, configs, parts)
+        return self.components.setdefault(self._trained[which].key, self._trained[which])
 
     def cells(self, method: Method, seeds: Sequence[int], *, role: str) -> list[CellUnit]:
         """Return the method's cells, one per training seed."""
         where = self.spec.evaluation.select if role == "select" else self.spec.evaluation
         assert where is not None
-        planner = method.planner.config if method.planner else None
-        config = self.config(method.planner) if method.planner else None
-        code = cell_code(planner, {name: choice.config for name, choice in method.parts.items()})
+        config, code = self.config(method.planner) if method.planner else None, self._code(method)
         cells = []
         for seed in seeds:
-            parts = {name: self.component(name, choice, seed).key for name, choice in method.parts.items()}
+            parts = {name: self.component(name, method.choices, seed).key for name in method.parts}
             judged = {"episodes": where.episodes, "env_seed": where.env_seed}
             cells.append(
                 CellUnit(
@@ -159,7 +184,17 @@ class _Units:
 
     def config(self, choice: Choice) -> dict[str, Any]:
         """Return a choice's config as plain data, always the same object for the same choice."""
-        return self._configs.setdefault(id(choice), choice.config.to_dict())
+        if id(choice) not in self._configs:
+            self._configs[id(choice)] = choice.config.to_dict()
+        return self._configs[id(choice)]
+
+    def _code(self, method: Method) -> str:
+        """Return the hash of the code that evaluates a method; a planner's points with the same parts share it."""
+        planner = method.planner.config if method.planner else None
+        which = (planner and planner.kind, *((name, id(choice)) for name, choice in method.parts.items()))  # type: ignore[attr-defined]
+        if which not in self._codes:
+            self._codes[which] = cell_code(planner, {name: choice.config for name, choice in method.parts.items()})
+        return self._codes[which]
 
 
 # The plan
@@ -224,10 +259,12 @@ def _selected(units: _Units, candidates: list[Method], store: StoreView) -> tupl
     cells = list(itertools.chain(*trials))
     scores = [score for own in trials if (score := _mean_score(own, store)) is not None]
     if len(scores) < len(candidates):  # parts that every candidate uses are needed whatever is chosen
-        for name, choice in candidates[0].parts.items():
-            if all(method.parts.get(name) is choice for method in candidates):
+        first = candidates[0].choices
+        shared = {name for name, choice in first.items() if all(m.choices.get(name) is choice for m in candidates)}
+        for name in shared.intersection(candidates[0].parts):
+            if _base_of(first[name]) in {None, *shared}:
                 for seed in spec.seeds:
-                    units.component(name, choice, seed)
+                    units.component(name, first, seed)
         return cells, len(spec.seeds)
     best = max(range(len(candidates)), key=scores.__getitem__)  # the first of equals
     return [*cells, *units.cells(_reported(candidates[best]), spec.seeds, role="report")], 0
@@ -262,14 +299,14 @@ def _refuse_twins(spec: Spec, cells: list[CellUnit]) -> None:
 
 def _learners(methods: Iterable[Method]) -> set[Learner]:
     """Return which components the methods need, and which episodes they learn from."""
-    parts = {(n, choice.config.train_on) for m in methods for n, choice in m.parts.items()}  # type: ignore[attr-defined]
+    parts = {(n, choice.config.train_on) for m in methods for n, choice in m.choices.items()}  # type: ignore[attr-defined]
     return {(name, episodes == "all") for name, episodes in parts}
 
 
 def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:
     """Return what the user may not have meant."""
     notices, methods = [], list(methods)
-    used = {part for method in methods for part in method.parts}
+    used = {part for method in methods for part in method.choices}
     for name in spec.components:
         if name not in used:
             notices.append(f"components.{name} is set, but no method of this sweep uses {name}")

@@ -1,14 +1,15 @@
 """The driver: carries out a plan until nothing is missing, and records it.
 
 A run is a new plan minus what is published, so the same command starts a sweep, continues one that
-was killed, and finds a finished one done. Components go to the actors of `cluster.actors.Pool`; a
-cell goes to `sweeps.trials.Evaluation` once all its parts are published, while other tasks still
-pretrain. This process computes nothing: it schedules, draws progress, and is the only one that
-writes to MLflow.
+was killed, and finds a finished one done. Components go to the actors of `cluster.actors.Pool`, cells
+to `sweeps.trials.Evaluation`, each once all its parts are published, while other tasks still pretrain.
+This process computes nothing: it schedules, draws progress, and is the only one that writes to
+MLflow, by a thread beside the work.
 """
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster import packs
 from cluster.store import Store, open_store
-from cluster.units import CellUnit, Pack
+from cluster.units import Pack
 from mpcwdwm.errors import UserError
+from sweeps.facts import Unit, plan_record
 from sweeps.interrupt import Background, catch_signals, interruptible
+from sweeps.meter import Meter, kind_of
 from sweeps.plan import Plan, build_plan, cell_packs, component_packs
-from sweeps.progress import Phase, ProgressLines, relative_work
+from sweeps.progress import ProgressLines, relative_work
+from sweeps.recorder import Recorder, shelf_folder
 from sweeps.spec import Spec
-from sweeps.tracking import Tracker, Unit, plan_record
+from sweeps.tracking import Tracker
 
 if TYPE_CHECKING:  # Ray takes seconds to import, and a run that finds everything done needs none
     from cluster.actors import Finished, Pool
@@ -32,7 +36,6 @@ if TYPE_CHECKING:  # Ray takes seconds to import, and a run that finds everythin
 __all__ = ["Failure", "Outcome", "run"]
 
 TICK = 0.2  # seconds between two rounds of the driver: short against any pack, idle in between
-DRAW_EVERY = 1.0  # seconds between two questions for the actors' progress
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,12 @@ class Driver:
         self.spec, self.store, self.tracker, self.lines = spec, store, tracker, lines
         self.verbose, self.compute = verbose, compute
         self.outcome = Outcome()
-        self.pretrain, self.evaluate = Phase("pretrain"), Phase("evaluate")
+        self.meter, self.recorder = Meter(lines), Recorder(tracker, store)
         self._pool: Pool | None = None
         self._evaluation: Evaluation | None = None
         self._recorded = False  # whether MLflow has our parent run
-        self._behind = False  # whether MLflow has missed a unit
-        self._waiting: list[Pack] = []  # packs of cells whose parts are not all published
+        self._waiting: list[Pack] = []  # packs whose parts are not all published
         self._open: set[str] = set()  # ids of the packs that have not ended
-        self._weights: dict[str, float] = {}  # pack id → its relative work
-        self._settled_work = {self.pretrain.name: 0.0, self.evaluate.name: 0.0}
-        self._told: set[str] = set()  # messages shown once
-        self._drawn = 0.0
 
     def carry_out(self, plan: Plan) -> Outcome:
         """Compute and record what is missing, choices that follow from results included."""
@@ -122,12 +120,12 @@ class Driver:
             self.tracker.sync(self._published())
             while not self._is_complete():
                 self._work_off()
+                self._complain(self.recorder.drain())
                 if self.plan.awaiting_choice:
                     self._take(build_plan(self.spec, self.store))
                     self._record_plan()
                 # What MLflow missed, and what a second driver beside this one has recorded too.
                 self.tracker.sync(self._published())
-                self._behind = False
             status = "FAILED" if self.outcome.failed else "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -145,13 +143,8 @@ class Driver:
         units: list[Unit] = [*plan.components, *plan.cells]
         self.units = {unit.key: unit for unit in units}
         self._look_up()
-        for phase, total, kind in (
-            (self.pretrain, len(plan.components), "component"),
-            (self.evaluate, len(plan.cells), "cell"),
-        ):
-            if 0 < phase.total < total:
-                self.lines.reopen(phase)
-            phase.total, phase.done = total, len(self.done[kind])
+        for kind, planned in (("component", len(plan.components)), ("cell", len(plan.cells))):
+            self.meter.plan(kind, planned, len(self.done[kind]))
 
     def _look_up(self) -> None:
         """Take note of what is published."""
@@ -165,11 +158,10 @@ class Driver:
     def _published(self) -> Iterator[tuple[Unit, Path]]:
         """Yield the units of the plan that are published, with their folders."""
         for key, unit in self.units.items():
-            kind = _kind(unit)
-            if key in self.done[kind]:
-                yield unit, self.store.folder(packs.SHELF[kind], key)
+            if key in self.done[kind_of(unit)]:
+                yield unit, shelf_folder(self.store, unit)
 
-    # Records: MLflow is written by this thread alone, once the store exists
+    # Records: MLflow is written by one thread at a time, once the store exists
 
     def _record_plan(self) -> None:
         text = self.spec.to_yaml()
@@ -177,19 +169,14 @@ class Driver:
         self._recorded = True
         self.store.save_sweep_file(self.spec.name, "spec.yaml", text)
 
-    def _record(self, unit: Unit) -> None:
-        """Log a unit; if MLflow cannot be reached the work goes on, and the log is made up for at the end."""
-        if self._behind:
-            return
-        try:
-            self.tracker.log(unit, self.store.folder(packs.SHELF[_kind(unit)], unit.key))
-        except UserError as error:
-            self._behind = True
-            self.lines.note(f"{error}; going on, the records follow at the end")
+    def _complain(self, complaint: str | None) -> None:
+        """Say why MLflow cannot be reached: the work goes on, and the log is made up for at the end."""
+        if complaint is not None:
+            self.lines.note(f"{complaint}; going on, the records follow at the end")
 
     def _close_record(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Note in MLflow how the run ended; what keeps it from that has been, or will be, reported."""
-        if not self._recorded:
+        if not self.recorder.close() or not self._recorded:
             return
         failed = {key: failure.error for key, failure in self.outcome.failed.items()}
         try:
@@ -230,20 +217,24 @@ class Driver:
         assert self._evaluation is not None
         pool, evaluation = self._pool, self._evaluation
         evaluation.rest()  # after a choice: idle trials would keep their processors from training
-        training, self._waiting = self._missing_packs()
+        training, cells = self._missing_packs()
         self._look_up()  # what others have published since the plan was made is in no pack
-        self._expect(self.pretrain, training)
-        self._expect(self.evaluate, self._waiting)
-        self._open = {pack.id for pack in [*training, *self._waiting]}
+        self.meter.expect("component", training)
+        self.meter.expect("cell", cells)
+        self._open = {pack.id for pack in [*training, *cells]}
+        self._waiting = [*(pack for pack in training if _parts(pack)), *cells]
         for pack in training:
-            pool.submit(pack)
+            if not _parts(pack):
+                pool.submit(pack)
         while self._open:
             ended = [*pool.poll(timeout=0.0), *evaluation.poll()]
             for end in ended:
                 self._settle(end)
             self._release_ready()
             self._share_out()
-            self._draw()
+            self._complain(self.recorder.complaint())
+            if ended or self.meter.due():
+                self._draw()
             if not ended:
                 time.sleep(TICK)
         self._draw()
@@ -267,17 +258,18 @@ class Driver:
         for unit in end.pack.units:
             if unit.key not in self.units:
                 continue  # of a pack begun by another sweep, which records it
-            kind = _kind(unit)
+            kind = kind_of(unit)
             if self.store.has(packs.SHELF[kind], unit.key):
                 self.done[kind].add(unit.key)
                 if kind == "component":
                     self.outcome.trained += 1
                 else:
                     self.outcome.evaluated += 1
-                self._record(unit)
+                self.recorder.add(unit)
             else:
                 self._fail(unit, Failure(end.error or "it ended without a result", end.log))
-        self._advance(end.pack)
+        self.meter.advance(end.pack)
+        self._open.discard(end.pack.id)
 
     def _fail(self, unit: Unit, failure: Failure) -> None:
         self.outcome.failed[unit.key] = failure
@@ -285,6 +277,7 @@ class Driver:
 
     def _release_ready(self) -> None:
         """Submit the packs for whose parts nothing is left to wait; units whose parts have failed fail too."""
+        assert self._pool is not None
         assert self._evaluation is not None
         training = set(self.units) - self.done["component"] - set(self.outcome.failed)
         ready = [pack for pack in self._waiting if training.isdisjoint(_parts(pack))]
@@ -293,13 +286,13 @@ class Driver:
             runnable = tuple(unit for unit in pack.units if self._has_parts(unit))
             self._open.discard(pack.id)
             if runnable:
-                left = Pack(runnable)  # type: ignore[arg-type]
+                left = Pack(runnable, pack.compute)  # type: ignore[arg-type]
                 self._open.add(left.id)
-                self._weights[left.id] = relative_work(left)
-                self._evaluation.submit(left)
+                self.meter.know(left)
+                (self._pool if left.kind == "component" else self._evaluation).submit(left)
 
     def _has_parts(self, unit: Any) -> bool:
-        """Return whether a unit can be evaluated; it fails with a failed part of its own."""
+        """Return whether a unit can be computed; it fails with a failed part of its own."""
         for name, key in unit.parts.items():
             if key in self.outcome.failed:
                 failure = self.outcome.failed[key]
@@ -329,6 +322,8 @@ class Driver:
         if train > 1 and trial > 1 and self._has_trained_task():
             free = max(free, 0.5)
         self._evaluation.allow(int(free * trial))
+        if free * trial < 1:
+            self._evaluation.rest()  # its actors, idle by now, would keep processors that training may have
         self._pool.resize(train - int(free * train))
 
     def _has_trained_task(self) -> bool:
@@ -337,45 +332,14 @@ class Driver:
         training = {unit.task.name for unit in self.plan.components if unit.key not in settled}
         return any(unit.key not in self.done["cell"] and unit.task.name not in training for unit in self.plan.cells)
 
-    # Progress
-
-    def _expect(self, phase: Phase, expected: list[Pack]) -> None:
-        """Note the work of a phase."""
-        weights = {pack.id: relative_work(pack) for pack in expected}
-        self._weights |= weights
-        self._settled_work[phase.name] = 0.0
-        phase.work = sum(weights.values())
-
-    def _advance(self, pack: Pack) -> None:
-        """Count a pack as done."""
-        phase = self.pretrain if pack.kind == "component" else self.evaluate
-        phase.begin(time.monotonic())
-        self._settled_work[phase.name] += relative_work(pack)
-        self._open.discard(pack.id)
-        self._drawn = 0.0
-
     def _draw(self) -> None:
         """Bring both lines up to date."""
-        if time.monotonic() - self._drawn < DRAW_EVERY:
-            return
-        self._drawn = time.monotonic()
         assert self._pool is not None
         assert self._evaluation is not None
+        failed = Counter(kind_of(self.units[key]) for key in self.outcome.failed)
+        under_way = {"component": self._pool.progress(), "cell": self._evaluation.progress()}
         notes = {**self._pool.notes(), **self._evaluation.notes()}
-        for message in set(notes.values()) - self._told:
-            self._told.add(message)
-            self.lines.note(message)
-        for phase, kind, under_way in (
-            (self.pretrain, "component", self._pool.progress()),
-            (self.evaluate, "cell", self._evaluation.progress()),
-        ):
-            if under_way:
-                phase.begin(self._drawn)
-            phase.done = len(self.done[kind])
-            phase.failed = sum(_kind(self.units[key]) == kind for key in self.outcome.failed)
-            partly = sum(fraction * self._weights.get(pack_id, 0.0) for pack_id, fraction in under_way.items())
-            phase.worked = self._settled_work[phase.name] + partly
-            self.lines.show(phase)
+        self.meter.draw(self.done, failed, under_way, notes.values())
 
     # The end
 
@@ -390,10 +354,6 @@ class Driver:
             ray_cluster.stop()
 
 
-def _kind(unit: Unit) -> str:
-    return "cell" if isinstance(unit, CellUnit) else "component"
-
-
 def _parts(pack: Pack) -> set[str]:
-    """Return the keys of the components that a pack of cells is built on."""
-    return {key for unit in pack.units if isinstance(unit, CellUnit) for key in unit.parts.values()}
+    """Return the keys of the components that a pack is built on."""
+    return {key for unit in pack.units for key in unit.parts.values()}

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mpcwdwm.components import COMPONENTS, component_config
+from mpcwdwm.components import COMPONENTS, DEFAULT_WORLD_MODEL, WORLD_MODELS, component_config
 from mpcwdwm.compute import ComputeConfig
+from mpcwdwm.config import Config
 from mpcwdwm.data import Task, published_config
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning import DEFAULT_KIND, PLANNERS, planner_config
@@ -76,12 +77,13 @@ class Spec:
     def components_of(self, task: Task, name: str) -> list[Choice]:
         """Return the resolved configs of a component on a task, one per point of its axes."""
         published = published_config(task, name)
+        settings = self.settings("components", name, task)
         return expand(
             self.document,
-            self.settings("components", name, task),
+            settings,
             lambda given: component_config(name, published, given),
             owner=("components", name),
-            known=COMPONENTS[name].model_fields,
+            known=_fields(settings, *_kinds("components", name)),
             varying=self.varying("components", name),
         )
 
@@ -93,7 +95,7 @@ class Spec:
             settings,
             planner_config,
             owner=("planners", name),
-            known=_planner_fields(settings),
+            known=_fields(settings, *_kinds("planners", name)),
             varying=self.varying("planners", name),
         )
 
@@ -130,10 +132,27 @@ def _task_entry(task: Task) -> Any:
     return {**entry, "termination": task.termination, "max_episode_steps": task.max_episode_steps}
 
 
-def _planner_fields(settings: Settings) -> list[str]:
-    """Return the fields of the planner kinds that the settings ask for."""
-    kinds = settings["kind"].values if "kind" in settings else (DEFAULT_KIND,)
-    return [field for kind in kinds if kind in PLANNERS for field in PLANNERS[kind].model_fields]
+Kinds = tuple[dict[str, type[Config]], str]
+"""Config classes by kind, and the kind where none is given."""
+
+
+def _kinds(section: str, name: str) -> Kinds:
+    """Return the kinds there are of a planner or component; most components have one, which has no name."""
+    if section == "planners":
+        return dict(PLANNERS), DEFAULT_KIND
+    if name == "world_model":
+        return {kind: config for kind, (config, _) in WORLD_MODELS.items()}, DEFAULT_WORLD_MODEL
+    return {"": COMPONENTS[name]}, ""
+
+
+def _kinds_asked_for(settings: Settings, default: str) -> tuple[Any, ...]:
+    return settings["kind"].values if default and "kind" in settings else (default,)
+
+
+def _fields(settings: Settings, kinds: dict[str, type[Config]], default: str) -> list[str]:
+    """Return the fields of the kinds that the settings ask for."""
+    asked = _kinds_asked_for(settings, default)
+    return [field for kind in asked if kind in kinds for field in kinds[kind].model_fields]
 
 
 # Finding and reading
@@ -238,9 +257,10 @@ def _checked(spec: Spec) -> Spec:
     document = spec.document
     for task in spec.tasks:
         for name in spec.planners:
-            _check_kind(spec, task, name)
+            _check_kinds(spec, task, "planners", name)
             spec.planners_of(task, name)
         for name in COMPONENTS:
+            _check_kinds(spec, task, "components", name)
             spec.components_of(task, name)
     select = spec.evaluation.select
     if select is None:
@@ -256,14 +276,18 @@ def _checked(spec: Spec) -> Spec:
     return spec
 
 
-def _check_kind(spec: Spec, task: Task, name: str) -> None:
-    """Refuse a kind of planner that there is not, at its place."""
-    settings = spec.settings("planners", name, task)
-    if "kind" not in settings:
-        return
-    axis = settings["kind"]
-    for index, kind in enumerate(axis.values):
-        if kind not in PLANNERS:
-            hint = f"{did_you_mean(str(kind), PLANNERS)}; known: {', '.join(PLANNERS)}"
-            message = f"unknown kind {shortened(kind)} in planners.{name}{hint}"
-            raise spec.document.error(axis.place(index), message)
+def _check_kinds(spec: Spec, task: Task, section: str, name: str) -> None:
+    """Refuse a kind that there is not, and a field that one of the kinds asked for lacks, at their places."""
+    settings, (kinds, default) = spec.settings(section, name, task), _kinds(section, name)
+    asked = _kinds_asked_for(settings, default)
+    for index, kind in enumerate(asked):
+        if kind not in kinds:
+            hint = f"{did_you_mean(str(kind), kinds)}; known: {', '.join(kinds)}"
+            message = f"unknown kind {shortened(kind)} in {section}.{name}{hint}"
+            raise spec.document.error(settings["kind"].place(index), message)
+    for field, axis in settings.items():
+        having = [kind for kind, config in kinds.items() if field in config.model_fields]
+        lacking = [kind for kind in asked if kind not in having]
+        if having and lacking:  # a field that no kind has is a misspelling, found later
+            message = f"{section}.{name}: kind '{lacking[0]}' has no field '{field}', only {', '.join(having)}"
+            raise spec.document.error(axis.at, message, key=True)

@@ -21,7 +21,7 @@ import torch
 
 from cluster.provenance import host_name
 from mpcwdwm.artifact import write_artifact
-from mpcwdwm.components import component_class, component_config
+from mpcwdwm.components import component_class, component_config, untrained_base
 from mpcwdwm.compute import ComputeConfig, path_of
 from mpcwdwm.config import Config
 from mpcwdwm.data.dataset import Dataset, from_arrays
@@ -247,7 +247,8 @@ def endless(
 ) -> Training:
     """Return a training on random data that does not end by itself."""
     config = config.model_copy(update={"steps": ENDLESS})
-    return Training(component, config, random_dataset(*dims), range(seeds), device=device, compute=compute)
+    base = untrained_base(config, dims, range(seeds))
+    return Training(component, config, random_dataset(*dims), range(seeds), base=base, device=device, compute=compute)
 
 
 def time_updates(
@@ -374,7 +375,8 @@ def _untrained(folder: Path, name: str, config: Config, dims: tuple[int, int], s
     """Return artifact folders of a component as it is initialised."""
     once = component_config(name, {}, {**config.to_dict(), "steps": 1, "evaluations": 1})
     folders: list[Path] = []
-    for trained in Training(name, once, random_dataset(*dims), range(seeds)).trained():
+    base = untrained_base(once, dims, range(seeds))
+    for trained in Training(name, once, random_dataset(*dims), range(seeds), base=base).trained():
         folders.append(folder / f"{name}-{len(folders)}")
         folders[-1].mkdir()
         write_artifact(folders[-1], trained.tensors, trained.facts, trained.curve)

@@ -5,24 +5,27 @@ upsert: what is FINISHED is left alone, what a killed driver left half-written i
 run deleted by hand is made again from the artifact store, which is the truth; MLflow is its index.
 All points of a run carry the time at which the unit was finished, so writing them twice changes
 nothing.
+
+MLflow takes 35 ms of processor time to find, make, fill and close a run, most of it per request. So as
+few requests are made as do: one each to make it, to fill it and to close it. Which runs there are is
+asked once and remembered while nobody else writes (`Tracker._writing`), and where artifacts are files
+of this machine they are copied to the run's place without asking for it again.
 """
 
 import fcntl
 import hashlib
 import json
-import math
 import os
+import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
+from urllib.parse import unquote, urlsplit
 
-import pandas as pd
-
-from cluster.units import CellUnit, ComponentUnit
+from cluster.units import CellUnit
 from mpcwdwm.data.fingerprint import cache_folder
 from mpcwdwm.errors import UserError
 from mpcwdwm.records import (
@@ -42,34 +45,37 @@ from mpcwdwm.records import (
     sqlite_file,
     sweep_key,
 )
+from sweeps.facts import Unit, finished_at, unit_metrics, unit_params, unit_tags
 
-__all__ = ["Tracker", "Unit", "plan_record"]
-
-Unit = ComponentUnit | CellUnit
+__all__ = ["Tracker"]
 
 CURVE_FILE = "curve.json"
-PARAMS_PER_BATCH = 100  # MLflow's limits on one log_batch, and on the length of a value
+PARAMS_PER_BATCH = 100  # MLflow's limit on one log_batch
 METRICS_PER_BATCH = 500  # the limit is 1000 for metrics and params together
-PARAM_LENGTH = 6000
 PAGE = 1000  # runs per search request
 PROBE_SECONDS = 10.0  # a server that does not answer for this long counts as unreachable
 
 
-def plan_record(
-    sweep: str, components: Iterable[ComponentUnit], cells: Iterable[CellUnit], failed: dict[str, str]
-) -> dict[str, Any]:
-    """Return the content of ``plan.json``: the keys of a sweep in table order, and what each cell is.
+class Index:
+    """Which keys have their run: `complete`, and `unsettled`, with their runs, what is left to be done for.
 
-    ``labels`` lets the table show a cell that has no result: its task, method, seed and role.
+    Args:
+        runs: of units, those to keep first.
     """
-    cells = list(cells)
-    return {
-        "sweep": sweep,
-        "components": [unit.key for unit in components],
-        "cells": [unit.key for unit in cells],
-        "labels": {unit.key: _row_params(unit) for unit in cells},
-        "failed": dict(failed),
-    }
+
+    def __init__(self, runs: Iterable[Any]) -> None:
+        self.unsettled: dict[str, list[Any]] = {}
+        for run in runs:
+            self.unsettled.setdefault(run.data.tags.get(KEY_TAG, ""), []).append(run)
+        whole = [key for key, own in self.unsettled.items() if len(own) == 1 and own[0].info.status == "FINISHED"]
+        self.complete: set[str] = set()
+        for key in whole:
+            self.settle(key)
+
+    def settle(self, key: str) -> None:
+        """Note that a key has one complete run."""
+        self.unsettled.pop(key, None)
+        self.complete.add(key)
 
 
 class Tracker:
@@ -90,6 +96,8 @@ class Tracker:
         self._client: Any = None
         self._experiment = ""
         self._parent = ""
+        self._name = uuid.uuid4().hex  # what we leave in the lock, to see whether others wrote after us
+        self._index: Index | None = None  # None: not asked, or somebody else has written since
 
     def start(self, plan: dict[str, Any], spec_text: str) -> None:
         """Create the store and the experiment where they are missing, and open the parent run.
@@ -114,15 +122,18 @@ class Tracker:
     def log(self, unit: Unit, folder: Path) -> bool:
         """Record one finished unit; return False if MLflow already holds it complete."""
         with self._writing():
-            return self._upsert(unit, folder, self._search(f"tags.`{KEY_TAG}` = '{unit.key}'"))
+            if self._index is not None:
+                return self._upsert(unit, folder, self._index)
+            return self._upsert(unit, folder, Index(self._search(f"tags.`{KEY_TAG}` = '{unit.key}'")))
 
     def sync(self, units_and_folders: Iterable[tuple[Unit, Path]]) -> int:
         """Record what the artifact store holds and MLflow does not; return how many units that were."""
         with self._writing():
-            known: dict[str, list[Any]] = {}
-            for run in self._search(f"tags.`{KIND_TAG}` != 'sweep'"):
-                known.setdefault(run.data.tags.get(KEY_TAG, ""), []).append(run)
-            return sum(self._upsert(unit, folder, known.get(unit.key, [])) for unit, folder in units_and_folders)
+            index = Index(self._search(f"tags.`{KIND_TAG}` != 'sweep'"))
+            written = sum(self._upsert(unit, folder, index) for unit, folder in units_and_folders)
+            if sqlite_file(self.uri) is not None:  # a server has writers on other machines
+                self._index = index
+            return written
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], failed: dict[str, str]) -> None:
         """Close the parent run; ``failed`` maps keys to one-line reasons, shown in the table."""
@@ -132,32 +143,46 @@ class Tracker:
 
     # ---- one unit ---------------------------------------------------------------------------
 
-    def _upsert(self, unit: Unit, folder: Path, runs: list[Any]) -> bool:
-        """Bring the runs of one key (complete ones first) to exactly one complete run."""
-        self._delete(runs[1:])
-        if runs and runs[0].info.status == "FINISHED":
+    def _upsert(self, unit: Unit, folder: Path, index: "Index") -> bool:
+        """Bring the runs of one key to exactly one complete run; return False if it was there."""
+        if unit.key in index.complete:
             return False
+        runs = index.unsettled.get(unit.key, [])
+        self._delete(runs[1:])
+        if not runs or runs[0].info.status != "FINISHED":
+            self._write(unit, folder, runs[:1])
+        index.settle(unit.key)
+        return not runs or runs[0].info.status != "FINISHED"
+
+    def _write(self, unit: Unit, folder: Path, runs: list[Any]) -> None:
+        """Complete the run that was begun for a unit, or make one."""
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         params, metrics = unit_params(unit), unit_metrics(unit, manifest, folder)
         if runs and any(params.get(name, value) != value for name, value in runs[0].data.params.items()):
             self._delete(runs)  # MLflow's params cannot be changed: begun by a version that named them otherwise
             runs = []
-        end = _milliseconds(manifest)
+        end = finished_at(manifest)
         tags = unit_tags(unit, manifest, self.sweep)
         if runs:
-            run_id = runs[0].info.run_id
+            run = runs[0]
         else:
             begin = end - int(1000 * float(manifest.get("seconds", 0)))
             tags["mlflow.parentRunId"] = self._parent
-            run_id = self._client.create_run(
-                self._experiment, run_name=unit.key, tags=tags, start_time=begin
-            ).info.run_id
+            run = self._client.create_run(self._experiment, run_name=unit.key, tags=tags, start_time=begin)
         for name in (MANIFEST_FILE, EPISODES_FILE if isinstance(unit, CellUnit) else CURVE_FILE):
             if (folder / name).exists():
-                self._client.log_artifact(run_id, str(folder / name))
-        self._log_numbers(run_id, params, metrics, end)
-        self._client.set_terminated(run_id, status="FINISHED", end_time=end)
-        return True
+                self._log_file(run.info, folder / name)
+        self._log_numbers(run.info.run_id, params, metrics, end)
+        self._client.set_terminated(run.info.run_id, status="FINISHED", end_time=end)
+
+    def _log_file(self, info: Any, file: Path) -> None:
+        """Put a file among a run's artifacts."""
+        if artifact_folder(self.uri) is None:
+            self._client.log_artifact(info.run_id, str(file))
+            return
+        target = Path(unquote(urlsplit(info.artifact_uri).path)) / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
 
     def _log_numbers(self, run_id: str, params: dict[str, str], metrics: dict[str, float], end: int) -> None:
         from mlflow.entities import Metric, Param
@@ -239,8 +264,18 @@ class Tracker:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Have the records to oneself: two drivers on a machine would make a key's run twice, or delete both."""
-        with _locked(_lock_file(self.uri)), self._reachable():
-            yield
+        with _locked(_lock_file(self.uri)) as lock, self._reachable():
+            if lock.read() != self._name:
+                self._index = None
+                lock.seek(0)
+                lock.truncate()
+                lock.write(self._name)
+                lock.flush()
+            try:
+                yield
+            except BaseException:
+                self._index = None  # something may be half written
+                raise
 
     @contextmanager
     def _reachable(self) -> Iterator[None]:
@@ -276,16 +311,16 @@ def _create_sqlite_store(file: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes on this machine wait for."""
+def _locked(path: Path) -> Iterator[IO[str]]:
+    """Hold a lock that other processes on this machine wait for; yields its file, at the beginning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
+        lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
     except OSError as error:
         raise UserError(f"tracking: cannot write {path.parent}: {error.strerror}") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
 
 
 def _lock_file(uri: str) -> Path:
@@ -300,93 +335,3 @@ def _same_folder(location: str, folder: Path) -> bool:
     if location.startswith("file:"):
         return location.rstrip("/") in (folder.as_uri(), folder.resolve().as_uri())
     return Path(location).resolve() == folder.resolve()
-
-
-# ---- what a run says of its unit --------------------------------------------------------------
-
-
-def unit_tags(unit: Unit, manifest: dict[str, Any], sweep: str) -> dict[str, str]:
-    """Return the tags of a unit's run: identity, data, environment, and what it ran on."""
-    tags = {
-        KIND_TAG: "cell" if isinstance(unit, CellUnit) else "component",
-        KEY_TAG: unit.key,
-        SWEEP_TAG: sweep,
-        "task": unit.task.name,
-        "task_source": unit.task.source,
-        "method": unit.method if isinstance(unit, CellUnit) else unit.component,
-        "dataset_sha256": unit.task.dataset_sha256,
-        "env_id": unit.task.env_id,
-        "mujoco": unit.task.mujoco,
-        "score_unit": "normalized" if unit.task.reference else "return",
-    }
-    for name in ("git_sha", "torch", "device", "threads", "mpcwdwm"):
-        tags[name] = str(manifest.get(name) or "unknown")
-    return tags
-
-
-def unit_params(unit: Unit) -> dict[str, str]:
-    """Return the params of a unit's run: what was chosen, and the resolved config with its defaults."""
-    if isinstance(unit, ComponentUnit):
-        chosen: dict[str, Any] = {"task": unit.task.name, "seed": unit.seed, "method": unit.component}
-        chosen |= {f"config.{name}": value for name, value in unit.config.items()}
-    else:
-        chosen = _row_params(unit)
-        chosen |= {f"part.{name}": key for name, key in unit.parts.items()}
-        chosen |= {f"planner.{name}": value for name, value in (unit.planner or {}).items()}
-    return {name: _text(value)[:PARAM_LENGTH] for name, value in chosen.items()}
-
-
-def _row_params(unit: CellUnit) -> dict[str, Any]:
-    """Return what makes up a table row, and the seed within it."""
-    planner = unit.planner or {}
-    world = unit.configs.get("world_model", {}) if "world_model" in unit.parts else {}
-    return {
-        "task": unit.task.name,
-        "seed": unit.seed,
-        "method": unit.method,
-        "name": unit.name,
-        "variant": unit.variant,
-        "kind": planner.get("kind", "none"),
-        "base": unit.base,
-        "base_key": unit.parts.get(unit.base, ""),
-        "world_model": world.get("kind"),
-        "denoising_steps": world.get("denoising_steps"),
-        **{name: planner.get(name) for name in ("horizon", "rollouts", "updates", "step_size")},
-        "role": unit.role,
-        "episodes": unit.episodes,
-        "env_seed": unit.env_seed,
-    }
-
-
-def unit_metrics(unit: Unit, manifest: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Return the final numbers of a unit; what is missing or not finite is left out."""
-    numbers: dict[str, Any] = {"seconds": manifest.get("seconds")}
-    if isinstance(unit, ComponentUnit):
-        numbers |= {"updates_per_second": manifest.get("updates_per_second"), **manifest.get("metrics", {})}
-    else:
-        episodes = pd.read_parquet(folder / EPISODES_FILE)
-        for name in ("normalized_score", "return", "length", "ms_per_step", "imagined_return"):
-            numbers[name] = pd.to_numeric(episodes[name]).mean()
-        numbers["fallbacks"] = episodes["fallbacks"].sum()
-        numbers["env_steps"] = manifest.get("env_steps")
-        numbers["dataset_return"] = mean_return = manifest.get("dataset_mean_return")
-        if unit.task.reference and mean_return is not None:
-            low, high = unit.task.reference
-            numbers["dataset_score"] = 100 * (mean_return - low) / (high - low)
-    return {name: float(value) for name, value in numbers.items() if _is_number(value)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _text(value: Any) -> str:
-    """Return a param as text that reads back: numbers as Python writes them, None as empty."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _milliseconds(manifest: dict[str, Any]) -> int:
-    """Return when the unit was finished, as MLflow counts time."""
-    return int(1000 * datetime.fromisoformat(manifest["finished_at"]).timestamp())

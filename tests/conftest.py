@@ -8,9 +8,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two cores are sha
 import pytest
 import torch
 
+from mpcwdwm.components import COMPONENTS
 from mpcwdwm.data import Dataset, dataset_path, find_task, read_dataset
 
 BUNDLED = "hopper-medium-replay-mini-ppo-v0"
+KINDS = {  # of world models, by the name tests show: the settings that make them
+    "diffusion": {"kind": "diffusion", "denoising_steps": 3},
+    "respaced": {"kind": "diffusion", "denoising_steps": 3, "training_steps": 20, "ema": 0.9},
+    "flow": {"kind": "flow", "denoising_steps": 3, "ema": 0.9},
+    "meanflow": {"kind": "meanflow"},
+    "mlp": {"kind": "mlp", "ensemble": 2},
+    "mlp-mean": {"kind": "mlp", "ensemble": 2, "probabilistic": False, "member": "mean", "ema": 0.9},
+}
+PARTS = {  # every component, and the world model in its other kinds: name → (component, settings)
+    **{name: (name, {}) for name in COMPONENTS},
+    **{f"world_model-{name}": ("world_model", KINDS[name]) for name in ("flow", "meanflow", "mlp")},
+}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from cluster.units import CellUnit, ComponentUnit, TaskRef
-from sweeps.tracking import Tracker, plan_record
+from sweeps.facts import plan_record
+from sweeps.tracking import Tracker
 
 TASK = TaskRef(
     name="hopper-mini-v0",

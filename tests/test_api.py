@@ -22,13 +22,14 @@ TASK = {
 }
 SMALL = {"steps": 30, "hidden_dim": 16, "batch_size": 64, "evaluations": 1}
 SEEDS = (0, 1)
+UNIT = {"discount": 0.9, "reward_scale": 2.0, "reward_shift": 0.5}  # of ReBRAC's critic
 
 
 @pytest.fixture(scope="module")
 def storage(dataset, tmp_path_factory):
     root = tmp_path_factory.mktemp("storage")
     for name in ("rebrac", "iql", "world_model", "reward"):
-        for trained in train(name, component_config(name, {}, SMALL), dataset, SEEDS):
+        for trained in train(name, component_config(name, UNIT if name == "rebrac" else {}, SMALL), dataset, SEEDS):
             key = f"{name}-s{trained.facts['seed']}"
             folder = root / "components" / key
             folder.mkdir(parents=True)
@@ -51,7 +52,7 @@ def test_load_adapt_and_step_an_environment(storage):
 
 def test_a_loaded_policy_acts_as_the_trained_one_did(storage, dataset):
     parts = mpcwdwm.load(storage, task=TASK["name"], seed=[0, 1])
-    (first, second) = train("rebrac", component_config("rebrac", {}, SMALL), dataset, SEEDS)
+    (first, second) = train("rebrac", component_config("rebrac", UNIT, SMALL), dataset, SEEDS)
     obs = torch.from_numpy(dataset.obs[:7])
     actions = parts.policy(parts.policy.initial(1), obs.expand(2, -1, -1))
     for member, trained in enumerate((first, second)):
@@ -76,6 +77,22 @@ def test_iql_can_be_the_base(storage):
     parts = mpcwdwm.load(storage, task=TASK["name"], seed=1, base="iql")
     planner = mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(H=1, M=2, base="iql"))
     assert np.isfinite(planner(np.zeros(11))).all()
+
+
+def test_a_borrowed_critic_brings_its_discount_and_its_reward_scale(storage):
+    iql, rebrac, borrowed = (
+        mpcwdwm.load(storage, task=TASK["name"], seed=SEEDS, **which)
+        for which in ({"base": "iql"}, {}, {"base": "iql", "critic_from": "rebrac"})
+    )
+    obs, action = torch.randn(2, 5, 11), torch.rand(2, 5, 3)
+    assert (iql.discount, rebrac.discount, borrowed.discount) == (0.99, 0.9, 0.9)
+    assert torch.equal(borrowed.critic(obs, action), rebrac.critic(obs, action))
+    assert not torch.equal(borrowed.critic(obs, action), iql.critic(obs, action))
+    assert torch.equal(borrowed.reward(obs, action), rebrac.reward(obs, action))
+    assert torch.allclose(rebrac.reward(obs, action), 2 * iql.reward(obs, action) + 0.5)
+    policies = [parts.policy(parts.policy.initial(1), obs) for parts in (iql, rebrac, borrowed)]
+    assert torch.equal(policies[2], policies[0])
+    assert not torch.equal(policies[2], policies[1])
 
 
 def test_ones_own_policy_in_a_loaded_set(storage):

@@ -6,20 +6,23 @@ Python between two calls (a step number, a new tensor) shows as a wrong result. 
 the same twins in `test_gpu.py`.
 """
 
+from itertools import pairwise
+
 import pytest
 import torch
-from conftest import part_of
+from conftest import PARTS, part_of
 from test_mpc import OBS, make_parts
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mpcwdwm import compute as compute_module
-from mpcwdwm.components import COMPONENTS, component_config
+from mpcwdwm.components import component_config
 from mpcwdwm.compute import COMPILE_STEPS, ComputeConfig, compiler, matmul_precision, path_of, record
 from mpcwdwm.errors import UserError
 from mpcwdwm.nets import Mlp, uniform_init
-from mpcwdwm.planning import AdaptiveMpc, MpcConfig
+from mpcwdwm.planning import planner_config
+from mpcwdwm.planning.registry import PLANNER_CLASSES
 from mpcwdwm.random import generator
 from mpcwdwm.training import Training
 from mpcwdwm.weight_gradients import gathered_weight_gradients
@@ -69,9 +72,10 @@ class Recording:
 @pytest.fixture
 def recorded(monkeypatch):
     """Let a processor do what a GPU does: record and replay."""
-    for module in ("mpcwdwm.training", "mpcwdwm.planning.mpc"):
+    for module in ("mpcwdwm.training", "mpcwdwm.planning.planner"):
         monkeypatch.setattr(f"{module}.Captured", Recording)
         monkeypatch.setattr(f"{module}.path_of", lambda *_, **__: "graph")
+    monkeypatch.setattr("mpcwdwm.planning.ascent.looking_is_free", lambda device: False)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +84,12 @@ def small(dataset):
 
 
 def config_of(name, **fields):
-    return component_config(name, {}, {**SMALL, **fields})
+    component, own = PARTS[name]
+    return component_config(component, {}, {**SMALL, **own, **fields})
 
 
 def trained(name, config, data, steps, **options):
-    training = Training(name, config, data, [0, 1], **options)
+    training = Training(PARTS[name][0], config, data, [0, 1], **options)
     training.run(until=steps)
     return training
 
@@ -97,7 +102,7 @@ def assert_equal_parts(one, other, **tolerance):
 # ------------------------------------------------------------------------------------------ training
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", PARTS)
 def test_replayed_updates_equal_eager_ones(name, small, request):
     eager = trained(name, config_of(name), small, 200, dtype=torch.float64, compute=EAGER)
     request.getfixturevalue("recorded")
@@ -143,9 +148,9 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", PARTS)
 def test_nothing_in_the_training_loop_waits_for_the_device(name, small):
-    training = Training(name, config_of(name), small, [0, 1])
+    training = Training(PARTS[name][0], config_of(name), small, [0, 1])
     with Watch():
         training.run(until=130, on_progress=lambda done, steps: None)
     with pytest.raises(AssertionError, match="waits"), Watch():  # the watch sees what it is for
@@ -155,20 +160,52 @@ def test_nothing_in_the_training_loop_waits_for_the_device(name, small):
 # ------------------------------------------------------------------------------------------ planning
 
 
-@pytest.mark.parametrize("fields", [{}, {"reset": "step"}, {"noise": "redrawn"}, {"E": 0}, {"H": 0}])
+MPPI = {"kind": "mppi", "samples": 10, "policy_samples": 2, "elites": 4}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"reset": "step"},
+        {"noise": "redrawn"},
+        {"E": 0},
+        {"H": 0},
+        {"kind": "action"},
+        {"kind": "action", "warm_start": True, "noise": "redrawn"},
+        MPPI,
+        {**MPPI, "noise": "redrawn", "last_action": "planned", "execute": "best"},
+        {"kind": "none"},
+    ],
+    ids=str,
+)
 def test_replayed_plans_equal_eager_ones(fields, request):
-    config = MpcConfig(**{"H": 2, "M": 4, "E": 2, "step_size": 1e-2, **fields})
+    kind, sizes = fields.get("kind", "policy"), {"H": 2, "M": 4, "E": 2}
+    steps = {"step_size": 1e-2} if kind in ("policy", "action") else {}
+    config = planner_config(fields if kind == "none" else {**sizes, **steps, **fields})
+    planner = PLANNER_CLASSES[kind]
     obs = [torch.randn(4, OBS, generator=generator(i, "test/obs"), dtype=torch.float64) for i in range(8)]
-    eager = AdaptiveMpc(make_parts((0, 1)), config, seeds=(0, 1), episodes=2, compute=EAGER)
+    eager = planner(make_parts((0, 1)), config, seeds=(0, 1), episodes=2, compute=EAGER)
     expected = [[out.clone() for out in eager.act(o)] for o in obs]
     request.getfixturevalue("recorded")
-    replayed = AdaptiveMpc(make_parts((0, 1)), config, seeds=(0, 1), episodes=2)
+    replayed = planner(make_parts((0, 1)), config, seeds=(0, 1), episodes=2)
     found = [[out.clone() for out in replayed.act(o)] for o in obs]
     assert replayed._step.recorder is not None
     for ours, theirs in zip(found, expected, strict=True):
         for one, other in zip(ours, theirs, strict=True):
             assert torch.allclose(one, other, rtol=0, atol=1e-12, equal_nan=True)
-    assert all(torch.allclose(replayed.psi[name], eager.psi[name], atol=1e-12) for name in eager.psi)
+    assert all(torch.allclose(replayed.kept[name], eager.kept[name], atol=1e-12) for name in eager.kept)
+    assert not any(torch.equal(one[0], other[0]) for one, other in pairwise(found))
+
+
+@pytest.mark.parametrize("kind", PLANNER_CLASSES)
+def test_nothing_in_a_planning_step_waits_for_the_device(kind, recorded):
+    config = planner_config({"kind": kind} if kind == "none" else {"kind": kind, "H": 2, "M": 2})
+    planner = PLANNER_CLASSES[kind](make_parts(), config)
+    obs = torch.randn(1, OBS, generator=generator(0, "test/obs"), dtype=torch.float64)
+    planner.act(obs)
+    with Watch():
+        planner._step()
 
 
 def test_weight_gradients_over_all_uses_are_those_of_autograd():
@@ -198,15 +235,16 @@ def test_weight_gradients_over_all_uses_are_those_of_autograd():
 
 def test_the_path_follows_from_device_length_and_compiler(monkeypatch):
     auto = ComputeConfig()
-    assert path_of(auto, "cpu", updates=COMPILE_STEPS - 1) == "eager"
+    assert path_of(auto, "cpu", updates=COMPILE_STEPS - 1, compile_pays=True) == "eager"
+    assert path_of(auto, "cpu", updates=COMPILE_STEPS) == "eager"
     assert path_of(auto, "cpu") == "eager"
     assert path_of(auto, "cuda", updates=5) == path_of(auto, "cuda:1") == "graph"
     assert path_of(EAGER, "cuda", updates=10**6) == "eager"
     monkeypatch.setattr(compute_module.shutil, "which", lambda name: "/usr/bin/c++" if name == "c++" else None)
-    assert path_of(auto, "cpu", updates=COMPILE_STEPS) == "compile"
+    assert path_of(auto, "cpu", updates=COMPILE_STEPS, compile_pays=True) == "compile"
     assert path_of(ComputeConfig(capture="compile"), "cpu") == "eager"  # planning is not compiled
     monkeypatch.setattr(compute_module.shutil, "which", lambda name: None)
-    assert path_of(auto, "cpu", updates=COMPILE_STEPS) == "eager"
+    assert path_of(auto, "cpu", updates=COMPILE_STEPS, compile_pays=True) == "eager"
     with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
         path_of(ComputeConfig(capture="compile"), "cpu", updates=5)
     with pytest.raises(UserError, match="needs a GPU"):

@@ -2,22 +2,29 @@
 
 import pytest
 import torch
-from conftest import part_of
+from conftest import PARTS, part_of
 from test_mpc import ACT, OBS, make_parts, problem
 
-from mpcwdwm.components import COMPONENTS, component_config
+from mpcwdwm.components import component_config
 from mpcwdwm.components.component import Batch
 from mpcwdwm.compute import ComputeConfig
-from mpcwdwm.planning import AdaptiveMpc, MpcConfig, adapt
+from mpcwdwm.planning import MpcConfig, adapt, planner_config
+from mpcwdwm.planning.registry import PLANNER_CLASSES
 from mpcwdwm.training import Training
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")]
 SMALL = {"hidden_dim": 16, "batch_size": 32, "steps": 50, "evaluations": 1}
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+def of(name, **fields):
+    """Return a component's name and its small config."""
+    component, own = PARTS[name]
+    return component, component_config(component, {}, {**SMALL, **own, **fields})
+
+
+@pytest.mark.parametrize("name", PARTS)
 def test_updates_on_an_accelerator_equal_those_on_the_cpu(name, dataset):
-    data, config = part_of(dataset, 0, 4000), component_config(name, {}, SMALL)
+    data, (name, config) = part_of(dataset, 0, 4000), of(name)
     here, there = (
         Training(name, config, data, [0, 1], device=device, dtype=torch.float64) for device in ("cpu", "cuda")
     )
@@ -31,9 +38,9 @@ def test_updates_on_an_accelerator_equal_those_on_the_cpu(name, dataset):
         assert torch.allclose(value, there.part.state_dict()[key].cpu(), atol=1e-9), key
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", PARTS)
 def test_a_run_on_an_accelerator_is_resumed_to_the_bit(name, dataset, tmp_path):
-    data, config = part_of(dataset, 0, 4000), component_config(name, {}, SMALL)
+    data, (name, config) = part_of(dataset, 0, 4000), of(name)
     whole = Training(name, config, data, [0, 1], device="cuda")
     whole.run()
     first = Training(name, config, data, [0, 1], device="cuda")
@@ -47,9 +54,9 @@ def test_a_run_on_an_accelerator_is_resumed_to_the_bit(name, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("capture", ["graph", "compile"])
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", PARTS)
 def test_captured_updates_equal_eager_ones(name, capture, dataset):
-    data, config = part_of(dataset, 0, 4000), component_config(name, {}, {**SMALL, "steps": 400})
+    data, (name, config) = part_of(dataset, 0, 4000), of(name, steps=400)
     eager, captured = (
         Training(name, config, data, [0, 1], device="cuda", compute=ComputeConfig(capture=way))
         for way in ("eager", capture)
@@ -62,9 +69,9 @@ def test_captured_updates_equal_eager_ones(name, capture, dataset):
 
 
 @pytest.mark.parametrize("capture", ["eager", "graph"])
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", PARTS)
 def test_nothing_in_the_training_loop_waits_for_the_device(name, capture, dataset):
-    data, config = part_of(dataset, 0, 4000), component_config(name, {}, {**SMALL, "steps": 400})
+    data, (name, config) = part_of(dataset, 0, 4000), of(name, steps=400)
     training = Training(name, config, data, [0, 1], device="cuda", compute=ComputeConfig(capture=capture))
     training.run(until=20)  # first uses load libraries, and a capture synchronises once
     torch.cuda.set_sync_debug_mode("error")
@@ -112,11 +119,26 @@ def on_accelerator(seeds):
     return parts
 
 
-@pytest.mark.parametrize("fields", [{}, {"reset": "step"}, {"noise": "redrawn"}])
+CLIMBING = {"H": 2, "M": 4, "E": 2, "step_size": 1e-2}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        CLIMBING,
+        {**CLIMBING, "reset": "step"},
+        {**CLIMBING, "noise": "redrawn"},
+        {"kind": "action", **CLIMBING, "warm_start": True},
+        {"kind": "mppi", "H": 2, "M": 2, "E": 2, "samples": 12, "policy_samples": 3, "elites": 5},
+        {"kind": "none"},
+    ],
+    ids=str,
+)
 def test_captured_plans_equal_eager_ones_and_a_broken_row_falls_back_in_both(fields):
-    config = MpcConfig(**{"H": 2, "M": 4, "E": 2, "step_size": 1e-2, **fields})
+    config = planner_config(fields)
+    planner = PLANNER_CLASSES[config.kind]
     eager, captured = (
-        AdaptiveMpc(on_accelerator((0, 1)), config, seeds=(0, 1), episodes=2, compute=ComputeConfig(capture=way))
+        planner(on_accelerator((0, 1)), config, seeds=(0, 1), episodes=2, compute=ComputeConfig(capture=way))
         for way in ("eager", "graph")
     )
     for step in range(8):
@@ -129,5 +151,5 @@ def test_captured_plans_equal_eager_ones_and_a_broken_row_falls_back_in_both(fie
         assert ours[2].tolist() == [False, step == 6, False, False]
         assert ours[0].shape == (4, ACT)
     assert captured._step._graph is not None
-    for name, p in eager.psi.items():
-        assert torch.allclose(p, captured.psi[name], atol=1e-12), name
+    for name, p in eager.kept.items():
+        assert torch.allclose(p, captured.kept[name], atol=1e-12), name

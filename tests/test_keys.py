@@ -66,6 +66,7 @@ COUNTS_FOR_A_COMPONENT = [
     {"task": replace(TASK, dataset_sha256="e" * 64)},
     {"task": replace(TASK, env_id="Hopper-v5")},
     {"task": replace(TASK, mujoco="3.3.7")},
+    {"parts": {"rebrac": "rebrac-hop-s0-1"}},
 ]
 
 

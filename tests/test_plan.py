@@ -326,3 +326,61 @@ def test_the_real_store_serves_as_a_view(tmp_path: Path) -> None:
     store: Store = open_store(tmp_path / "runs")
     made = plan(tmp_path, BASE, store)
     assert set(made.states(store).values()) == {"new"}
+
+
+# A component that builds on another
+
+TILTED = "components: {{rebrac: {rebrac}, world_model: {{kind: meanflow, tilt: {tilt}, tilt_base: {base}}}}}"
+
+
+def tilted(rebrac: str = "{}", tilt: str = "0.1", base: str = "rebrac", planner: str = "{H: [1, 3]}") -> str:
+    text = BASE.replace("{kind: policy, horizon: [1, 3], updates: [1, 2]}", planner)
+    return text + TILTED.format(rebrac=rebrac, tilt=tilt, base=base)
+
+
+def test_a_tilted_world_model_is_trained_with_the_base_of_its_seed_and_keyed_by_it(tmp_path: Path) -> None:
+    made, plain = plan(tmp_path, tilted()), plan(tmp_path, tilted(tilt="0"))
+    other = plan(tmp_path, tilted("{actor_bc_coef: 0.7}"))
+    for each, parts in ((made, {"rebrac"}), (plain, set())):
+        models = [u for u in each.components if u.component == "world_model"]
+        bases = {u.seed: u for u in each.components if u.component == "rebrac"}
+        assert [u.seed for u in models] == [0, 1]
+        for unit in models:
+            assert unit.parts == dict.fromkeys(parts, bases[unit.seed].key)
+            assert unit.configs == dict.fromkeys(parts, bases[unit.seed].config)
+    keyed = [{u.seed: u.key for u in each.components if u.component == "world_model"} for each in (made, plain, other)]
+    assert len({keys[0] for keys in keyed}) == 3
+    same = {u.key for u in plan(tmp_path, tilted("{actor_bc_coef: 0.7}", tilt="0")).components}
+    assert {u.key for u in plain.components if u.component == "world_model"} < same  # untilted, it does not matter
+
+
+def test_every_variant_of_the_base_has_a_world_model_of_its_own_in_a_pack_of_its_own(tmp_path: Path) -> None:
+    made = plan(tmp_path, tilted("{actor_bc_coef: [0.1, 0.4]}"))
+    bases = {u.key: u.config["actor_bc_coef"] for u in made.components if u.component == "rebrac"}
+    models = [u for u in made.components if u.component == "world_model"]
+    assert sorted((bases[u.parts["rebrac"]], u.seed) for u in models) == [(0.1, 0), (0.1, 1), (0.4, 0), (0.4, 1)]
+    for cell in made.cells:
+        if cell.planner:
+            (model,) = [u for u in models if u.key == cell.parts["world_model"]]
+            assert model.parts["rebrac"] == cell.parts["rebrac"]
+    packs = [pack for pack in component_packs(made) if pack.units[0].component == "world_model"]  # type: ignore[union-attr]
+    assert [pack.seeds for pack in packs] == [(0, 1), (0, 1)]
+    assert all(len({bases[u.parts["rebrac"]] for u in pack.units}) == 1 for pack in packs)
+    assert [pack_from_dict(pack.to_dict()) for pack in packs] == packs
+
+
+def test_a_base_that_no_method_plays_is_trained_all_the_same(tmp_path: Path) -> None:
+    made = plan(tmp_path, tilted(base="iql") + "\n")
+    assert {u.component for u in made.components} == {"rebrac", "iql", "bc", "world_model", "reward"}
+    assert set(made.cells[-1].parts) == {"rebrac", "world_model", "reward"}
+    (first, *_) = [u for u in made.components if u.component == "world_model"]
+    assert first.parts["iql"] in {u.key for u in made.components if u.component == "iql"}
+    order = [u.component for u in made.components]
+    assert order.index("iql") < order.index("world_model")
+
+
+def test_a_selection_trains_the_tilted_model_every_candidate_uses(tmp_path: Path) -> None:
+    text = tilted() + "\nevaluation: {select: {seeds: [8], env_seed: 5}}\n"
+    made = plan(tmp_path, text)
+    assert made.awaiting_choice == 2
+    assert {u.seed for u in made.components if u.component == "world_model"} == {0, 1, 8}

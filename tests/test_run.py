@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -242,3 +243,43 @@ def test_a_choice_that_asks_for_more_training_gets_the_processors_that_evaluatio
     chosen = {cell.task.name: cell.base for cell in build_plan(spec, open_store(spec.storage)).cells if cell.planner
               and cell.role == "report"}  # fmt: skip
     assert (outcome.failed, chosen) == ({}, {"first": "rebrac", "second": "iql"})
+
+
+@pytest.mark.slow
+def test_every_kind_of_planner_runs_on_every_base_it_can_have(tmp_path: Path) -> None:
+    small = {"horizon": 1, "updates": 1}
+    planners = {
+        "mpc": {"kind": "policy", "base": ["rebrac", "iql", "bc"], "rollouts": 2, **small},
+        "ascent": {"kind": "action", "base": "iql", "rollouts": 2, "warm_start": True, **small},
+        "borrowed": {"kind": "action", "base": "bc", "critic_from": "rebrac", "horizon": 0},
+        "sampling": {"kind": "mppi", "base": "bc", "samples": 8, "policy_samples": 2, "elites": 4, **small},
+        "frozen": {"kind": "none", "base": "bc"},
+    }
+    spec = spec_in(tmp_path, planners=planners, baselines=["bc"], seeds=1, evaluation={"episodes": 1})
+    outcome, _ = run_quietly(spec)
+    assert (outcome.trained, outcome.evaluated, outcome.failed) == (5, 8, {})
+    store = open_store(spec.storage)
+    done = {cell.method: store.manifest("results", cell.key) for cell in build_plan(spec, store).cells}
+    assert {"rebrac", "bc"} < set(done["borrowed"]["parts"])
+    assert done["frozen"]["episodes_mean"]["return"] == done["bc"]["episodes_mean"]["return"]
+    for method, manifest in done.items():
+        rows = pd.read_parquet(Path(spec.storage) / "results" / manifest["key"] / "episodes.parquet")
+        assert rows["fallbacks"].sum() == 0
+        adapts = manifest["planner"] is not None and method != "frozen"
+        assert rows["imagined_return"].notna().all() == adapts, method
+
+
+@pytest.mark.slow
+def test_a_component_that_builds_on_another_waits_for_it_and_learns_with_it(tmp_path: Path) -> None:
+    components = {**SPEC["components"], "world_model": {**TINY, "kind": "meanflow", "tilt": 0.1}}
+    planners = {"mpc": {"kind": "policy", "horizon": 1, "rollouts": 2}}
+    spec = spec_in(tmp_path, components=components, planners=planners, baselines=[])
+    outcome, _ = run_quietly(spec)
+    assert (outcome.trained, outcome.evaluated, outcome.failed) == (6, 2, {})
+    plan = build_plan(spec, store := open_store(spec.storage))
+    bases = {unit.seed: unit.key for unit in plan.components if unit.component == "rebrac"}
+    for unit in plan.components:
+        if unit.component == "world_model":
+            manifest = store.manifest("components", unit.key)
+            assert manifest["parts"] == {"rebrac": bases[unit.seed]}
+            assert 1 / TINY["batch_size"] <= manifest["metrics"]["world_model/effective_share"] < 1

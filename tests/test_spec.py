@@ -136,6 +136,44 @@ BROKEN = {
         "s.yaml:5:",
         "(did you mean 'diffusion'?)",
     ),
+    "unknown kind on an axis of kinds": (
+        text("components:\n  world_model:\n    kind: [flow,\n      fow]"),
+        "s.yaml:8:",
+        "unknown kind \"fow\" in components.world_model (did you mean 'flow'?)",
+    ),
+    "field that one kind lacks": (
+        text("components:\n  world_model:\n    kind: [diffusion, mlp]\n    denoising_steps: 4"),
+        "s.yaml:8:",
+        "components.world_model: kind 'mlp' has no field 'denoising_steps', only diffusion, flow",
+    ),
+    "field that the default kind lacks": (
+        text("components: {world_model: {ensemble: 3}}"),
+        "s.yaml:5:",
+        "kind 'diffusion' has no field 'ensemble', only mlp",
+    ),
+    "field that the override's kind lacks": (
+        text(
+            "components: {world_model: {sampler: ddim}}\noverrides:\n- tasks: [hop*]\n"
+            "  components: {world_model: {kind: flow}}"
+        ),
+        "s.yaml:5:",
+        "kind 'flow' has no field 'sampler'",
+    ),
+    "misspelt field of a kind": (
+        text("components: {world_model: {kind: [mlp, flow], hiden_dim: 3}}"),
+        "s.yaml:5:",
+        "unknown key 'hiden_dim' in components.world_model (did you mean 'hidden_dim'?)",
+    ),
+    "fewer training than sampling steps": (
+        text("components: {world_model: {denoising_steps: 5, training_steps: 4}}"),
+        "s.yaml:5:",
+        "training_steps 4 is below denoising_steps 5",
+    ),
+    "kind of a component that has none": (
+        text("components: {rebrac: {kind: big}}"),
+        "s.yaml:5:",
+        "unknown key 'kind' in components.rebrac",
+    ),
     "override of no task": (
         text("overrides:\n- {tasks: [hop*, walker*]}"),
         "s.yaml:6:",
@@ -369,3 +407,26 @@ def test_a_planner_without_a_kind_is_the_method_itself(tmp_path: Path) -> None:
     spec = load(tmp_path, text(planners="{mpc: {H: 2}}"))
     (choice,) = spec.planners_of(spec.tasks[0], "mpc")
     assert (choice.config.kind, choice.config.horizon) == ("policy", 2)
+
+
+def test_kinds_of_world_model_are_an_axis_like_any_other(tmp_path: Path) -> None:
+    extra = "components: {world_model: {kind: [diffusion, flow], hidden_dim: 32, denoising_steps: [2, 4]}}"
+    spec = load(tmp_path, text(extra))
+    choices = spec.components_of(spec.tasks[0], "world_model")
+    assert [choice.axes for choice in choices] == [
+        {"kind": kind, "denoising_steps": steps} for kind in ("diffusion", "flow") for steps in (2, 4)
+    ]
+    assert [type(choice.config).__name__ for choice in choices] == ["DiffusionConfig"] * 2 + ["FlowConfig"] * 2
+    assert {choice.config.to_dict()["hidden_dim"] for choice in choices} == {32}
+
+
+def test_an_axis_of_one_tasks_kind_does_not_trouble_another_tasks(tmp_path: Path) -> None:
+    extra = (
+        "overrides:\n"
+        "- {tasks: [hopper-medium-v2], components: {world_model: {kind: mlp, ensemble: [1, 5]}}}\n"
+        "- {tasks: [hopper-medium-replay*], components: {world_model: {kind: meanflow}}}\n"
+    )
+    spec = load(tmp_path, text(extra, tasks=f"[{HOPPER}, hopper-medium-v2]"))
+    mini, medium = spec.tasks
+    assert [choice.axes for choice in spec.components_of(mini, "world_model")] == [{}]
+    assert [choice.axes for choice in spec.components_of(medium, "world_model")] == [{"ensemble": 1}, {"ensemble": 5}]

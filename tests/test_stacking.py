@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import part_of
+from conftest import KINDS, part_of
 
 from mpcwdwm.components import component_config
 from mpcwdwm.nets import member_state
@@ -18,6 +18,7 @@ COMPONENTS = {
     "iql-normalised-rewards": {"normalize_obs": False, "normalize_reward": True},
     "bc": {},
     "world_model": {},
+    **{f"world_model-{name}": KINDS[name] for name in ("flow", "meanflow", "mlp")},
     "reward": {"clip_norm": 0.05},  # always active: the norm must be each member's own
 }
 

@@ -10,7 +10,8 @@ from scipy import stats
 from analysis.rows import TIME_COLUMNS, Row
 from analysis.statistics import episode_interval, seed_interval
 from analysis.table import build_table
-from sweeps.tracking import Tracker, plan_record
+from sweeps.facts import plan_record
+from sweeps.tracking import Tracker
 
 PROMISED = (
     *(

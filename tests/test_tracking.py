@@ -16,7 +16,8 @@ from recorded_sweeps import PLANNER, baseline, component, mpc, publish_component
 
 from analysis.runs import Records
 from mpcwdwm.errors import UserError
-from sweeps.tracking import Tracker, plan_record
+from sweeps.facts import plan_record
+from sweeps.tracking import Tracker
 
 
 @pytest.fixture(scope="session")
@@ -93,22 +94,24 @@ def test_logging_again_changes_nothing(store, tmp_path):
     assert len(runs_of(store, "sweep/again")) == 1
 
 
-@pytest.mark.parametrize("moment", ["log_artifact", "log_batch", "set_terminated"])
+@pytest.mark.parametrize("moment", ["copyfile", "log_batch", "set_terminated"])
 def test_a_run_begun_by_a_killed_driver_is_continued_not_doubled(store, tmp_path, moment):
     sweep = f"killed-{moment}"
     unit = mpc(sweep, seed=0)
     folder = publish_result(tmp_path, unit, [100.0, 200.0])
     script = f"""
-        import os, signal, sys
+        import os, shutil, signal, sys
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from mlflow import MlflowClient
         from recorded_sweeps import mpc
-        from sweeps.tracking import Tracker, plan_record
+        from sweeps.facts import plan_record
+        from sweeps.tracking import Tracker
         unit = mpc({sweep!r}, seed=0)
         tracker = Tracker({store!r}, {sweep!r})
         tracker.start(plan_record({sweep!r}, [], [unit], {{}}), "")
-        setattr(MlflowClient, {moment!r}, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+        place = shutil if {moment!r} == "copyfile" else MlflowClient
+        setattr(place, {moment!r}, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
         tracker.log(unit, Path({str(folder)!r}))
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=120, check=False)
@@ -138,6 +141,23 @@ def test_sync_records_what_is_missing_with_one_search(store, tmp_path, monkeypat
     assert tracker.sync(zip(units, folders, strict=True)) == 3
     assert len(searches) == 1
     assert len(Records(store).units([unit.key for unit in units])) == 4
+
+
+def test_after_a_sync_no_unit_is_searched_for_until_somebody_else_has_written(store, tmp_path, monkeypatch):
+    units = [baseline("indexed", "rebrac", seed) for seed in range(3)]
+    folders = [publish_result(tmp_path, unit, [1.0, 2.0]) for unit in units]
+    tracker, other = started(store, "indexed"), started(store, "indexed")
+    tracker.sync([])
+    searches = []
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: searches.append(a) or search(*a, **k))
+    assert tracker.log(units[0], folders[0])
+    assert not tracker.log(units[0], folders[0])
+    assert searches == []
+    assert other.log(units[1], folders[1])
+    assert not tracker.log(units[1], folders[1])  # what the other wrote is seen
+    assert tracker.log(units[2], folders[2])
+    assert [len(runs_of(store, unit.key)) for unit in units] == [1, 1, 1]
 
 
 def test_a_run_deleted_by_hand_is_made_again(store, tmp_path):

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import part_of
+from conftest import PARTS, part_of
 
 from mpcwdwm.artifact import read_checkpoint
 from mpcwdwm.buffer import Buffer, usable_rows
-from mpcwdwm.components import COMPONENTS, component_config
+from mpcwdwm.components import component_config
 from mpcwdwm.components.component import clip_norm
 from mpcwdwm.data import find_task, published_config
 from mpcwdwm.errors import UserError
@@ -33,15 +33,17 @@ def config_of(name, **fields):
 # ------------------------------------------------------------------------------------------ resuming
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("stop", [37, 64])  # within a block of random numbers, and at its border
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(name, stop, small, tmp_path):
-    whole = Training(name, config_of(name), small, [0, 1])
+    component, own = PARTS[name]
+    config = config_of(component, **own)
+    whole = Training(component, config, small, [0, 1])
     whole.run()
-    first = Training(name, config_of(name), small, [0, 1])
+    first = Training(component, config, small, [0, 1])
     first.run(until=stop)
     first.save(tmp_path / "checkpoint")
-    second = Training(name, config_of(name), small, [0, 1])
+    second = Training(component, config, small, [0, 1])
     assert second.load(tmp_path / "checkpoint")
     assert second.step == stop
     second.run()

@@ -12,8 +12,10 @@ from cluster import ray_cluster
 from cluster.actors import Finished
 from cluster.store import Store
 from cluster.units import CellUnit, Pack, TaskRef
+from cluster.work import PackFailure
 from mpcwdwm.errors import UserError
-from sweeps.trials import Evaluation, Feed
+from sweeps.feed import Feed
+from sweeps.trials import Evaluation
 
 TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", (-20.0, 3234.0), 1000, "local")
 
@@ -164,16 +166,113 @@ def test_closing_does_not_wait_for_trials_that_run(evaluation: Evaluation, store
     assert not store.has("results", "slow-s0")
 
 
-def test_the_feed_hands_out_what_is_ready_in_order_and_no_more_than_there_are_slots() -> None:
-    feed = Feed()
+@pytest.mark.slow
+def test_of_several_packs_in_one_trial_each_fails_and_is_tried_again_alone(
+    evaluation: Evaluation, store: Store, tmp_path: Path
+) -> None:
+    evaluation.submit(pack("a"))
+    wait_for(evaluation, 1)  # from now on it is known that such packs are short
+    names = ["b", "flaky", "c", "hopeless", "d", "bad", "e", "dies", "f"]
+    for name in names:
+        evaluation._feed.add(pack(name))
+    evaluation._feed._pace.ended.append((0.0, 1000.0))
+    evaluation.allow(1)
+    ended = {end.pack.units[0].method: end.error for end in wait_for(evaluation, len(names), 120)}
+    failed = {name: error.split(":")[0] for name, error in ended.items() if error}
+    assert failed.keys() == {"hopeless", "bad", "dies"}
+    assert failed["bad"] == "ZeroDivisionError"
+    assert failed["hopeless"] == "the dataset is wrong"
+    assert "died" in str(ended["dies"])
+    tries = {name: (tmp_path / f"{name}-tries").read_text() for name in names}
+    assert tries == {**dict.fromkeys("bcdef", "1"), "flaky": "3", "hopeless": "1", "bad": "3", "dies": "3"}
+    assert set(store.keys("results")) == {f"{name}-s0" for name in "abcdef"} | {"flaky-s0"}
+
+
+@pytest.mark.slow
+def test_what_may_not_run_holds_no_processor_and_runs_when_it_may(evaluation: Evaluation, store: Store) -> None:
+    evaluation.submit(pack("a"))
+    wait_for(evaluation, 1)
+    evaluation.allow(0)
+    evaluation.submit(pack("b"))
+    evaluation.rest()
+    deadline = time.monotonic() + 10
+    while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == 2
+    assert evaluation.waiting == 1
+    evaluation.allow(1)
+    wait_for(evaluation, 1)
+    assert store.has("results", "b-s0")
+
+
+def test_the_feed_hands_out_what_is_ready_in_order_and_no_more_than_there_are_slots(store: Store) -> None:
+    feed = Feed(store)
     assert feed.suggest("t0") is None
     for name in "abc":
         feed.add(pack(name))
     feed.slots = 2
     given = [feed.suggest(f"t{i}") for i in range(3)]
-    assert [json.loads(g["pack"])["units"][0]["method"] for g in given[:2]] == ["a", "b"]
+    assert [names_in(g) for g in given[:2]] == [["a"], ["b"]]  # while nothing is known of how long they take
     assert given[2] is None
-    feed.end("t0", None)
+    report(feed, "t0", "a", seconds=0.5)
+    feed.close("t0")
     assert feed.suggest("t3") is not None
     feed.finished = True
     assert feed.suggest("t4") == Feed.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("seconds", "waiting", "slots", "expected"),
+    [
+        (0.5, 400, 2, 20),  # ten seconds of work
+        (0.5, 60, 2, 7),  # an eighth of what is ready: four trials more for each of two slots
+        (30.0, 60, 2, 1),
+        (0.001, 4000, 2, 50),  # their description has to travel
+        (0.5, 3, 2, 1),
+    ],
+)
+def test_a_trial_gets_as_many_packs_as_are_short_and_no_more_than_a_share(
+    store: Store, seconds: float, waiting: int, slots: int, expected: int
+) -> None:
+    feed = Feed(store)
+    feed.slots = slots
+    feed.add(pack("first"))
+    feed.suggest("t0")
+    report(feed, "t0", "first", seconds=seconds)
+    for number in range(waiting):
+        feed.add(pack(f"p{number}"))
+    assert names_in(feed.suggest("t1")) == [f"p{number}" for number in range(expected)]
+    unbundled = Feed(store, bundled=False)
+    unbundled._pace = feed._pace
+    unbundled.add(pack("a"))
+    unbundled.add(pack("b"))
+    assert names_in(unbundled.suggest("t0")) == ["a"]
+
+
+def test_what_a_lost_trial_left_undone_is_done_by_others_and_only_what_it_was_at_counts_as_failed(store: Store) -> None:
+    feed = Feed(store, retries=1)
+    feed._pace.ended.append((0.0, 1.0))
+    for name in "abcd":
+        feed.add(pack(name))
+    feed.slots = 1
+    assert names_in(feed.suggest("t0")) == ["a", "b", "c", "d"]
+    report(feed, "t0", "a")
+    store.publish("results", "b-s0", lambda folder: (folder / "manifest.json").write_text("{}") and None)
+    feed.close("t0", PackFailure("killed", "here"))  # it had published b and was at c
+    assert names_in(feed.suggest("t1")) == ["c"]
+    feed.close("t1", PackFailure("killed", "here"))
+    assert names_in(feed.suggest("t2")) == ["d"]
+    ended = [feed.ended.get_nowait() for _ in range(3)]
+    assert [(end.pack.units[0].method, end.error) for end in ended] == [("a", None), ("b", None), ("c", "killed")]
+    assert store.failure("c-s0") is not None
+    assert store.failure("d-s0") is None
+
+
+def names_in(given: object) -> list[str]:
+    assert isinstance(given, dict)
+    return [each["units"][0]["method"] for each in json.loads(given["packs"])]
+
+
+def report(feed: Feed, trial: str, name: str, seconds: float = 0.0) -> None:
+    end = {"pack": pack(name).id, "seconds": seconds, "failure": None}
+    feed.hear(trial, {"pack": end["pack"], "fraction": 1.0, "note": "", "ended": [end]})

@@ -1,9 +1,10 @@
 """The pretrained components: ReBRAC, IQL, behaviour cloning, the world model, the reward model."""
 
 from mpcwdwm.components.component import Batch, Component, ComponentConfig
-from mpcwdwm.components.loading import load_component
+from mpcwdwm.components.loading import load_component, untrained_base
 from mpcwdwm.components.registry import (
     COMPONENTS,
+    DEFAULT_WORLD_MODEL,
     POLICIES,
     WORLD_MODELS,
     component_class,
@@ -12,6 +13,7 @@ from mpcwdwm.components.registry import (
 
 __all__ = [
     "COMPONENTS",
+    "DEFAULT_WORLD_MODEL",
     "POLICIES",
     "WORLD_MODELS",
     "Batch",
@@ -20,4 +22,5 @@ __all__ = [
     "component_class",
     "component_config",
     "load_component",
+    "untrained_base",
 ]

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpcwdwm.artifact import read_manifest, read_weights
-from mpcwdwm.components.component import Component
+from mpcwdwm.components.component import Component, ComponentConfig
 from mpcwdwm.components.registry import component_class, component_config
+from mpcwdwm.config import Config
 from mpcwdwm.errors import UserError
 from mpcwdwm.nets import stack_states
 
-__all__ = ["load_component"]
+__all__ = ["load_component", "untrained_base"]
 
 
 def load_component(folders: Sequence[Path]) -> Component:
@@ -32,3 +33,18 @@ def load_component(folders: Sequence[Path]) -> Component:
     part: Component = part_class(config, first["obs_dim"], first["act_dim"], seeds)
     part.load_state_dict(stack_states([read_weights(folder) for folder in folders]))
     return part.requires_grad_(False).eval()
+
+
+def untrained_base(config: Config, dims: tuple[int, int], seeds: Sequence[int]) -> Component | None:
+    """Return what stands in for the component that `config` builds on where only time counts; None if on none.
+
+    Args:
+        config: of the component that builds on it.
+        dims: obs_dim and act_dim.
+        seeds: one per member.
+    """
+    assert isinstance(config, ComponentConfig)
+    if config.builds_on is None:
+        return None
+    base = component_config(config.builds_on, {}, {})
+    return component_class(config.builds_on, base)(base, *dims, seeds)

@@ -9,7 +9,10 @@ from typing import Any
 from mpcwdwm.components.bc import BcConfig, BehaviorCloning
 from mpcwdwm.components.component import Component
 from mpcwdwm.components.diffusion import DiffusionConfig, DiffusionModel
+from mpcwdwm.components.flow import FlowConfig, FlowModel
 from mpcwdwm.components.iql import Iql, IqlConfig
+from mpcwdwm.components.meanflow import MeanFlowConfig, MeanFlowModel
+from mpcwdwm.components.mlp_model import MlpConfig, MlpModel
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from mpcwdwm.components.reward import Reward, RewardConfig
 from mpcwdwm.config import Config
@@ -18,6 +21,7 @@ from mpcwdwm.errors import UserError, did_you_mean
 __all__ = [
     "COMPONENTS",
     "COMPONENT_CLASSES",
+    "DEFAULT_WORLD_MODEL",
     "POLICIES",
     "WORLD_MODELS",
     "component_class",
@@ -28,11 +32,17 @@ COMPONENTS: dict[str, type[Config]] = {
     "rebrac": RebracConfig,
     "iql": IqlConfig,
     "bc": BcConfig,
-    "world_model": DiffusionConfig,
+    "world_model": DiffusionConfig,  # of the default kind; the others are in WORLD_MODELS
     "reward": RewardConfig,
 }
 POLICIES = ("rebrac", "iql", "bc")  # components that can act
-WORLD_MODELS: dict[str, tuple[type[Config], type[Component]]] = {"diffusion": (DiffusionConfig, DiffusionModel)}
+DEFAULT_WORLD_MODEL = "diffusion"  # the method's own
+WORLD_MODELS: dict[str, tuple[type[Config], type[Component]]] = {
+    "diffusion": (DiffusionConfig, DiffusionModel),
+    "flow": (FlowConfig, FlowModel),
+    "meanflow": (MeanFlowConfig, MeanFlowModel),
+    "mlp": (MlpConfig, MlpModel),
+}
 COMPONENT_CLASSES: dict[str, type[Component]] = {
     "rebrac": Rebrac,
     "iql": Iql,
@@ -46,12 +56,19 @@ def component_config(name: str, published: dict[str, Any], overrides: dict[str, 
     """Resolve a component's config: class default < the task's published values < the user's.
 
     Raises:
-        UserError: unknown component.
+        UserError: unknown component, or unknown kind of world model.
         pydantic.ValidationError: unknown field or impossible value.
     """
     if name not in COMPONENTS:
         raise UserError(f"unknown component '{name}'{did_you_mean(name, COMPONENTS)}; known: {', '.join(COMPONENTS)}")
-    return COMPONENTS[name](**{**published, **overrides})
+    fields = {**published, **overrides}
+    if name != "world_model":
+        return COMPONENTS[name](**fields)
+    kind = fields.get("kind", DEFAULT_WORLD_MODEL)
+    if kind not in WORLD_MODELS:
+        hint = f"{did_you_mean(str(kind), WORLD_MODELS)}; known: {', '.join(WORLD_MODELS)}"
+        raise UserError(f"unknown kind of world model '{kind}'{hint}")
+    return WORLD_MODELS[kind][0](**fields)
 
 
 def component_class(name: str, config: Config) -> type[Component]:

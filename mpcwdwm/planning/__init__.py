@@ -1,19 +1,35 @@
 """Planning at run time: the parts, and the planners that adapt a policy with them."""
 
+from mpcwdwm.planning.action import ActionAscent, ActionConfig
+from mpcwdwm.planning.frozen import Frozen, FrozenConfig
+from mpcwdwm.planning.imagination import sequence_returns
 from mpcwdwm.planning.mpc import AdaptiveMpc, MpcConfig, adapt, imagine, objective
+from mpcwdwm.planning.mppi import Mppi, MppiConfig
 from mpcwdwm.planning.parts import ModulePolicy, Parts, load_parts
+from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig, Planner, PlannerConfig
 from mpcwdwm.planning.registry import DEFAULT_KIND, PLANNERS, planner_config
 
 __all__ = [
     "DEFAULT_KIND",
     "PLANNERS",
+    "ActionAscent",
+    "ActionConfig",
+    "AdaptingConfig",
     "AdaptiveMpc",
+    "Frozen",
+    "FrozenConfig",
+    "LookaheadConfig",
     "ModulePolicy",
     "MpcConfig",
+    "Mppi",
+    "MppiConfig",
     "Parts",
+    "Planner",
+    "PlannerConfig",
     "adapt",
     "imagine",
     "load_parts",
     "objective",
     "planner_config",
+    "sequence_returns",
 ]

@@ -186,9 +186,12 @@ def load_parts(
 ) -> Parts:
     """Read finished artifacts and put them together.
 
+    A second component with a critic among them lends it, and then the discount and the reward scale are
+    that one's, too: they are the unit in which its critic judges.
+
     Args:
         folders: component name → one artifact folder per member, the same seeds in the same order.
-        base: the component whose policy (and critic, discount and reward scale) is used.
+        base: the component whose policy is used, and its critic if it has one and no other is given.
         termination: rule that ends imagined rollouts.
         device: where the parts go.
         **facts: further fields of `Parts` (env_id, max_episode_steps, reference).
@@ -201,20 +204,22 @@ def load_parts(
     for name, part in loaded.items():
         if part.seeds != policy.seeds:
             raise UserError(f"{name} has seeds {list(part.seeds)}, {base} has {list(policy.seeds)}: load equal seeds")
+    lenders = [part for part in loaded.values() if part is not policy and hasattr(part, "critic")]
+    critic = lenders[0] if lenders else policy
     members = len(policy.seeds)
     parts = Parts(
         policy=StackedPolicy(policy.actor),
         termination=termination,
-        discount=getattr(policy.config, "discount", Parts.discount),
+        discount=getattr(critic.config, "discount", Parts.discount),
         members=members,
         device=torch.device(device),
         **facts,
     )
-    if hasattr(policy, "critic"):
-        parts.critic = SharedCritic(policy.critic, members)
+    if hasattr(critic, "critic"):
+        parts.critic = SharedCritic(critic.critic, members)
     if "world_model" in loaded:
         parts.world_model = SharedWorldModel(loaded["world_model"], members)
     if "reward" in loaded:
         identity = torch.tensor([[1.0, 0.0]], device=device).repeat(members, 1)
-        parts.reward = SharedReward(loaded["reward"], members, getattr(policy, "reward_affine", identity))
+        parts.reward = SharedReward(loaded["reward"], members, getattr(critic, "reward_affine", identity))
     return parts

@@ -1,16 +1,25 @@
-"""Planners by the name the YAML gives as `kind`."""
+"""Planners by the name the YAML gives as `kind`: one line each."""
 
 from typing import Any
 
 from mpcwdwm.config import Config
 from mpcwdwm.errors import UserError, did_you_mean
-from mpcwdwm.planning.mpc import AdaptiveMpc, MpcConfig
+from mpcwdwm.planning.action import ActionAscent
+from mpcwdwm.planning.frozen import Frozen
+from mpcwdwm.planning.mpc import AdaptiveMpc
+from mpcwdwm.planning.mppi import Mppi
+from mpcwdwm.planning.planner import Planner
 
 __all__ = ["DEFAULT_KIND", "PLANNERS", "PLANNER_CLASSES", "planner_config"]
 
 DEFAULT_KIND = "policy"  # the method itself
-PLANNERS: dict[str, type[Config]] = {"policy": MpcConfig}
-PLANNER_CLASSES: dict[str, type[AdaptiveMpc]] = {"policy": AdaptiveMpc}
+PLANNER_CLASSES: dict[str, type[Planner]] = {
+    "policy": AdaptiveMpc,
+    "action": ActionAscent,
+    "mppi": Mppi,
+    "none": Frozen,
+}
+PLANNERS: dict[str, type[Config]] = {kind: planner.config_class for kind, planner in PLANNER_CLASSES.items()}
 
 
 def planner_config(overrides: dict[str, Any]) -> Config:

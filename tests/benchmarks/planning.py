@@ -129,7 +129,7 @@ def products(
         n_in, n_out = layer.weight.shape[-2:]
         # every use forward, gradients of input and of weights; the first state is one row, not M
         found.append((episodes, config.rollouts, n_in, n_out, 3 * h))
-    for net, times in ((built.model.denoiser, h * k), (built.reward.net, h)):
+    for net, times in ((built.model.net, h * k), (built.reward.net, h)):
         for layer in [*net.hidden, net.head]:
             n_in, n_out = layer.weight.shape[-2:]
             found.append((1, rows, n_in, n_out, 2 * times))  # frozen: no gradient of weights

@@ -1,0 +1,33 @@
+"""No adaptation: the policy acts as it was trained."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mpcwdwm.config import setting
+from mpcwdwm.planning.planner import Planner, PlannerConfig
+
+__all__ = ["Frozen", "FrozenConfig"]
+
+
+class FrozenConfig(PlannerConfig):
+    """Only whose policy acts."""
+
+    kind: Literal["none"] = setting("none", "kind of planner")
+
+
+class Frozen(Planner):
+    """The frozen policy in the place of a planner; it imagines nothing, so its imagined return is nan."""
+
+    config_class = FrozenConfig
+    config: FrozenConfig
+
+    def noise_shapes(self) -> list[tuple[int, ...]]:
+        """Return none: nothing is drawn."""
+        return []
+
+    def plan(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Act."""
+        nothing = self.obs.new_full((self.rows,), float("nan"))
+        return self.pretrained_action(), nothing, torch.zeros_like(nothing, dtype=torch.bool)

@@ -1,0 +1,235 @@
+"""What every planner shares: settings, the noise of its step, where the step's tensors live, the way back.
+
+All episodes of an evaluation (seeds × episodes = N rows) are planned for in one batch. A planner
+is a config and a class with one method, `plan`: from the observation and the noise of every row to its
+action. Whatever it yields that is not finite is replaced by the pretrained policy's action, row by row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from mpcwdwm.compute import Captured, ComputeConfig, matmul_precision, path_of
+from mpcwdwm.config import Config, Flag, Int, Real, setting
+from mpcwdwm.errors import UserError
+from mpcwdwm.planning.parts import Params, Parts
+from mpcwdwm.random import generator
+
+__all__ = ["AdaptingConfig", "LookaheadConfig", "Planner", "PlannerConfig"]
+
+NO_CRITIC = (
+    "horizon 0 needs a critic: nothing is left to maximise; "
+    "give a horizon of 1 or more, or a critic (critic_from: rebrac or iql)"
+)
+
+
+class PlannerConfig(Config):
+    """Settings of every planner."""
+
+    kind: str
+    base: Literal["rebrac", "iql", "bc"] = setting("rebrac", "component whose policy acts", paper="rebrac")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The components that are used beside the base."""
+        return ()
+
+
+class LookaheadConfig(PlannerConfig):
+    """Settings of planners that imagine; readings of the paper disagree, see `docs/deviations.md`."""
+
+    horizon: Int = setting(5, "imagined steps", unit="steps", paper=5, alias="H", ge=0, le=1000)
+    rollouts: Int = setting(
+        10, "imagined rollouts per real step", paper="10 (v1), 4096 (v2)", alias="M", ge=1, le=10**6
+    )
+    critic: Literal["min", "mean", "first"] = setting("min", "how the twin critics are reduced", paper="min (v2)")
+    critic_from: Literal["base", "rebrac", "iql", "none"] = setting(
+        "base", "whose critic ends the plan, with its discount and reward scale; bc has none", paper="base"
+    )
+    memory_gb: Real = setting(2.0, "memory of a plan; what goes beyond it takes further passes", unit="GB", gt=0)
+    terminate: Flag = setting(True, "end imagined rollouts by the known termination rule", paper="unknown")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The models, and whose critic is borrowed."""
+        return ("world_model", "reward", *({self.critic_from} & {"rebrac", "iql"}))
+
+    @property
+    def draws(self) -> int:
+        """How many sets of the model's noise a real step takes."""
+        return 1
+
+    @model_validator(mode="after")
+    def _something_to_maximise(self) -> "LookaheadConfig":
+        critic = self.base if self.critic_from == "base" else self.critic_from
+        if self.horizon == 0 and critic in ("bc", "none"):
+            raise ValueError(NO_CRITIC)
+        return self
+
+
+class AdaptingConfig(LookaheadConfig):
+    """Settings of planners that improve a plan E times before they act."""
+
+    updates: Int = setting(
+        1, "improvements of the plan per real step", paper="5 (v1), 1 (v2)", alias="E", ge=0, le=1000
+    )
+    noise: Literal["held", "redrawn"] = setting("held", "noise over the E updates of a real step", paper="held")
+
+    @property
+    def draws(self) -> int:
+        """One set, or one for each update."""
+        return 1 if self.noise == "held" else max(1, self.updates)
+
+
+class Planner:
+    """A planner's frame. What its step reads and writes stays where it is, so that a GPU can replay the step.
+
+    A kind of planner defines `plan`, and where it needs them `noise_shapes` (other random numbers), `initial`
+    (what it keeps from step to step) and `prepare` (what has to be measured first).
+
+    Args:
+        parts: policy, world model, reward, critic.
+        config: the planner's.
+        seeds: one per member; the noise of a member's plans follows from its seed alone.
+        episodes: rows per member.
+        compute: how a step is run.
+
+    Raises:
+        UserError: the parts are not enough for the config, or the seeds are not one per member.
+    """
+
+    config_class: ClassVar[type[PlannerConfig]]
+    config: Any
+
+    def __init__(
+        self,
+        parts: Parts,
+        config: Any = None,
+        *,
+        seeds: Sequence[int] = (0,),
+        episodes: int = 1,
+        compute: ComputeConfig | None = None,
+    ) -> None:
+        self.config, self.episodes, self.seeds = config or self.config_class.model_validate({}), episodes, tuple(seeds)
+        self.parts = _sufficient(parts, self.config)
+        if len(self.seeds) != parts.members:
+            raise UserError(f"{len(self.seeds)} seeds for {parts.members} members: give one seed per member")
+        self.rows = parts.members * episodes
+        self.compute = compute or ComputeConfig()
+        self.path = path_of(self.compute, parts.device)
+        self.psi0 = parts.policy.initial(episodes)  # the pretrained policy's parameters, one set per row
+        self.dtype = next(iter(self.psi0.values())).dtype
+        self.obs = torch.empty(0)  # (N, obs_dim) from the first step on
+        self.act_dim = 0  # known from the first step on
+        self.kept: Params = {}  # from step to step; there from the first step on
+        self._noises: list[Tensor] = []
+        self._step = (
+            Captured(self._plan_or_fall_back, parts.device) if self.path == "graph" else self._plan_or_fall_back
+        )
+        self._rewind()
+
+    # What a kind of planner defines
+
+    def plan(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions (N, act_dim), what each row's plan is worth (N,), and which rows failed (N,).
+
+        Reads `obs`, `noises` and `kept`; no row may influence another. On a GPU it is recorded once and
+        replayed: what is kept is written by `keep`, nothing waits for the device, and no Python branch
+        depends on a tensor's values.
+        """
+        raise NotImplementedError
+
+    def noise_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes, per row, of the standard normal numbers of a real step: (H, M, *noise_shape) first."""
+        own = () if self.parts.world_model is None else self.parts.world_model.noise_shape
+        return [(self.config.horizon, self.config.rollouts, *own)] * self.config.draws
+
+    def initial(self) -> Params:
+        """Return what is kept from step to step as it is at an episode's start, one (N, …) for every row."""
+        return {}
+
+    def prepare(self) -> None:
+        """Measure or allocate; called once, at the first step, when `obs`, `noises` and `kept` are there."""
+
+    # What all planners have
+
+    def reset(self) -> None:
+        """Begin new episodes: everything as before the first step, the noise included."""
+        self._rewind()
+        self.keep(self.initial() if self.kept else {})
+
+    def keep(self, tensors: Params) -> None:
+        """Write what is kept, in place."""
+        for name, tensor in tensors.items():
+            self.kept[name].copy_(tensor)
+
+    @property
+    def noises(self) -> list[Tensor]:
+        """The numbers drawn for this real step, each (N, *shape) as `noise_shapes` asked for."""
+        return self._noises
+
+    def draw_noise(self) -> list[Tensor]:
+        """Draw the noise of one real step in place and return it."""
+        if not self._noises:
+            sizes = [(self.rows, *shape) for shape in self.noise_shapes()]
+            self._noises = [torch.empty(size, dtype=self.dtype, device=self.parts.device) for size in sizes]
+        for noise in self._noises:
+            for own, g in zip(noise.split(self.episodes), self._generators, strict=True):
+                own.normal_(generator=g)  # each member's rows from its own stream
+        return self._noises
+
+    def act(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Plan at `obs` (N, obs_dim) and act.
+
+        Returns:
+            Actions (N, act_dim), imagined returns (N,), and which rows fell back to the pretrained policy
+            (N,). They are overwritten by the next call.
+        """
+        first = not self.act_dim
+        if first:
+            self.obs = obs.clone()
+            self.act_dim = self.pretrained_action().shape[-1]
+            self._noises = []  # its shapes may depend on the number of actions
+            self.kept = {name: tensor.clone() for name, tensor in self.initial().items()}
+        self.obs.copy_(obs)
+        self.draw_noise()
+        if first:
+            self.prepare()
+        with matmul_precision(self.compute):
+            return self._step()
+
+    @torch.no_grad()
+    def pretrained_action(self) -> Tensor:
+        """Return the action (N, act_dim) of the policy as it was trained."""
+        return self.parts.policy(self.psi0, self.obs.unsqueeze(1)).squeeze(1)
+
+    def _plan_or_fall_back(self) -> tuple[Tensor, Tensor, Tensor]:
+        action, value, failed = self.plan()
+        fallen = failed | ~action.isfinite().all(1)
+        return torch.where(fallen.unsqueeze(1), self.pretrained_action(), action), value, fallen
+
+    def _rewind(self) -> None:
+        self._generators = [generator(seed, "plan", device=self.parts.device) for seed in self.seeds]
+
+    def __call__(self, obs: np.ndarray) -> np.ndarray:
+        """Plan at one observation (obs_dim,) and return one action (act_dim,): for a single environment."""
+        rows = torch.as_tensor(obs, dtype=self.dtype, device=self.parts.device)
+        return self.act(rows.unsqueeze(0))[0].squeeze(0).cpu().numpy()
+
+
+def _sufficient(parts: Parts, config: PlannerConfig) -> Parts:
+    """Return the parts as the config wants them used, after checking that they suffice."""
+    if not isinstance(config, LookaheadConfig):
+        return parts
+    if config.critic_from == "none":
+        parts = replace(parts, critic=None)
+    if config.horizon > 0 and (parts.world_model is None or parts.reward is None):
+        raise UserError("a horizon above 0 needs a world model and a reward: set parts.world_model and parts.reward")
+    if config.horizon == 0 and parts.critic is None:
+        raise UserError(NO_CRITIC)
+    return parts
