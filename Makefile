@@ -17,8 +17,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 quickstart: install  ## the main job on the embedded dataset; prints the comparison table
 	$(BIN)/mpcwdwm sweep run quickstart.yaml
 
-test: install  ## every test
-	$(BIN)/python -m pytest
+test: install  ## every test; two processes, since those with clusters wait more than they compute
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install  ## style and types
 	$(BIN)/ruff check .
@@ -28,6 +28,7 @@ lint: install  ## style and types
 bench: install  ## speed against named alternatives; docs/benchmarks.md keeps the results
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planning.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/pretraining.py --peer $(PEERS)/bin/python
+	$(BIN)/python tests/benchmarks/sweep.py
 
 bench-peers: $(PEERS)/installed  ## what `make bench` compares with, in an environment of its own; once before it
 
