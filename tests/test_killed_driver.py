@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("MPCWDWM_KILLS", "3"))
+KILLS = int(os.environ.get("MPCWDWM_KILLS", "2"))
 TIMED = {"ms_per_step", "cpu_hours", "gpu_hours"}  # columns that differ from run to run
 COMMAND = Path(sys.executable).parent / "mpcwdwm"
 SPEC = """
