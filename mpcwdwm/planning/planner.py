@@ -142,7 +142,7 @@ class Planner:
         replayed: what is kept is written by `keep`, nothing waits for the device, and no Python branch
         depends on a tensor's values.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} defines no plan")
 
     def noise_shapes(self) -> list[tuple[int, ...]]:
         """Return the shapes, per row, of the standard normal numbers of a real step: (H, M, *noise_shape) first."""
