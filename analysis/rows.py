@@ -60,6 +60,7 @@ class Row:
     role: str | None = None
     status: str = "ok"  # "ok", "partial" (some seeds lack), "failed" or "missing"
     fallbacks: int | None = None  # steps at which the base acted because the plan was not finite
+    adapted_share: float | None = None  # of the steps, with another action than the pretrained policy's
     cpu_hours: float | None = None  # evaluation and training of all the row is built on
     gpu_hours: float | None = None
     keys: str | None = None  # hash of the row's keys: equal if and only if the rows mean the same
@@ -178,18 +179,26 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
         row,
         n_seeds=len(done),
         n_episodes=len(episodes),
-        ms_per_step=float((episodes["ms_per_step"] * episodes["length"]).sum() / episodes["length"].sum()),
+        ms_per_step=_per_step(episodes, "ms_per_step"),
         env_id=_joined(cell.facts["env_id"] for cell in done),
         mujoco=_joined(cell.facts["mujoco"] for cell in done),
         score_unit=done[0].facts["score_unit"],
         return_mean=mean_of_means([cell.episodes["return"].to_numpy() for cell in done if cell.episodes is not None]),
         fallbacks=int(episodes["fallbacks"].sum()),
+        adapted_share=_per_step(episodes, "adapted_share"),
         cpu_hours=sum(cell.hours[0] for cell in done),
         gpu_hours=sum(cell.hours[1] for cell in done),
     )
     by_seed = {seed: np.array([values[e] for e in sorted(values)]) for seed, values in scores.items()}
     settings = tuple(f"{n}={v}" for n, v in sorted(done[0].facts.items()) if n.startswith("planner.") or n == "variant")
     return with_intervals(Group(row, facts["name"], Evidence((by_seed,)), gains, settings))
+
+
+def _per_step(episodes: pd.DataFrame, name: str) -> float | None:
+    """Return the mean of a column over steps, not over episodes; None in records that lack it."""
+    if name not in episodes:
+        return None
+    return float((episodes[name] * episodes["length"]).sum() / episodes["length"].sum())
 
 
 def with_intervals(group: Group) -> Group:

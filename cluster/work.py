@@ -223,6 +223,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     unit = units[0]  # the others differ in nothing but the seed and its parts
     dataset_mean_return = _dataset_mean_return(unit.task)
     compute = ComputeConfig(**pack.compute)
+    planner = None if unit.planner is None else planner_config(unit.planner)
     started = time.monotonic()
     folders = {role: [store.folder("components", each.parts[role]) for each in units] for role in unit.parts}
     parts = load_parts(
@@ -233,15 +234,18 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
         env_id=unit.task.env_id,
         max_episode_steps=unit.task.max_episode_steps,
         reference=unit.task.reference,
+        dataset=_dataset(unit.task) if planner is not None and getattr(planner, "uses_dataset", False) else None,
     )
+    judgements: list[Any] = [None] * len(units)
     episodes = evaluate(
         parts,
-        None if unit.planner is None else planner_config(unit.planner),
+        planner,
         seeds=pack.seeds,
         episodes=unit.episodes,
         env_seed=unit.env_seed,
         on_progress=lambda done, most: on_progress(done / most),
         compute=compute,
+        on_end=lambda planning: judgements.__setitem__(slice(None), planning.judgements()),
     )
     path = "eager" if unit.planner is None else path_of(compute, facts["device"])
     seconds = round((time.monotonic() - started) / len(units), 3)
@@ -257,9 +261,10 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
             "longest_episode": max(row["length"] for row in rows),
             "episodes_mean": {
                 name: _mean([row[name] for row in rows])
-                for name in ("return", "normalized_score", "length", "ms_per_step")
+                for name in ("return", "normalized_score", "length", "ms_per_step", "adapted_share")
             },
             "dataset_mean_return": dataset_mean_return,
+            **({"judgement": judgements[index]} if judgements[index] else {}),
             "packed_with": list(pack.keys),
             "compute": record(compute, facts["device"], path),
             **provenance(),

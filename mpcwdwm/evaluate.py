@@ -9,6 +9,7 @@ from torch import Tensor
 from mpcwdwm.compute import ComputeConfig
 from mpcwdwm.config import Config
 from mpcwdwm.planning.parts import Parts
+from mpcwdwm.planning.planner import Planner
 from mpcwdwm.planning.registry import PLANNER_CLASSES
 from mpcwdwm.rollout import episode_seeds, normalized_score, rollout
 
@@ -27,6 +28,8 @@ class Episode:
     ms_per_step: float  # wall milliseconds to act, of the lockstep batch over its size
     imagined_return: float | None  # mean of Ĵ over the steps where it is finite, critic's unit; None: there is none
     fallbacks: int  # steps on which the plan was not finite and the pretrained policy acted
+    adapted_share: float  # of the steps, on which another action than the pretrained policy's was executed
+    action_change: float  # mean distance of the executed action from the pretrained policy's
 
 
 def evaluate(
@@ -38,6 +41,7 @@ def evaluate(
     env_seed: int,
     on_progress: Callable[[int, int], None] | None = None,
     compute: ComputeConfig | None = None,
+    on_end: Callable[[Planner], None] | None = None,
 ) -> list[list[Episode]]:
     """Play `episodes` episodes for every member and return them as [member][episode].
 
@@ -52,10 +56,12 @@ def evaluate(
         env_seed: of the starting states.
         on_progress: called with (steps done, the most steps there can be).
         compute: how a planner's steps are run.
+        on_end: given the planner after the last step, for what it found out.
     """
     rows = len(seeds) * episodes
     value_sum = torch.zeros(rows, dtype=torch.float64)
     steps, fallbacks = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
+    adapted, change_sum = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.float64)
 
     if planner is None:
         psi0 = parts.policy.initial(episodes)
@@ -64,7 +70,7 @@ def evaluate(
         def act(obs: Tensor, alive: Tensor) -> Tensor:
             return parts.policy(psi0, obs.unsqueeze(1)).squeeze(1)
     else:
-        planning = PLANNER_CLASSES[getattr(planner, "kind")](  # noqa: B009 - every planner's config has a kind
+        planning: Planner = PLANNER_CLASSES[getattr(planner, "kind")](  # noqa: B009 - every planner's config has a kind
             parts, planner, seeds=seeds, episodes=episodes, compute=compute
         )
 
@@ -75,6 +81,9 @@ def evaluate(
             value_sum.add_(torch.where(counted, value, 0.0))
             steps.add_(counted)
             fallbacks.add_(running & fallen.cpu())
+            change = torch.where(running, planning.change.cpu().double(), 0.0)
+            adapted.add_(change > 0)
+            change_sum.add_(change)
             return action
 
     def on_step(step: int, alive: Tensor) -> None:
@@ -89,6 +98,8 @@ def evaluate(
         device=parts.device,
         on_step=on_step,
     )
+    if planner is not None and on_end is not None:
+        on_end(planning)
     table = [
         Episode(
             episode=row % episodes,
@@ -99,6 +110,8 @@ def evaluate(
             ms_per_step=one.ms_per_step,
             imagined_return=float(value_sum[row] / steps[row]) if steps[row] else None,
             fallbacks=int(fallbacks[row]),
+            adapted_share=float(adapted[row]) / one.length,
+            action_change=float(change_sum[row]) / one.length,
         )
         for row, one in enumerate(played)
     ]

@@ -18,7 +18,15 @@ __all__ = ["Unit", "finished_at", "plan_record", "unit_metrics", "unit_params", 
 Unit = ComponentUnit | CellUnit
 
 PARAM_LENGTH = 6000  # MLflow's limit on the length of a value
-EPISODE_MEANS = ("normalized_score", "return", "length", "ms_per_step", "imagined_return")
+EPISODE_MEANS = (
+    "normalized_score",
+    "return",
+    "length",
+    "ms_per_step",
+    "imagined_return",
+    "adapted_share",
+    "action_change",
+)
 
 
 def plan_record(

@@ -99,6 +99,8 @@ def publish_result(folder: Path, unit, returns, env_seeds=None, ms=2.0, **change
             "ms_per_step": ms,
             "imagined_return": 1.5 if unit.planner else None,
             "fallbacks": 0,
+            "adapted_share": 1.0 if unit.planner else 0.0,
+            "action_change": 0.1 if unit.planner else 0.0,
         }
         for i, value in enumerate(returns)
     ]

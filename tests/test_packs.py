@@ -269,6 +269,8 @@ def test_real_components_are_trained_and_evaluated_through_the_store(
         "ms_per_step",
         "imagined_return",
         "fallbacks",
+        "adapted_share",
+        "action_change",
     ]
     assert list(rows.columns) == names
     assert len(rows) == 3

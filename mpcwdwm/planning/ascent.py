@@ -44,10 +44,11 @@ def climb(
     variables: Params,
     safe: Params,
     noises: Sequence[Tensor],
-    step_size: float,
+    step_size: float | Tensor,
     *,
     chunk: int | None = None,
     project: Callable[[Tensor], Tensor] = lambda p: p,
+    within: Callable[[Params], Params] = lambda variables: variables,
 ) -> tuple[Params, Tensor, Tensor]:
     """Plain gradient ascent, one step for each of `noises`: x ← project(x + α ∇Ĵ(x)).
 
@@ -58,9 +59,10 @@ def climb(
         variables: where to start, one set per row.
         safe: where a row falls back to.
         noises: the noise of each step.
-        step_size: α.
+        step_size: α, one or one per row (N,).
         chunk: rollouts per backward pass; None for all.
         project: keeps the variables where they may be; may work in place.
+        within: the same for all variables of a row together, after every step.
 
     Returns:
         The variables, Ĵ before the last step (N,), and which rows fell back (N,).
@@ -77,9 +79,16 @@ def climb(
         fallen = fallen | ~finite
         # the sum takes the gradient's place: a policy per row is the largest tensor here, and new memory
         # costs page faults
-        moved = {n: torch.add(p, gradient[n], alpha=step_size, out=gradient[n]) for n, p in variables.items()}
-        variables = restored({n: project(p) for n, p in moved.items()}, safe, fallen)
+        moved = {n: project(_step(p, gradient[n], step_size)) for n, p in variables.items()}
+        variables = within(restored(moved, safe, fallen))
     return variables, value, fallen
+
+
+def _step(variable: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+    """Return variable + α gradient, in the gradient's place."""
+    if isinstance(step_size, Tensor):
+        return gradient.mul_(step_size.view(-1, *[1] * (gradient.dim() - 1))).add_(variable)
+    return torch.add(variable, gradient, alpha=step_size, out=gradient)
 
 
 def restored(variables: Params, safe: Params, fallen: Tensor) -> Params:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import LookaheadConfig
 
-__all__ = ["Choose", "Imagined", "returns_of", "sequence_returns", "unroll"]
+__all__ = ["Choose", "Imagined", "reduced", "returns_of", "sequence_returns", "unroll"]
 
 Choose = Callable[[int, Tensor], Tensor]
 """(step j, imagined states (N, B, obs_dim)) → actions (N, B, act_dim); B is 1 at step 0."""
@@ -67,10 +67,16 @@ def returns_of(parts: Parts, imagined: Imagined, config: LookaheadConfig) -> Ten
         reward = parts.reward(imagined.obs[j], imagined.action[j])  # (N, B)
         total = total + parts.discount**j * imagined.alive[j] * reward
     if parts.critic is not None:
-        q = parts.critic(imagined.obs[-1], imagined.action[-1])  # (N, C, B)
-        value = {"min": q.amin(1), "mean": q.mean(1), "first": q[:, 0]}[config.critic]
+        value = reduced(parts.critic(imagined.obs[-1], imagined.action[-1]), config)
         total = total + parts.discount**horizon * imagined.alive[-1] * value
     return total
+
+
+def reduced(q: Tensor, config: LookaheadConfig) -> Tensor:  # (N, C, B) → (N, B)
+    """Return one value of the twins', as the config reduces them."""
+    if config.critic == "min":
+        return q.amin(1)
+    return q.mean(1) if config.critic == "mean" else q[:, 0]
 
 
 def sequence_returns(

@@ -2,54 +2,79 @@
 
 At every real step the policy's own parameters ψ ascend the return of M imagined rollouts through
 the differentiable world model, E times, with the noise held fixed; then the adapted policy acts.
-Every row has its own ψ.
+Every row has its own ψ. At the defaults this is the paper's method; the other options make the
+adaptation one that can be trusted (docs/algorithm.md), each alone or together.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from mpcwdwm.config import Real, setting
 from mpcwdwm.planning.ascent import Objective, climb, restored, rollouts_per_pass
-from mpcwdwm.planning.imagination import Imagined, returns_of, unroll
+from mpcwdwm.planning.gate import ErrorSlopes, error_slopes
+from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective
 from mpcwdwm.planning.parts import Params, Parts
-from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig, Planner
+from mpcwdwm.planning.planner import Planner
+from mpcwdwm.planning.presets import PRESETS
+from mpcwdwm.planning.step_size import StepSizeConfig, step_sizes
+from mpcwdwm.planning.trust import action_change, shrunk
 
 __all__ = ["AdaptiveMpc", "MpcConfig", "adapt", "imagine", "objective"]
 
+COMPARED_ROLLOUTS = 4  # on whose states the trust region and the gate compare actions
 
-class MpcConfig(AdaptingConfig):
+
+class MpcConfig(ObjectiveConfig, StepSizeConfig):
     """Run-time hyper-parameters; readings of the paper disagree, see `docs/deviations.md`."""
 
     kind: Literal["policy"] = setting("policy", "kind of planner", paper="policy")
-    step_size: Real = setting(1e-5, "step of the gradient ascent", paper="1e-3 (v1), 5e-7 to 5e-4 (v2)", ge=0)
+    preset: Literal["none", "paper", "robust"] = setting(
+        "none", "named values of the other fields, where they are not given: docs/algorithm.md", paper="paper"
+    )
     reset: Literal["episode", "step"] = setting(
         "episode", "when ψ returns to the pretrained one; in between it is carried over", paper="unknown"
     )
+    trust_region: Real | None = setting(
+        None,
+        "bound on the action's change at the real and at imagined states; unset: none",
+        unit="action",
+        paper="none",
+        gt=0,
+    )
+    gate: Real | None = setting(
+        None,
+        "act adapted only where the promised gain exceeds so many standard errors of model and critic; unset: always",
+        unit="standard errors",
+        paper="none",
+        ge=0,
+    )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the objective needs, and the judges of the step size."""
+        return tuple(dict.fromkeys((*super().needs, *self.judges_need)))
+
+    @property
+    def uses_dataset(self) -> bool:
+        """The gate's errors and the step size are measured on held-out episodes."""
+        return self.gate is not None or self.step_unit == "action" or self.step_size == "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, given: Any) -> Any:
+        """Fill in what the preset says and the user does not."""
+        if not isinstance(given, dict) or given.get("preset") not in PRESETS:
+            return given
+        long = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
+        named = {long.get(name, name) for name in given}
+        return {**{name: value for name, value in PRESETS[given["preset"]].items() if name not in named}, **given}
 
 
-def imagine(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: LookaheadConfig) -> Imagined:
-    """Roll the policy through the world model: s̃_0 = s, ã_j = π_ψ(s̃_j), s̃_{j+1} = f(s̃_j, ã_j, ε_j).
-
-    Args:
-        parts: policy and world model.
-        psi: one set of policy parameters per row.
-        obs: the real observation, (N, obs_dim).
-        noise: (N, H, M, *noise_shape).
-        config: termination.
-    """
-    return unroll(parts, obs, noise, lambda _, state: parts.policy(psi, state), terminate=config.terminate)
-
-
-def objective(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: LookaheadConfig) -> Tensor:
-    """Ĵ(ψ) = mean over rollouts of Σ_j γ^j r(s̃_j, ã_j) + γ^H Q(s̃_H, ã_H), terms behind a termination dropped.
-
-    Returns:
-        (N,), in the critic's unit.
-    """
-    return returns_of(parts, imagine(parts, psi, obs, noise, config), config).mean(1)
+# ------------------------------------------------------------------------------------- Algorithm 1
 
 
 def adapt(
@@ -60,8 +85,9 @@ def adapt(
     noises: Sequence[Tensor],
     config: MpcConfig,
     chunk: int | None = None,
+    step_size: float | Tensor | None = None,
 ) -> tuple[Params, Tensor, Tensor]:
-    """E steps of plain gradient ascent on ψ: ψ ← ψ + α ∇Ĵ(ψ).
+    """E steps of plain gradient ascent on ψ: ψ ← ψ + α ∇Ĵ(ψ), each kept to the trust region if there is one.
 
     A row whose objective or gradient is not finite falls back to the pretrained ψ₀; no other row
     notices.
@@ -74,15 +100,51 @@ def adapt(
         noises: the noise of each of the E steps.
         config: the planner's.
         chunk: rollouts per backward pass; None for all.
+        step_size: α, one or one per row (N,); None for the config's.
 
     Returns:
         The adapted parameters, Ĵ before the last step (N,), and which rows fell back (N,).
     """
-    return climb(_objective_at(parts, obs, config), psi, psi0, noises, config.step_size, chunk=chunk)
+    alpha = config.step_size if step_size is None else step_size
+    assert not isinstance(alpha, str)
+    at = _objective_at(parts, obs, config)
+    if config.trust_region is None or not noises:
+        return climb(at, psi, psi0, noises, alpha, chunk=chunk)
+    bound, states = config.trust_region, compared_states(parts, psi0, obs, noises[0], config)
+    return climb(
+        at, psi, psi0, noises, alpha, chunk=chunk, within=lambda moved: shrunk(parts, psi0, moved, states, bound)
+    )
 
 
 def _objective_at(parts: Parts, obs: Tensor, config: MpcConfig) -> Objective:
     return lambda psi, noise: objective(parts, psi, obs, noise, config)
+
+
+@torch.no_grad()
+def compared_states(parts: Parts, psi0: Params, obs: Tensor, noise: Tensor, config: MpcConfig) -> Tensor:
+    """Return the real state and where the pretrained policy would lead, (N, 1 + H · B, obs_dim).
+
+    A state behind a termination is none; the real one stands in its place.
+    """
+    imagined = imagine(parts, psi0, obs, noise[:, :, :COMPARED_ROLLOUTS], config)
+    real = obs.unsqueeze(1)
+    later = zip(imagined.obs[1:], imagined.alive[1:], strict=True)
+    return torch.cat([real, *(torch.where(alive.unsqueeze(-1) > 0, state, real) for state, alive in later)], 1)
+
+
+@torch.no_grad()
+def promised_gain(
+    parts: Parts, psi: Params, psi0: Params, obs: Tensor, noise: Tensor, config: MpcConfig, chunk: int | None = None
+) -> Tensor:
+    """Return Ĵ(ψ) − Ĵ(ψ₀) under the same noise, (N,), in the critic's unit."""
+    rollouts, at = noise.shape[2], _objective_at(parts, obs, config)
+    gain = torch.zeros_like(obs[:, 0])
+    for part in noise.split(chunk or rollouts, dim=2):
+        gain = gain + (at(psi, part) - at(psi0, part)) * (part.shape[2] / rollouts)
+    return gain
+
+
+# ------------------------------------------------------------------------------------- the planner
 
 
 class AdaptiveMpc(Planner):
@@ -90,6 +152,9 @@ class AdaptiveMpc(Planner):
 
     config_class = MpcConfig
     config: MpcConfig
+    alpha: float | Tensor | None = None  # one, or one per row (N,); measured at the first step where it is None
+    slopes: ErrorSlopes | None = None
+    judgement: Any = None
 
     @property
     def psi(self) -> Params:
@@ -101,17 +166,43 @@ class AdaptiveMpc(Planner):
         return self.psi0
 
     def prepare(self) -> None:
-        """Measure how many rollouts a backward pass may have."""
+        """Measure how many rollouts a backward pass may have, the step size, and the models' errors."""
+        check_objective(self.parts, self.config)
         at = _objective_at(self.parts, self.obs, self.config)
         self._chunk = rollouts_per_pass(at, self.psi0, self.noises[0], self.config.memory_gb)
+        if self.alpha is None:
+            self.alpha, self.judgement = step_sizes(self)
+        if self.config.gate is not None:
+            self.slopes = error_slopes(self.parts, self.config, self.seeds)
 
     def plan(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Adapt every row's ψ and act with it."""
+        """Adapt every row's ψ and act with it, where it is believed."""
         start = self.psi0 if self.config.reset == "step" else self.psi
         noises = [self.noises[e % len(self.noises)] for e in range(self.config.updates)]
-        psi, value, fallen = adapt(self.parts, start, self.psi0, self.obs, noises, self.config, self._chunk)
+        psi, value, fallen = adapt(self.parts, start, self.psi0, self.obs, noises, self.config, self._chunk, self.alpha)
         with torch.no_grad():
             action = self.parts.policy(psi, self.obs.unsqueeze(1)).squeeze(1)
         overflown = ~action.isfinite().all(1)  # finite parameters can still overflow in the network
-        self.keep(restored(psi, self.psi0, overflown))
+        psi = restored(psi, self.psi0, overflown)
+        if self.slopes is not None:
+            action = torch.where(self.believed(psi).unsqueeze(1), action, self.pretrained_action())
+        self.keep(psi)
         return action, value, fallen | overflown
+
+    def believed(self, psi: Params) -> Tensor:
+        """Return the rows (N,) whose promised gain is more than the models' errors can explain."""
+        config, noise, gate = self.config, self.noises[-1], self.config.gate
+        assert self.slopes is not None
+        assert gate is not None
+        gain = promised_gain(self.parts, psi, self.psi0, self.obs, noise, config, self._chunk)
+        states = compared_states(self.parts, self.psi0, self.obs, noise, config)
+        with torch.no_grad():
+            change = action_change(self.parts, self.psi0, psi, states).square().mean(1).sqrt()  # (N,)
+        error = self.slopes.total.repeat_interleave(self.episodes)
+        return gain > gate * error * change
+
+    def twin(self, episodes: int, **changes: Any) -> "AdaptiveMpc":
+        """Return another planner with the same parts and seeds, for measurements; never gated, never captured."""
+        config = self.config.model_copy(update={"gate": None, **changes})
+        compute = self.compute.model_copy(update={"capture": "eager"})
+        return AdaptiveMpc(self.parts, config, seeds=self.seeds, episodes=episodes, compute=compute)

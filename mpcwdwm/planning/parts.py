@@ -16,14 +16,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from mpcwdwm.components.loading import load_component
+from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
 
-__all__ = ["Critic", "ModulePolicy", "Params", "Parts", "Policy", "Reward", "WorldModel", "load_parts"]
+__all__ = ["Behavior", "Critic", "ModulePolicy", "Params", "Parts", "Policy", "Reward", "WorldModel", "load_parts"]
 
 Params = dict[str, Tensor]
 """ψ: one policy's parameters per row, every tensor (N, …)."""
 Critic = Callable[[Tensor, Tensor], Tensor]
 """(obs (N, B, obs_dim), action (N, B, act_dim)) → (N, C, B): C estimates (twins) of the action value."""
+Behavior = Callable[[Tensor], Tensor]
+"""obs (N, B, obs_dim) → E[a | s] (N, B, act_dim): a policy cloned from the data."""
 Reward = Callable[[Tensor, Tensor], Tensor]
 """(obs, action) as above → (N, B): the reward in the critic's unit."""
 
@@ -67,10 +70,15 @@ class Parts:
     env_id: str = ""
     max_episode_steps: int = 1000
     reference: tuple[float, float] | None = None  # D4RL's (min, max) return
+    behavior: Behavior | None = None  # what the data would do, for planners that keep near it
+    dataset: Dataset | None = None  # for planners that measure their own errors on its held-out episodes
+    reward_affine: Tensor | None = None  # (members, 2): the critic's reward is scale · r + shift; None: r itself
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 # -------------------------------------------------------------------------------- our own components
+
+TINY = 1e-12  # under a square root, whose slope at zero is infinite
 
 
 def per_row(stacked: Params, episodes: int) -> Params:
@@ -143,6 +151,24 @@ class SharedWorldModel(SharedByMember):
     def sample(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """Return next_obs (N, B, obs_dim)."""
         return self.part.sample(self.fold(obs), self.fold(action), self.fold(noise)).reshape(obs.shape)
+
+
+class SharedEnsemble(SharedWorldModel):
+    """A world model of several networks on rows."""
+
+    def disagreement(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return (N, B): how far the networks' next states lie apart, in standard deviations of the state."""
+        predicted = self.part.predict_members(self.fold(obs), self.fold(action))  # (S, E, ·, obs_dim)
+        spread = (predicted / self.part.normalizer.std.unsqueeze(-3)).var(-3, correction=0).mean(-1)
+        return (spread + TINY).sqrt().reshape(obs.shape[:2])
+
+
+class SharedBehavior(SharedByMember):
+    """A cloned policy on rows."""
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Return (N, B, act_dim)."""
+        return self.part(self.fold(obs)).reshape(*obs.shape[:2], -1)
 
 
 # -------------------------------------------------------------------------------- a user's own policy
@@ -218,8 +244,14 @@ def load_parts(
     if hasattr(critic, "critic"):
         parts.critic = SharedCritic(critic.critic, members)
     if "world_model" in loaded:
-        parts.world_model = SharedWorldModel(loaded["world_model"], members)
+        model: Any = loaded["world_model"]
+        ensemble = getattr(model.config, "ensemble", 1) > 1
+        parts.world_model = (SharedEnsemble if ensemble else SharedWorldModel)(model, members)
     if "reward" in loaded:
         identity = torch.tensor([[1.0, 0.0]], device=device).repeat(members, 1)
-        parts.reward = SharedReward(loaded["reward"], members, getattr(critic, "reward_affine", identity))
+        parts.reward_affine = getattr(critic, "reward_affine", identity)
+        parts.reward = SharedReward(loaded["reward"], members, parts.reward_affine)
+    if "bc" in loaded:
+        cloned: Any = loaded["bc"]
+        parts.behavior = SharedBehavior(cloned.actor, members)
     return parts

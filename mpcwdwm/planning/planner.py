@@ -39,6 +39,11 @@ class PlannerConfig(Config):
         """The components that are used beside the base."""
         return ()
 
+    @property
+    def uses_dataset(self) -> bool:
+        """Whether something is measured on the dataset before the first step."""
+        return False
+
 
 class LookaheadConfig(PlannerConfig):
     """Settings of planners that imagine; readings of the paper disagree, see `docs/deviations.md`."""
@@ -126,6 +131,8 @@ class Planner:
         self.dtype = next(iter(self.psi0.values())).dtype
         self.obs = torch.empty(0)  # (N, obs_dim) from the first step on
         self.act_dim = 0  # known from the first step on
+        # how far the last action lies from the pretrained policy's, (N,); 0 exactly where that acts
+        self.change = torch.zeros(self.rows, dtype=self.dtype, device=parts.device)
         self.kept: Params = {}  # from step to step; there from the first step on
         self._noises: list[Tensor] = []
         self._step = (
@@ -155,6 +162,10 @@ class Planner:
 
     def prepare(self) -> None:
         """Measure or allocate; called once, at the first step, when `obs`, `noises` and `kept` are there."""
+
+    def judgements(self) -> list[dict[str, Any] | None]:
+        """Return what was found out about each member before the first step, for its manifest; usually nothing."""
+        return [None] * len(self.seeds)
 
     # What all planners have
 
@@ -211,7 +222,10 @@ class Planner:
     def _plan_or_fall_back(self) -> tuple[Tensor, Tensor, Tensor]:
         action, value, failed = self.plan()
         fallen = failed | ~action.isfinite().all(1)
-        return torch.where(fallen.unsqueeze(1), self.pretrained_action(), action), value, fallen
+        pretrained = self.pretrained_action()
+        action = torch.where(fallen.unsqueeze(1), pretrained, action)
+        self.change.copy_((action - pretrained).norm(dim=1))
+        return action, value, fallen
 
     def _rewind(self) -> None:
         self._generators = [generator(seed, "plan", device=self.parts.device) for seed in self.seeds]

@@ -107,7 +107,14 @@ def sleeping(seconds: float) -> Callable:
         numbers |= {"obs_dim": 11, "act_dim": 3, "updates_per_second": 1.0, "metrics": {"loss": 1.0}}
         mean = {"return": 4.5, "normalized_score": 4.5, "length": 10.0, "ms_per_step": 1.0}
         numbers |= {"env_steps": 100, "dataset_mean_return": 100.0, "episodes_mean": mean}
-        empty = {"length": 10, "ms_per_step": 1.0, "imagined_return": 1.0, "fallbacks": 0}
+        empty = {
+            "length": 10,
+            "ms_per_step": 1.0,
+            "imagined_return": 1.0,
+            "fallbacks": 0,
+            "adapted_share": 1.0,
+            "action_change": 0.1,
+        }
 
         def writer(unit):
             manifest = {**asdict(unit), **numbers, **provenance()}
@@ -288,6 +295,8 @@ def publish(plan: Plan, store: Store) -> None:
             "ms_per_step": 1.0,
             "imagined_return": 1.0,
             "fallbacks": 0,
+            "adapted_share": 1.0,
+            "action_change": 0.1,
         }
         for i in range(EPISODES)
     ]

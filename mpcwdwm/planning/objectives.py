@@ -1,0 +1,187 @@
+"""What adaptive MPC ascends: the imagined return, and what keeps its ascent from believing too much.
+
+At ReBRAC's optimum the pull of Q is balanced, over the data, by the behaviour-cloning term. The plain return
+leaves that term out, so to first order its gradient undoes the regularisation: gain where the critic is right,
+harm where it is not. Each option here takes one cause away: the planning advantage what the critic alone
+asks for, the anchor the missing term, the penalties what the models do not agree on.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mpcwdwm.config import Real, setting
+from mpcwdwm.errors import UserError
+from mpcwdwm.planning.imagination import Imagined, reduced, returns_of, unroll
+from mpcwdwm.planning.parts import Params, Parts
+from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig
+
+__all__ = ["ObjectiveConfig", "check_objective", "imagine", "objective"]
+
+
+class ObjectiveConfig(AdaptingConfig):
+    """What is ascended; at the defaults the imagined return alone, as in the paper."""
+
+    objective: Literal["return", "advantage"] = setting(
+        "return",
+        "what is ascended: Ĵ, or what of Ĵ's gradient the critic alone does not already ask for",
+        paper="return",
+    )
+    anchor: Real = setting(
+        0.0, "β of ReBRAC's own term at real and imagined states, towards the cloned policy (bc)", paper=0, ge=0
+    )
+    uncertainty: Real = setting(
+        0.0, "λ: weight of the disagreement along the rollout", unit="return per disagreement", paper=0, ge=0
+    )
+    disagreement: Literal["critics", "world_model"] = setting(
+        "critics",
+        "whose: half the difference of the twin critics, in the critic's unit, or the spread of the world model's "
+        "ensemble, in standard deviations of the state",
+        paper="none",
+    )
+    critic_penalty: Real = setting(
+        0.0, "β2 of the penalties that ReBRAC's critic contains and imagined rewards do not (needs bc)", paper=0, ge=0
+    )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The cloned policy, where something is measured from it."""
+        cloned = ("bc",) if self.anchor or self.critic_penalty else ()
+        return tuple(dict.fromkeys((*super().needs, *cloned)))
+
+
+def check_objective(parts: Parts, config: ObjectiveConfig) -> None:
+    """Refuse a config whose terms the parts cannot compute.
+
+    Raises:
+        UserError: no critic, no cloned policy, or a world model that cannot disagree with itself.
+    """
+    if parts.critic is None and (config.objective == "advantage" or (config.uncertainty and _by_critics(config))):
+        raise UserError(
+            "objective: advantage and disagreement: critics need a critic: set critic_from to rebrac or iql"
+        )
+    if parts.behavior is None and (config.anchor or config.critic_penalty):
+        raise UserError("anchor and critic_penalty need a policy cloned from the data: set parts.behavior")
+    if config.uncertainty and not _by_critics(config) and not hasattr(parts.world_model, "disagreement"):
+        raise UserError(
+            "disagreement: world_model needs a world model of several networks: "
+            "world_model: {kind: mlp, ensemble: 5}, or disagreement: critics"
+        )
+
+
+def _by_critics(config: ObjectiveConfig) -> bool:
+    return config.disagreement == "critics"
+
+
+def imagine(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: LookaheadConfig) -> Imagined:
+    """Roll the policy through the world model: s̃_0 = s, ã_j = π_ψ(s̃_j), s̃_{j+1} = f(s̃_j, ã_j, ε_j).
+
+    Args:
+        parts: policy and world model.
+        psi: one set of policy parameters per row.
+        obs: the real observation, (N, obs_dim).
+        noise: (N, H, M, *noise_shape).
+        config: termination.
+    """
+    return unroll(parts, obs, noise, lambda _, state: parts.policy(psi, state), terminate=config.terminate)
+
+
+def objective(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Ĵ(ψ) = mean over rollouts of Σ_j γ^j r(s̃_j, ã_j) + γ^H Q(s̃_H, ã_H), and the terms that the config adds.
+
+    Terms behind a termination are dropped.
+
+    Returns:
+        (N,), in the critic's unit.
+    """
+    imagined = imagine(parts, psi, obs, noise, config)
+    total = returns_of(parts, imagined, config)  # (N, B)
+    if config.objective == "advantage":
+        total = total - critics_own(parts, psi, imagined, config)
+    if config.anchor:
+        total = total - config.anchor * _scale_of_q(parts, imagined, config) * from_data(parts, psi, imagined)
+    if config.uncertainty:
+        total = total - config.uncertainty * disagreement(parts, imagined, config)
+    if config.critic_penalty:
+        total = total - config.critic_penalty * penalties(parts, imagined)
+    return total.mean(1)
+
+
+# -------------------------------------------------------------------------------------------- terms
+
+
+def critics_own(parts: Parts, psi: Params, imagined: Imagined, config: LookaheadConfig) -> Tensor:
+    """Σ_{j=0..H} γ^j Q(sg s̃_j, π_ψ(sg s̃_j)): what the critic alone would have ψ do at the imagined states.
+
+    Its gradient at the pretrained ψ₀ is that of Ĵ, where model and critic are exact (the policy gradient
+    theorem); the difference of the two is what the model knows beyond the critic.
+
+    Returns:
+        (N, B), in the critic's unit.
+    """
+    assert parts.critic is not None
+    total = torch.zeros_like(imagined.alive[0])
+    for j, (obs, alive) in enumerate(zip(imagined.obs, imagined.alive, strict=True)):
+        state = obs.detach()
+        q = reduced(parts.critic(state, parts.policy(psi, state)), config)
+        total = total + parts.discount**j * alive * q
+    return total
+
+
+def from_data(parts: Parts, psi: Params, imagined: Imagined) -> Tensor:
+    """Σ_{j=0..H} γ^j ‖π_ψ(sg s̃_j) − E[a | sg s̃_j]‖²: ReBRAC's behaviour-cloning term where the plan leads.
+
+    Returns:
+        (N, B).
+    """
+    assert parts.behavior is not None
+    total = torch.zeros_like(imagined.alive[0])
+    for j, (obs, alive) in enumerate(zip(imagined.obs, imagined.alive, strict=True)):
+        state = obs.detach()
+        distance = (parts.policy(psi, state) - parts.behavior(state)).square().sum(-1)
+        total = total + parts.discount**j * alive * distance
+    return total
+
+
+def _scale_of_q(parts: Parts, imagined: Imagined, config: LookaheadConfig) -> Tensor | float:
+    """Return |Q| at the real state, (N, 1): ReBRAC's mean |Q| of a batch, of the batch that one row has."""
+    if parts.critic is None:
+        return 1.0
+    q = parts.critic(imagined.obs[0][:, :1].detach(), imagined.action[0][:, :1].detach())
+    return reduced(q, config).detach().abs()
+
+
+def disagreement(parts: Parts, imagined: Imagined, config: ObjectiveConfig) -> Tensor:
+    """Return what the rollout's judges do not agree on, (N, B), discounted.
+
+    The twin critics' is averaged over the H + 1 states, each being an opinion on the same return; the world
+    model's spread is summed over the H transitions, each adding its own.
+    """
+    total = torch.zeros_like(imagined.alive[0])
+    if _by_critics(config):
+        assert parts.critic is not None
+        for j, (obs, action, alive) in enumerate(zip(imagined.obs, imagined.action, imagined.alive, strict=True)):
+            q = parts.critic(obs, action)
+            spread = 0.5 * (q.amax(1) - q.amin(1))
+            total = total + parts.discount**j * alive * spread / len(imagined.obs)
+        return total
+    model = parts.world_model
+    for j in range(len(imagined.obs) - 1):
+        spread = model.disagreement(imagined.obs[j], imagined.action[j])  # type: ignore[union-attr]  # checked
+        total = total + parts.discount**j * imagined.alive[j] * spread
+    return total
+
+
+def penalties(parts: Parts, imagined: Imagined) -> Tensor:
+    """Σ_{j=1..H} γ^j ‖ã_j − E[a | s̃_j]‖²: what ReBRAC's critic subtracts at every step after its own.
+
+    Returns:
+        (N, B).
+    """
+    assert parts.behavior is not None
+    total = torch.zeros_like(imagined.alive[0])
+    for j in range(1, len(imagined.obs)):
+        distance = (imagined.action[j] - parts.behavior(imagined.obs[j])).square().sum(-1)
+        total = total + parts.discount**j * imagined.alive[j] * distance
+    return total
