@@ -197,6 +197,22 @@ def table(spec: SpecArgument) -> None:
         print("note: this is the sweep as it was run last; the YAML asks for another now", file=sys.stderr)
 
 
+@app.command("judges")
+def judges(spec: SpecArgument) -> None:
+    """Compare the judges of `step_size: auto` with what the environment says of fixed step sizes."""
+    import pandas as pd
+
+    from analysis.judges import agreement, to_text
+    from cluster.store import open_store
+    from sweeps.judged import judged_rows
+    from sweeps.plan import build_plan
+
+    loaded = _load(spec)
+    store = open_store(loaded.storage)
+    truth, words = judged_rows(build_plan(loaded, store), store)
+    print(to_text(agreement(pd.DataFrame(truth), pd.DataFrame(words))))
+
+
 @app.command("bench")
 def bench(
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda; by default what sweeps use.")] = None,

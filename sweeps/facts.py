@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from cluster.units import CellUnit, ComponentUnit
-from mpcwdwm.records import EPISODES_FILE, KEY_TAG, KIND_TAG, SWEEP_TAG
+from mpcwdwm.records import EPISODES_FILE, KEY_TAG, KIND_TAG, MANIFEST_FILE, SWEEP_TAG
 
-__all__ = ["Unit", "finished_at", "plan_record", "unit_metrics", "unit_params", "unit_tags"]
+__all__ = ["Record", "Unit", "plan_record", "record_of"]
 
 Unit = ComponentUnit | CellUnit
 
@@ -27,6 +28,28 @@ EPISODE_MEANS = (
     "adapted_share",
     "action_change",
 )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What MLflow is to hold of a published unit; times in milliseconds, as MLflow counts them."""
+
+    unit: Unit
+    folder: Path  # where it is published
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    begin: int
+    end: int
+
+
+def record_of(unit: Unit, folder: Path, sweep: str) -> Record:
+    """Return what is to be recorded of a unit that is published in a folder."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    end = finished_at(manifest)
+    begin = end - int(1000 * float(manifest.get("seconds", 0)))
+    params, metrics = unit_params(unit), unit_metrics(unit, manifest, folder)
+    return Record(unit, folder, params, metrics, unit_tags(unit, manifest, sweep), begin, end)
 
 
 def plan_record(

@@ -14,7 +14,7 @@ from cluster.store import Store
 from cluster.units import CellUnit
 from mpcwdwm.errors import UserError
 from sweeps.facts import Unit
-from sweeps.tracking import Tracker
+from sweeps.tracking import TOGETHER, Tracker
 
 __all__ = ["Recorder", "shelf_folder"]
 
@@ -27,7 +27,7 @@ def shelf_folder(store: Store, unit: Unit) -> Path:
 
 
 class Recorder:
-    """Logs units in the order in which they are given, one after another, in a thread.
+    """Logs units in the order in which they are given, those that wait together, in a thread.
 
     Args:
         tracker: what writes to MLflow; until `drain` or `close` has returned nobody else may use it.
@@ -76,10 +76,14 @@ class Recorder:
         return ended
 
     def _run(self) -> None:
-        while (unit := self._waiting.get()) is not None:
+        units: list[Unit | None] = []
+        while None not in units:  # it is the last that comes
+            units = [self._waiting.get()]
+            while len(units) < TOGETHER and not self._waiting.empty():
+                units.append(self._waiting.get())
             if self._dropping:
                 continue
             try:
-                self._tracker.log(unit, shelf_folder(self._store, unit))
+                self._tracker.log_all([(unit, shelf_folder(self._store, unit)) for unit in units if unit is not None])
             except BaseException as error:  # handed to the driver
                 self._error, self._dropping = error, True

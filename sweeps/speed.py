@@ -292,7 +292,7 @@ def time_acts(
                 loaded.policy(psi, obs.unsqueeze(1))
 
         return steady(frozen, place.clock, seconds=ACT_SECONDS)
-    fields = planner.to_dict()
+    fields = planner.unmeasured().to_dict()  # type: ignore[attr-defined]  # every planner's config has it
     depth = getattr(parts.get("world_model"), "denoising_steps", 1)
     timed = list[tuple[float, Cost]]()
     for smaller, size in smaller_plans(fields, rows=rows, depth=depth, most=MOST_WORK[place.device]):

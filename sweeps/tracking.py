@@ -8,8 +8,9 @@ nothing.
 
 MLflow takes 35 ms of processor time to find, make, fill and close a run, most of it per request. So as
 few requests are made as do: one each to make it, to fill it and to close it. Which runs there are is
-asked once and remembered while nobody else writes (`Tracker._writing`), and where artifacts are files
-of this machine they are copied to the run's place without asking for it again.
+asked once and remembered while nobody else writes (`Tracker._writing`), where artifacts are files
+of this machine they are copied to the run's place without asking for it again, and of what waits to be
+recorded in a sqlite file some twenty units are committed together (`sweeps.transaction`).
 """
 
 import fcntl
@@ -19,8 +20,9 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -45,9 +47,12 @@ from mpcwdwm.records import (
     sqlite_file,
     sweep_key,
 )
-from sweeps.facts import Unit, finished_at, unit_metrics, unit_params, unit_tags
+from sweeps.facts import Record, Unit, record_of
+from sweeps.transaction import one_transaction
 
-__all__ = ["Tracker"]
+__all__ = ["TOGETHER", "Tracker"]
+
+TOGETHER = 20  # units of one transaction: a second's work, and commits no longer count
 
 CURVE_FILE = "curve.json"
 PARAMS_PER_BATCH = 100  # MLflow's limit on one log_batch
@@ -121,16 +126,25 @@ class Tracker:
 
     def log(self, unit: Unit, folder: Path) -> bool:
         """Record one finished unit; return False if MLflow already holds it complete."""
+        return self.log_all([(unit, folder)]) == 1
+
+    def log_all(self, units_and_folders: Sequence[tuple[Unit, Path]]) -> int:
+        """Record finished units; return how many of them MLflow did not hold complete."""
+        pairs = units_and_folders
         with self._writing():
-            if self._index is not None:
-                return self._upsert(unit, folder, self._index)
-            return self._upsert(unit, folder, Index(self._search(f"tags.`{KEY_TAG}` = '{unit.key}'")))
+            # A server has writers on other machines: nothing may pass between looking for a run and making it.
+            groups = [pairs] if sqlite_file(self.uri) is not None else [[pair] for pair in pairs]
+            return sum(self._upsert(group, self._index or self._find(group)) for group in groups)
+
+    def _find(self, units_and_folders: Sequence[tuple[Unit, Path]]) -> "Index":
+        keys = [unit.key for unit, _ in units_and_folders]
+        return Index(run for key in keys for run in self._search(f"tags.`{KEY_TAG}` = '{key}'"))
 
     def sync(self, units_and_folders: Iterable[tuple[Unit, Path]]) -> int:
         """Record what the artifact store holds and MLflow does not; return how many units that were."""
         with self._writing():
             index = Index(self._search(f"tags.`{KIND_TAG}` != 'sweep'"))
-            written = sum(self._upsert(unit, folder, index) for unit, folder in units_and_folders)
+            written = self._upsert(units_and_folders, index)
             if sqlite_file(self.uri) is not None:  # a server has writers on other machines
                 self._index = index
             return written
@@ -141,39 +155,64 @@ class Tracker:
             self._log_text(self._parent, PLAN_FILE, json.dumps({**self._plan, "failed": failed}, indent=1))
             self._client.set_terminated(self._parent, status=status)
 
-    # ---- one unit ---------------------------------------------------------------------------
+    # ---- units ------------------------------------------------------------------------------
 
-    def _upsert(self, unit: Unit, folder: Path, index: "Index") -> bool:
-        """Bring the runs of one key to exactly one complete run; return False if it was there."""
-        if unit.key in index.complete:
-            return False
-        runs = index.unsettled.get(unit.key, [])
-        self._delete(runs[1:])
-        if not runs or runs[0].info.status != "FINISHED":
-            self._write(unit, folder, runs[:1])
-        index.settle(unit.key)
-        return not runs or runs[0].info.status != "FINISHED"
+    def _upsert(self, units_and_folders: Iterable[tuple[Unit, Path]], index: "Index") -> int:
+        """Bring the runs of every key to exactly one complete run; return for how many it was not there."""
+        lacking = ((unit, folder) for unit, folder in units_and_folders if unit.key not in index.complete)
+        written = 0
+        while some := list(islice(lacking, TOGETHER)):
+            begun = [(unit, folder, index.unsettled[unit.key]) for unit, folder in some if unit.key in index.unsettled]
+            for unit, folder, runs in begun:
+                self._delete(runs[1:])
+                if runs[0].info.status != "FINISHED":
+                    self._continue(record_of(unit, folder, self.sweep), runs[0])
+                    written += 1
+            new = {unit.key: (unit, folder) for unit, folder in some if unit.key not in index.unsettled}
+            self._write([record_of(unit, folder, self.sweep) for unit, folder in new.values()])
+            written += len(new)
+            for unit, _ in some:
+                index.settle(unit.key)
+        return written
 
-    def _write(self, unit: Unit, folder: Path, runs: list[Any]) -> None:
-        """Complete the run that was begun for a unit, or make one."""
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        params, metrics = unit_params(unit), unit_metrics(unit, manifest, folder)
-        if runs and any(params.get(name, value) != value for name, value in runs[0].data.params.items()):
-            self._delete(runs)  # MLflow's params cannot be changed: begun by a version that named them otherwise
-            runs = []
-        end = finished_at(manifest)
-        tags = unit_tags(unit, manifest, self.sweep)
-        if runs:
-            run = runs[0]
-        else:
-            begin = end - int(1000 * float(manifest.get("seconds", 0)))
-            tags["mlflow.parentRunId"] = self._parent
-            run = self._client.create_run(self._experiment, run_name=unit.key, tags=tags, start_time=begin)
-        for name in (MANIFEST_FILE, EPISODES_FILE if isinstance(unit, CellUnit) else CURVE_FILE):
-            if (folder / name).exists():
-                self._log_file(run.info, folder / name)
-        self._log_numbers(run.info.run_id, params, metrics, end)
-        self._client.set_terminated(run.info.run_id, status="FINISHED", end_time=end)
+    def _continue(self, record: Record, run: Any) -> None:
+        """Complete the run that was begun for a unit."""
+        if any(record.params.get(name, value) != value for name, value in run.data.params.items()):
+            self._delete([run])  # MLflow's params cannot be changed: begun by a version that named them otherwise
+            self._write([record])
+            return
+        self._log_files(record, run.info)
+        self._complete(record, run.info)
+
+    def _write(self, records: list[Record]) -> None:
+        """Make the runs of units that have none."""
+        if len(records) < 2 or sqlite_file(self.uri) is None:
+            for record in records:
+                info = self._begin(record)
+                self._log_files(record, info)
+                self._complete(record, info)
+            return
+        with one_transaction(self._client):
+            infos = [self._begin(record) for record in records]
+            for record, info in zip(records, infos, strict=True):
+                self._complete(record, info)
+            for record, info in zip(records, infos, strict=True):  # last: a kill leaves no files without their run
+                self._log_files(record, info)
+
+    def _begin(self, record: Record) -> Any:
+        """Make a unit's run and return MLflow's word of it."""
+        tags = {**record.tags, "mlflow.parentRunId": self._parent}
+        key, begin = record.unit.key, record.begin
+        return self._client.create_run(self._experiment, run_name=key, tags=tags, start_time=begin).info
+
+    def _complete(self, record: Record, info: Any) -> None:
+        self._log_numbers(info.run_id, record.params, record.metrics, record.end)
+        self._client.set_terminated(info.run_id, status="FINISHED", end_time=record.end)
+
+    def _log_files(self, record: Record, info: Any) -> None:
+        for name in (MANIFEST_FILE, EPISODES_FILE if isinstance(record.unit, CellUnit) else CURVE_FILE):
+            if (record.folder / name).exists():
+                self._log_file(info, record.folder / name)
 
     def _log_file(self, info: Any, file: Path) -> None:
         """Put a file among a run's artifacts."""

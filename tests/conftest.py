@@ -25,6 +25,19 @@ PARTS = {  # every component, and the world model in its other kinds: name → (
     **{f"world_model-{name}": ("world_model", KINDS[name]) for name in ("flow", "meanflow", "mlp")},
 }
 
+LONGEST = ("run", "killed_driver", "end_to_end", "trials", "tracking")  # files, longest first
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have pytest-xdist hand out files in our order; its own begins those with the fewest tests, the longest, last."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that processes end at about the same time."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:

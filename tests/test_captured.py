@@ -11,7 +11,8 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import PARTS, part_of
-from test_mpc import OBS, make_parts
+from test_mpc import OBS
+from test_trustworthy import ALL, trusted_parts
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -75,7 +76,8 @@ def recorded(monkeypatch):
     for module in ("mpcwdwm.training", "mpcwdwm.planning.planner"):
         monkeypatch.setattr(f"{module}.Captured", Recording)
         monkeypatch.setattr(f"{module}.path_of", lambda *_, **__: "graph")
-    monkeypatch.setattr("mpcwdwm.planning.ascent.looking_is_free", lambda device: False)
+    for module in ("ascent", "trust"):
+        monkeypatch.setattr(f"mpcwdwm.planning.{module}.looking_is_free", lambda device: False)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,7 @@ def test_nothing_in_the_training_loop_waits_for_the_device(name, small):
 # ------------------------------------------------------------------------------------------ planning
 
 
+TRUSTED = {**ALL, "trust_region": 0.05, "gate": 0.1}
 MPPI = {"kind": "mppi", "samples": 10, "policy_samples": 2, "elites": 4}
 
 
@@ -171,6 +174,8 @@ MPPI = {"kind": "mppi", "samples": 10, "policy_samples": 2, "elites": 4}
         {"noise": "redrawn"},
         {"E": 0},
         {"H": 0},
+        TRUSTED,
+        {**TRUSTED, "disagreement": "world_model", "step_unit": "action", "reset": "step"},
         {"kind": "action"},
         {"kind": "action", "warm_start": True, "noise": "redrawn"},
         MPPI,
@@ -185,10 +190,10 @@ def test_replayed_plans_equal_eager_ones(fields, request):
     config = planner_config(fields if kind == "none" else {**sizes, **steps, **fields})
     planner = PLANNER_CLASSES[kind]
     obs = [torch.randn(4, OBS, generator=generator(i, "test/obs"), dtype=torch.float64) for i in range(8)]
-    eager = planner(make_parts((0, 1)), config, seeds=(0, 1), episodes=2, compute=EAGER)
+    eager = planner(trusted_parts((0, 1)), config, seeds=(0, 1), episodes=2, compute=EAGER)
     expected = [[out.clone() for out in eager.act(o)] for o in obs]
     request.getfixturevalue("recorded")
-    replayed = planner(make_parts((0, 1)), config, seeds=(0, 1), episodes=2)
+    replayed = planner(trusted_parts((0, 1)), config, seeds=(0, 1), episodes=2)
     found = [[out.clone() for out in replayed.act(o)] for o in obs]
     assert replayed._step.recorder is not None
     for ours, theirs in zip(found, expected, strict=True):
@@ -198,10 +203,10 @@ def test_replayed_plans_equal_eager_ones(fields, request):
     assert not any(torch.equal(one[0], other[0]) for one, other in pairwise(found))
 
 
-@pytest.mark.parametrize("kind", PLANNER_CLASSES)
-def test_nothing_in_a_planning_step_waits_for_the_device(kind, recorded):
-    config = planner_config({"kind": kind} if kind == "none" else {"kind": kind, "H": 2, "M": 2})
-    planner = PLANNER_CLASSES[kind](make_parts(), config)
+@pytest.mark.parametrize(("kind", "fields"), [*((kind, {}) for kind in PLANNER_CLASSES), ("policy", TRUSTED)], ids=str)
+def test_nothing_in_a_planning_step_waits_for_the_device(kind, fields, recorded):
+    config = planner_config({"kind": kind} if kind == "none" else {"kind": kind, "H": 2, "M": 2, **fields})
+    planner = PLANNER_CLASSES[kind](trusted_parts((0,)), config)
     obs = torch.randn(1, OBS, generator=generator(0, "test/obs"), dtype=torch.float64)
     planner.act(obs)
     with Watch():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import PARTS, part_of
 from test_mpc import ACT, OBS, make_parts, problem
+from test_trustworthy import ALL, trusted_parts
 
 from mpcwdwm.components import component_config
 from mpcwdwm.components.component import Batch
@@ -111,8 +112,8 @@ def test_a_plan_on_an_accelerator_equals_one_on_the_cpu():
 
 
 def on_accelerator(seeds):
-    parts = make_parts(seeds)
-    for part in (parts.policy.actor, parts.world_model.part, parts.reward.part, parts.critic.part):
+    parts = trusted_parts(seeds)
+    for part in (parts.policy.actor, parts.world_model.model.part, parts.reward.part, parts.critic.part):
         part.cuda()
     parts.reward.scale, parts.reward.shift = parts.reward.scale.cuda(), parts.reward.shift.cuda()
     parts.device = torch.device("cuda")
@@ -128,6 +129,8 @@ CLIMBING = {"H": 2, "M": 4, "E": 2, "step_size": 1e-2}
         CLIMBING,
         {**CLIMBING, "reset": "step"},
         {**CLIMBING, "noise": "redrawn"},
+        {**CLIMBING, **ALL, "trust_region": 0.05, "gate": 0.1},
+        {**CLIMBING, **ALL, "step_unit": "action", "disagreement": "world_model"},
         {"kind": "action", **CLIMBING, "warm_start": True},
         {"kind": "mppi", "H": 2, "M": 2, "E": 2, "samples": 12, "policy_samples": 3, "elites": 5},
         {"kind": "none"},

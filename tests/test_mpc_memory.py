@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import BUNDLED
 from test_mpc import make_parts, problem
+from test_trustworthy import ALL
 
 from mpcwdwm.planning import MpcConfig, adapt, objective
 from mpcwdwm.planning.ascent import KEPT_SHARE, rollouts_per_pass
@@ -49,6 +51,7 @@ from pathlib import Path
 from mpcwdwm.components.diffusion import DiffusionConfig, DiffusionModel
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from mpcwdwm.components.reward import Reward, RewardConfig
+from mpcwdwm.data import dataset_path, find_task, read_dataset
 from mpcwdwm.planning import Parts, planner_config
 from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedWorldModel, StackedPolicy
 from mpcwdwm.planning.registry import PLANNER_CLASSES
@@ -64,6 +67,7 @@ policy, model, reward = (
 parts = Parts(
     policy=StackedPolicy(policy.actor), critic=SharedCritic(policy.critic, 1),
     world_model=SharedWorldModel(model, 1), reward=SharedReward(reward, 1, policy.reward_affine),
+    dataset=read_dataset(dataset_path(find_task("BUNDLED"))), behavior=lambda obs: obs[..., :3].tanh(),
 )
 fields = FIELDS
 def plan(**changes):
@@ -84,13 +88,16 @@ print((peak() - before) / 1e6)
 @pytest.mark.parametrize(
     ("fields", "limited"),
     [
-        ({"kind": "policy", "horizon": 5, "rollouts": 4096, "memory_gb": 1.0}, "planner._chunk < 4096"),
+        (
+            {"kind": "policy", "horizon": 5, "rollouts": 4096, "memory_gb": 1.0, **ALL, "trust_region": 0.1, "gate": 1},
+            "planner._chunk < 4096",
+        ),
         ({"kind": "mppi", "horizon": 1, "rollouts": 30, "updates": 1, "memory_gb": 0.3}, "planner._samples < 512 / 5"),
     ],
     ids=["policy", "mppi"],
 )
 def test_a_large_plan_peaks_below_its_budget(fields, limited):
     """Paper-sized: H 5, K 10, M 4096, ten episodes; in a process of its own, its noise included."""
-    script = SCRIPT.replace("FIELDS", repr(fields)).replace("LIMITED", limited)
+    script = SCRIPT.replace("BUNDLED", BUNDLED).replace("FIELDS", repr(fields)).replace("LIMITED", limited)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert 0.2 * fields["memory_gb"] < float(done.stdout) < fields["memory_gb"]  # GB

@@ -1,9 +1,10 @@
 """The driver, on real Ray, real MLflow and components trained for a few steps."""
 
 import io
+import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlflow import MlflowClient
 from ray._private.utils import get_num_cpus
 from rich.console import Console
 
-from cluster import packs
+from cluster import packs, ray_cluster
 from cluster.store import open_store
 from cluster.work import run_pack
 from mpcwdwm.data import dataset_path, find_task
@@ -22,6 +23,7 @@ from sweeps.plan import build_plan, cell_packs
 from sweeps.progress import ProgressLines
 from sweeps.run import Outcome, run
 from sweeps.spec import Spec, load_spec
+from sweeps.tracking import Tracker
 
 BUNDLED = "hopper-medium-replay-mini-ppo-v0"
 TINY = {"steps": 20, "hidden_dim": 8, "batch_size": 16, "evaluations": 1}
@@ -36,6 +38,36 @@ SPEC: dict[str, Any] = {
     "evaluation": {"episodes": 2, "env_seed": 0},
     "resources": {"retries": 0},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One Ray for all of them: starting and ending it is what the tests of the command line hold."""
+    stop = ray_cluster.stop
+    ray_cluster.start("local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_cluster, "stop", lambda: None)
+        yield
+    stop()
+
+
+@pytest.fixture(scope="module")
+def empty_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store: its migrations take seconds."""
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    Tracker(f"sqlite:///{file}", "empty")._connect()
+    return file
+
+
+@pytest.fixture(autouse=True)
+def records(empty_records: Path, tmp_path: Path) -> None:
+    """The empty store, where a spec in the test's folder has its records."""
+    file = tmp_path / "runs" / "mlflow.db"
+    file.parent.mkdir()
+    shutil.copyfile(empty_records, file)
+    with sqlite3.connect(file) as database:
+        place = (file.parent / "mlartifacts").as_uri()
+        database.execute("update experiments set artifact_location = ? where name = 'mpcwdwm'", [place])
 
 
 def spec_in(folder: Path, **changes: object) -> Spec:
@@ -113,7 +145,11 @@ def test_a_sweep_that_is_done_needs_no_ray_and_mends_its_records(
     for run_info in client.search_runs(["1"], "tags.`mpcwdwm.kind` = 'cell'"):
         client.delete_run(run_info.info.run_id)
     assert len(recorded(spec)) == len(first) - 1
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where nothing answers
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("Ray is started")
+
+    monkeypatch.setattr(ray_cluster, "start", refuse)
     outcome, _ = run_quietly(spec)
     assert (outcome.trained, outcome.evaluated) == (0, 0)
     assert recorded(spec) == first

@@ -52,6 +52,19 @@ class Judgement:
         }
         return {"judge": self.judge, "candidates": self.candidates, "chosen": self.chosen, "scores": scores}
 
+    def by_member(self) -> list[dict[str, Any]]:
+        """Return what concerns each member alone, for its own manifest."""
+        whole = self.to_dict()
+        return [
+            {
+                "judge": self.judge,
+                "candidates": self.candidates,
+                "chosen": chosen,
+                "scores": {judge: members[m] for judge, members in whole["scores"].items()},
+            }
+            for m, chosen in enumerate(self.chosen)
+        ]
+
 
 def chosen_index(scores: Sequence[float]) -> int:
     """Return the place of the highest finite score, the first of equals; 0, not to adapt, if there is none."""

@@ -20,7 +20,7 @@ from mpcwdwm.random import generator
 
 __all__ = ["LENGTH", "WINDOWS", "Acting", "Windows", "actions_along", "heldout_windows", "pretrained_actions"]
 
-WINDOWS = 64  # stretches per member: with the length, a tenth of the steps of an evaluation of 20 episodes
+WINDOWS = 24  # stretches per member: with the length, a tenth of the steps of an evaluation of ten episodes
 LENGTH = 32  # steps of a stretch; over them a ψ that is carried over drifts, which is to be seen
 
 

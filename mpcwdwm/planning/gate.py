@@ -8,7 +8,8 @@ difference error there. Both squared errors are regressed on the squared distanc
 
     e² ≈ c + κ² ‖a − π(s)‖²,   c, κ² ≥ 0,
 
-and a gain Δ at a change of action D is believed where Δ > gate · D · sqrt(κ_model² + κ_critic²).
+with two standard errors added to κ², since few held-out steps know little. A gain Δ at a change of action D is
+believed where Δ > gate · D · sqrt(κ_model² + κ_critic²).
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from mpcwdwm.random import generator
 
 __all__ = ["ErrorSlopes", "error_slopes", "slope"]
 
+MARGIN = 2.0  # standard errors added to κ²: where few held-out steps know little, the gate is not to open
 WINDOWS = 512  # held-out stretches on which the errors are measured, at most
 
 
@@ -103,19 +105,20 @@ def error_slopes(parts: Parts, config: LookaheadConfig, seeds: tuple[int, ...]) 
         imagined = sum(g**j * alive[j] * parts.reward(states[j], action[j]) for j in range(horizon))
         recorded = sum(g**j * reward[j] for j in range(horizon))
         error = imagined + g**horizon * (alive[-1] * value(states[-1]) - goes_on[-1] * value(after[-1])) - recorded
-        of_model = slope(error, torch.stack(distance).mean(0))
+        of_model = slope(error, torch.stack(distance).mean(0), MARGIN)
     if parts.critic is not None:
         q = reduced(parts.critic(obs[0], action[0]), config)
-        of_critic = slope(reward[0] + parts.discount * goes_on[0] * value(after[0]) - q, distance[0])
+        of_critic = slope(reward[0] + parts.discount * goes_on[0] * value(after[0]) - q, distance[0], MARGIN)
     return ErrorSlopes(of_model, of_critic)
 
 
-def slope(error: Tensor, distance: Tensor) -> Tensor:
+def slope(error: Tensor, distance: Tensor, margin: float = 0.0) -> Tensor:
     """Return κ of error² ≈ c + κ² distance, with c and κ² at least 0, by least squares.
 
     Args:
         error: (S, W).
         distance: squared, (S, W).
+        margin: so many standard errors of κ² are added to it, robust to errors of unequal size.
 
     Returns:
         (S,); 0 where the errors do not grow with the distance.
@@ -125,4 +128,9 @@ def slope(error: Tensor, distance: Tensor) -> Tensor:
     free = (centred * y).sum(1) / centred.square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
     through_zero = (x * y).sum(1) / x.square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
     intercept = y.mean(1) - free * x.mean(1)
-    return torch.where(intercept < 0, through_zero, free).clamp_min(0).sqrt()
+    fitted = torch.where(intercept < 0, through_zero, free)
+    if margin:
+        rest = y - intercept.unsqueeze(1) - free.unsqueeze(1) * x
+        spread = centred.square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
+        fitted = fitted + margin * (centred * rest).square().sum(1).sqrt() / spread
+    return fitted.clamp_min(0).sqrt()

@@ -16,7 +16,7 @@ from torch import Tensor
 from mpcwdwm.config import Real, setting
 from mpcwdwm.planning.ascent import Objective, climb, restored, rollouts_per_pass
 from mpcwdwm.planning.gate import ErrorSlopes, error_slopes
-from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective
+from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective, worth
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import Planner
 from mpcwdwm.planning.presets import PRESETS
@@ -136,11 +136,16 @@ def compared_states(parts: Parts, psi0: Params, obs: Tensor, noise: Tensor, conf
 def promised_gain(
     parts: Parts, psi: Params, psi0: Params, obs: Tensor, noise: Tensor, config: MpcConfig, chunk: int | None = None
 ) -> Tensor:
-    """Return Ĵ(ψ) − Ĵ(ψ₀) under the same noise, (N,), in the critic's unit."""
-    rollouts, at = noise.shape[2], _objective_at(parts, obs, config)
+    """Return what the objective gains from ψ₀ to ψ under the same noise, (N,), in the critic's unit.
+
+    What the objective's gradient holds still, the states where the critic or the data are asked, stays where ψ₀ leads.
+    """
+    rollouts = noise.shape[2]
     gain = torch.zeros_like(obs[:, 0])
     for part in noise.split(chunk or rollouts, dim=2):
-        gain = gain + (at(psi, part) - at(psi0, part)) * (part.shape[2] / rollouts)
+        before, after = (imagine(parts, own, obs, part, config) for own in (psi0, psi))
+        difference = worth(parts, psi, after, before, config) - worth(parts, psi0, before, before, config)
+        gain = gain + difference * (part.shape[2] / rollouts)
     return gain
 
 

@@ -9,6 +9,7 @@ asks for, the anchor the missing term, the penalties what the models do not agre
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from mpcwdwm.config import Real, setting
@@ -17,7 +18,9 @@ from mpcwdwm.planning.imagination import Imagined, reduced, returns_of, unroll
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig
 
-__all__ = ["ObjectiveConfig", "check_objective", "imagine", "objective"]
+__all__ = ["ObjectiveConfig", "check_objective", "imagine", "objective", "worth"]
+
+NO_CRITIC = "objective: advantage and disagreement: critics need a critic: set critic_from to rebrac or iql"
 
 
 class ObjectiveConfig(AdaptingConfig):
@@ -50,6 +53,18 @@ class ObjectiveConfig(AdaptingConfig):
         cloned = ("bc",) if self.anchor or self.critic_penalty else ()
         return tuple(dict.fromkeys((*super().needs, *cloned)))
 
+    @property
+    def asks_critics(self) -> bool:
+        """Whether a term beside the return needs a critic."""
+        return self.objective == "advantage" or bool(self.uncertainty and self.disagreement == "critics")
+
+    @model_validator(mode="after")
+    def _someone_to_ask(self) -> "ObjectiveConfig":
+        critic = self.base if self.critic_from == "base" else self.critic_from
+        if self.asks_critics and critic in ("bc", "none"):
+            raise ValueError(NO_CRITIC)
+        return self
+
 
 def check_objective(parts: Parts, config: ObjectiveConfig) -> None:
     """Refuse a config whose terms the parts cannot compute.
@@ -57,10 +72,8 @@ def check_objective(parts: Parts, config: ObjectiveConfig) -> None:
     Raises:
         UserError: no critic, no cloned policy, or a world model that cannot disagree with itself.
     """
-    if parts.critic is None and (config.objective == "advantage" or (config.uncertainty and _by_critics(config))):
-        raise UserError(
-            "objective: advantage and disagreement: critics need a critic: set critic_from to rebrac or iql"
-        )
+    if parts.critic is None and config.asks_critics:
+        raise UserError(NO_CRITIC)
     if parts.behavior is None and (config.anchor or config.critic_penalty):
         raise UserError("anchor and critic_penalty need a policy cloned from the data: set parts.behavior")
     if config.uncertainty and not _by_critics(config) and not hasattr(parts.world_model, "disagreement"):
@@ -96,11 +109,20 @@ def objective(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: Obj
         (N,), in the critic's unit.
     """
     imagined = imagine(parts, psi, obs, noise, config)
+    return worth(parts, psi, imagined, imagined, config)
+
+
+def worth(parts: Parts, psi: Params, imagined: Imagined, still: Imagined, config: ObjectiveConfig) -> Tensor:
+    """Return the objective (N,) of rollouts of ψ, in which sg s̃ are the states of `still`.
+
+    To ascend, these are the rollouts' own. To compare two ψ they have to be the same for both: where a stopped
+    state went with ψ, the difference would hold what the gradient leaves out.
+    """
     total = returns_of(parts, imagined, config)  # (N, B)
     if config.objective == "advantage":
-        total = total - critics_own(parts, psi, imagined, config)
+        total = total - critics_own(parts, psi, still, config)
     if config.anchor:
-        total = total - config.anchor * _scale_of_q(parts, imagined, config) * from_data(parts, psi, imagined)
+        total = total - config.anchor * _scale_of_q(parts, still, config) * from_data(parts, psi, still)
     if config.uncertainty:
         total = total - config.uncertainty * disagreement(parts, imagined, config)
     if config.critic_penalty:

@@ -44,6 +44,10 @@ class PlannerConfig(Config):
         """Whether something is measured on the dataset before the first step."""
         return False
 
+    def unmeasured(self) -> "PlannerConfig":
+        """Return a config of about the same cost per step that measures nothing first, to predict that cost."""
+        return self
+
 
 class LookaheadConfig(PlannerConfig):
     """Settings of planners that imagine; readings of the paper disagree, see `docs/deviations.md`."""

@@ -5,21 +5,24 @@ and the network. Measured in units of the action it says how far one real step's
 median over held-out states of the dataset; that carries over from task to task.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
-from mpcwdwm.config import Config, Real, setting
+from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.errors import UserError
+from mpcwdwm.planning.auto import Judgement, judge_candidates
 from mpcwdwm.random import generator
 
 if TYPE_CHECKING:
     from mpcwdwm.planning.mpc import AdaptiveMpc
 
-__all__ = ["StepSizeConfig", "action_unit", "step_sizes"]
+__all__ = ["StepSizeConfig", "action_unit", "sizes", "step_sizes"]
 
 PROBED_ROWS = 64  # held-out states on which the change of the action is measured
+PROBED_ROLLOUTS = 16  # at most: the size of a mean gradient hardly depends on more, the memory does
 PROBE = 0.01  # change of the action aimed at: small enough to be proportional to α, far above rounding
 FIRST_ALPHA = 1e-5  # tried first
 PROBES = 8  # at most; each may correct α by a factor of
@@ -29,8 +32,8 @@ LARGEST_CORRECTION = 1e3
 class StepSizeConfig(Config):
     """How α is found."""
 
-    step_size: Real | Literal["auto"] = setting(
-        1e-5, "α, step of the gradient ascent; auto: chosen by `judge`", paper="1e-3 (v1), 5e-7 to 5e-4 (v2)", ge=0
+    step_size: Annotated[Real, Ge(0)] | Literal["auto"] = setting(
+        1e-5, "α, step of the gradient ascent, 0 or more; auto: chosen by `judge`", paper="1e-3 (v1), 5e-7 to 5e-4 (v2)"
     )
     step_unit: Literal["raw", "action"] = setting(
         "raw",
@@ -38,13 +41,20 @@ class StepSizeConfig(Config):
         paper="raw",
     )
 
+    judge: Literal["critic", "fqe", "fqe_disjoint", "monte_carlo", "imagination", "distance", "headroom"] = setting(
+        "fqe", "of step_size: auto: who chooses; what the others say is recorded, too", paper="none"
+    )
+    smallest: Real = setting(0.01, "of step_size: auto: the smallest step size tried beside 0", unit="action", gt=0)
+    largest: Real = setting(0.3, "of step_size: auto: the largest", unit="action", gt=0)
+    candidates: Int = setting(4, "of step_size: auto: how many, in equal ratios", ge=2, le=100)
+
     @property
     def judges_need(self) -> tuple[str, ...]:
         """The components that only judge."""
         return ("bc",) if self.step_size == "auto" else ()
 
 
-def step_sizes(planner: "AdaptiveMpc") -> tuple[float | Tensor, Any]:
+def step_sizes(planner: "AdaptiveMpc") -> tuple[float | Tensor, Judgement | None]:
     """Return α, one or one per row (N,), and the judgement that led to it, if any did.
 
     Raises:
@@ -54,8 +64,25 @@ def step_sizes(planner: "AdaptiveMpc") -> tuple[float | Tensor, Any]:
     if config.step_unit == "raw" and config.step_size != "auto":
         return float(config.step_size), None
     unit = action_unit(planner)  # (S,)
-    assert config.step_size != "auto"
-    return (unit * config.step_size).repeat_interleave(planner.episodes), None
+    if config.step_size != "auto":
+        return (unit * config.step_size).repeat_interleave(planner.episodes), None
+
+    def stepping(size: float, rows: int) -> "AdaptiveMpc":
+        twin = planner.twin(rows, step_size=0.0, step_unit="raw")
+        twin.alpha = (unit * size).repeat_interleave(rows)
+        return twin
+
+    judgement = judge_candidates(planner.parts, sizes(config), stepping, judge=config.judge, seeds=planner.seeds)
+    return (unit * unit.new_tensor(judgement.chosen)).repeat_interleave(planner.episodes), judgement
+
+
+def sizes(config: StepSizeConfig) -> list[float]:
+    """Return the step sizes among which `auto` chooses, in units of the action: 0, and a geometric row.
+
+    To two digits, so that the same numbers can be written in a YAML.
+    """
+    ratio = (config.largest / config.smallest) ** (1 / (config.candidates - 1))
+    return [0.0, *(float(f"{config.smallest * ratio**i:.2g}") for i in range(config.candidates))]
 
 
 def action_unit(planner: "AdaptiveMpc") -> Tensor:
@@ -72,7 +99,8 @@ def action_unit(planner: "AdaptiveMpc") -> Tensor:
         rows[torch.randint(len(rows), (PROBED_ROWS,), generator=generator(seed, "step_size"))] for seed in planner.seeds
     ]
     obs = torch.from_numpy(dataset.obs)[torch.cat(picked)].to(planner.parts.device, planner.dtype)
-    twin = planner.twin(PROBED_ROWS, step_size=0.0, step_unit="raw", reset="step", trust_region=None)
+    rollouts = min(planner.config.rollouts, PROBED_ROLLOUTS)
+    twin = planner.twin(PROBED_ROWS, step_size=0.0, step_unit="raw", reset="step", trust_region=None, rollouts=rollouts)
     alpha = obs.new_full((len(planner.seeds),), FIRST_ALPHA)
     change = torch.zeros_like(alpha)
     for probe in range(PROBES):

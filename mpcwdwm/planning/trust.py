@@ -8,19 +8,24 @@ over cannot drift away either.
 import torch
 from torch import Tensor
 
+from mpcwdwm.planning.ascent import looking_is_free
 from mpcwdwm.planning.parts import Params, Parts
 
 __all__ = ["action_change", "shrunk"]
 
-ATTEMPTS = 8  # shortenings of a step; what still oversteps the bound then is taken back altogether
+ATTEMPTS = 12  # the most lengths tried; none within the bound: the step is taken back altogether
 AIM = 0.9  # share of the bound aimed at: the change is not quite proportional to the step
+ENOUGH = 0.5  # share of the bound that a shortened step has to use
 
 
 @torch.no_grad()
 def shrunk(parts: Parts, psi0: Params, psi: Params, states: Tensor, bound: float) -> Params:
-    """Return ψ₀ + t (ψ − ψ₀), for every row with the first t found by backtracking from 1 that keeps to the bound.
+    """Return ψ₀ + t (ψ − ψ₀), t of a row being 1 or as much shorter as it takes to keep to the bound, found by search.
 
-    The change of the action is nearly proportional to t, so each attempt aims at the bound instead of halving.
+    Each length tried aims at the bound, as if the change were proportional to t. It is not, where the policy's
+    output saturates (too long still: the next is shortened by the square, then the fourth power) or where layers
+    multiply (far too short: longer again, halfway to what overstepped). So a step of any length is cut to one of
+    use, not to nothing.
 
     Args:
         parts: the policy.
@@ -31,17 +36,20 @@ def shrunk(parts: Parts, psi0: Params, psi: Params, states: Tensor, bound: float
     """
     before = parts.policy(psi0, states)  # (N, B, act_dim)
     share = before.new_ones(len(before))
-    within = torch.zeros_like(share, dtype=torch.bool)
-    for _ in range(ATTEMPTS):
+    longest, too_long = torch.zeros_like(share), torch.ones_like(share)  # within the bound; beyond it
+    for attempt in range(ATTEMPTS):
         change = (parts.policy(_between(psi0, psi, share), states) - before).norm(dim=-1).amax(1)  # (N,)
         within = change <= bound
-        if not states.is_cuda and within.all():  # looking would wait for an accelerator
+        settled = within & ((share == 1) | (change >= ENOUGH * bound))
+        longest, too_long = torch.where(within, share, longest), torch.where(within, too_long, share)
+        if looking_is_free(states.device) and settled.all():  # spares the further attempts
             break
-        shorter = share * (AIM * bound / change).nan_to_num(0.0, posinf=0.0).clamp(max=AIM)
-        share = torch.where(within, share, shorter)
-    else:
-        share = torch.where(within, share, 0.0)
-    return _between(psi0, psi, share)
+        ratio = AIM * bound / change
+        shorter = share * ratio.clamp(max=AIM) ** 2**attempt
+        halfway = (longest * too_long).sqrt()
+        tried = torch.where(within, torch.minimum(share * ratio, halfway), torch.where(longest > 0, halfway, shorter))
+        share = torch.where(settled, share, tried.nan_to_num(0.0))  # a policy that overflows: back to ψ₀
+    return _between(psi0, psi, longest)
 
 
 def _between(psi0: Params, psi: Params, share: Tensor) -> Params:
