@@ -1,0 +1,70 @@
+"""Which finished cells of a sweep are the truth of a judged step size, counted on hand-made results."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from recorded_sweeps import baseline, mpc, publish_result
+
+from analysis.judges import agreement, to_text
+from cluster.store import open_store
+from mpcwdwm.errors import UserError
+from sweeps.judged import judged_rows
+
+SCORES = {"critic": [0.0, 1.0, 2.0], "fqe": [0.0, 0.5, None]}
+CANDIDATES = [0.0, 0.01, 0.1]
+
+
+def sized(seed, size, horizon=3, **changes):
+    cell = mpc("s", seed, horizon=horizon)
+    return replace(cell, key=f"{cell.key}-{size}", planner={**cell.planner, "step_size": size, **changes})
+
+
+def sweep(tmp_path, *, auto=True):
+    """Two seeds: the larger the step, the worse for the first; for the second the other way round."""
+    store = open_store(str(tmp_path))
+    cells = []
+    for seed, gains in ((0, (50.0, 40.0, 30.0)), (1, (50.0, 60.0, 70.0))):
+        own = [baseline("s", "rebrac", seed), sized(seed, 0.01), sized(seed, 0.1)]
+        own += [sized(seed, 0.1, horizon=5), sized(seed, 0.7)]  # no truths: other settings, no candidate
+        for cell, score in zip(own, (*gains, 1.0, 2.0), strict=True):
+            mean = {"normalized_score": score, "return": 0.0}
+            publish_result(tmp_path, cell, [0.0, 0.0], episodes_mean=mean)
+        if auto:
+            judged = sized(seed, "auto", judge="fqe")
+            words = {"judges": {"candidates": CANDIDATES, "scores": SCORES}}
+            mean = {"normalized_score": 3.0, "return": 0.0}
+            publish_result(tmp_path, judged, [0.0, 0.0], episodes_mean=mean, judgement=words)
+            own.append(judged)
+        cells += own
+    return SimpleNamespace(cells=cells, spec=SimpleNamespace(name="s")), store
+
+
+def test_the_truth_of_a_candidate_is_the_same_planner_with_it_fixed(tmp_path):
+    truth, words = judged_rows(*sweep(tmp_path))
+    found = {(row["seed"], row["candidate"]): row["true_score"] for row in truth}
+    assert found == {(0, 0.0): 50, (0, 0.01): 40, (0, 0.1): 30, (1, 0.0): 50, (1, 0.01): 60, (1, 0.1): 70}
+    assert len(truth) == 6
+    assert [(w["seed"], w["judge"], w["candidate"], w["score"]) for w in words[:3]] == [
+        (0, "critic", 0.0, 0.0),
+        (0, "critic", 0.01, 1.0),
+        (0, "critic", 0.1, 2.0),
+    ]
+    assert math.isnan(words[5]["score"])  # what was not finite
+    assert len(words) == 12
+
+
+def test_the_agreement_of_these_rows_is_printed(tmp_path):
+    pd = pytest.importorskip("pandas")
+    truth, words = judged_rows(*sweep(tmp_path))
+    rows = agreement(pd.DataFrame(truth), pd.DataFrame(words))
+    critic = next(row for row in rows if row.judge == "critic")
+    assert critic.spearman == pytest.approx(0.0)  # −1 for one seed, +1 for the other
+    assert critic.regret == pytest.approx((20 + 0) / 2)
+    assert "critic" in to_text(rows)
+
+
+def test_a_sweep_without_judges_says_how_to_get_some(tmp_path):
+    with pytest.raises(UserError, match="step_size: auto"):
+        judged_rows(*sweep(tmp_path, auto=False))
