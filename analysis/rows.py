@@ -36,7 +36,7 @@ class Row:
     horizon: int | None = None
     rollouts: int | None = None
     updates: int | None = None
-    step_size: float | None = None
+    step_size: float | str | None = None  # "auto" where a judge chose it for every seed
     score_mean: float | None = None
     score_low: float | None = None  # 95 %, other episodes of these trained policies
     score_high: float | None = None
@@ -156,7 +156,7 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
         kind=facts["kind"],
         world_model=facts.get("world_model") or None,
         **numbered,
-        step_size=float(facts["step_size"]) if facts.get("step_size") else None,
+        step_size=_number_or_word(facts.get("step_size")),
         variant=facts.get("variant") or None,
         role=facts["role"],
         status=_status(cells),
@@ -192,6 +192,16 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
     by_seed = {seed: np.array([values[e] for e in sorted(values)]) for seed, values in scores.items()}
     settings = tuple(f"{n}={v}" for n, v in sorted(done[0].facts.items()) if n.startswith("planner.") or n == "variant")
     return with_intervals(Group(row, facts["name"], Evidence((by_seed,)), gains, settings))
+
+
+def _number_or_word(text: Any) -> float | str | None:
+    """Return a recorded setting as a number where it is one; None where there is none."""
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return str(text)
 
 
 def _per_step(episodes: pd.DataFrame, name: str) -> float | None:

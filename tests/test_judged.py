@@ -1,15 +1,20 @@
-"""Which finished cells of a sweep are the truth of a judged step size, counted on hand-made results."""
+"""Step sizes that a judge chose, from the planner to the table, and which cells are the truth of a judgement."""
 
 import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from recorded_sweeps import baseline, mpc, publish_result
+import torch
+from recorded_sweeps import baseline, mpc, publish_result, record
+from test_mpc import OBS
+from test_trustworthy import trusted_parts
 
 from analysis.judges import agreement, to_text
+from analysis.table import build_table
 from cluster.store import open_store
 from mpcwdwm.errors import UserError
+from mpcwdwm.planning import AdaptiveMpc, MpcConfig, planner_config
 from sweeps.judged import judged_rows
 
 SCORES = {"critic": [0.0, 1.0, 2.0], "fqe": [0.0, 0.5, None]}
@@ -68,3 +73,35 @@ def test_the_agreement_of_these_rows_is_printed(tmp_path):
 def test_a_sweep_without_judges_says_how_to_get_some(tmp_path):
     with pytest.raises(UserError, match="step_size: auto"):
         judged_rows(*sweep(tmp_path, auto=False))
+
+
+def test_a_table_shows_a_step_size_that_was_chosen_by_a_judge(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    cells = [baseline("s", "rebrac", 0), sized(0, "auto")]
+    record(uri, "s", cells, {cell.key: [100, 200] for cell in cells}, tmp_path / "runs")
+    (row,) = [row for row in build_table(uri, "s").rows if row.kind == "policy"]
+    assert row.step_size == "auto"
+    assert row.adapted_share == 1.0
+
+
+def test_what_was_measured_before_the_first_step_is_known_of_every_member():
+    fields = {"H": 1, "M": 2, "step_size": "auto", "step_unit": "action", "reset": "step", "gate": 1.0}
+    planner = AdaptiveMpc(trusted_parts(), MpcConfig(**fields), seeds=(0, 1))
+    planner.act(torch.zeros(2, OBS, dtype=torch.float64))
+    for member, found in enumerate(planner.judgements()):
+        assert found["step_size"] == planner.alpha[member].item()
+        assert found["error_slope"] == planner.slopes.total[member].item()
+        assert found["judges"]["chosen"] == planner.judgement.chosen[member]
+        assert set(found["judges"]["scores"]) == set(planner.judgement.scores)
+    assert AdaptiveMpc(trusted_parts(), MpcConfig(H=1), seeds=(0, 1)).judgements() == [None, None]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"step_size": "auto"}, {"step_unit": "action"}, {"gate": 1.0}, {"preset": "robust"}], ids=str
+)
+def test_the_cost_of_a_planner_that_measures_first_is_predicted_without_a_dataset(fields):
+    config = MpcConfig(**fields)
+    assert config.uses_dataset
+    plain = planner_config(config.unmeasured().to_dict())
+    assert not plain.uses_dataset
+    assert (plain.horizon, plain.rollouts, plain.anchor) == (config.horizon, config.rollouts, config.anchor)

@@ -63,6 +63,10 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
         """The gate's errors and the step size are measured on held-out episodes."""
         return self.gate is not None or self.step_unit == "action" or self.step_size == "auto"
 
+    def unmeasured(self) -> "MpcConfig":
+        """Return the config with a raw step size and no gate."""
+        return self.model_copy(update={"gate": None, "step_unit": "raw", "step_size": 0.0})
+
     @model_validator(mode="before")
     @classmethod
     def _of_preset(cls, given: Any) -> Any:
@@ -205,6 +209,18 @@ class AdaptiveMpc(Planner):
             change = action_change(self.parts, self.psi0, psi, states).square().mean(1).sqrt()  # (N,)
         error = self.slopes.total.repeat_interleave(self.episodes)
         return gain > gate * error * change
+
+    def judgements(self) -> list[dict[str, Any] | None]:
+        """Return every member's α and error slope as they were measured, and what the judges of the step size said."""
+        if not isinstance(self.alpha, Tensor):
+            return super().judgements()
+        alpha = self.alpha.view(len(self.seeds), -1)[:, 0].tolist()
+        slopes = [None] * len(alpha) if self.slopes is None else self.slopes.total.tolist()
+        judged = [None] * len(alpha) if self.judgement is None else self.judgement.by_member()
+        return [
+            {"step_size": a, "error_slope": slope, "judges": one}
+            for a, slope, one in zip(alpha, slopes, judged, strict=True)
+        ]
 
     def twin(self, episodes: int, **changes: Any) -> "AdaptiveMpc":
         """Return another planner with the same parts and seeds, for measurements; never gated, never captured."""
