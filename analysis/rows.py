@@ -17,9 +17,20 @@ import pandas as pd
 from analysis.published import PublishedScore, published_scores
 from analysis.statistics import Evidence, UnpairedError, mean_of_means, paired_differences
 
-__all__ = ["NUMBERED", "TIME_COLUMNS", "Cell", "Group", "Row", "groups_of", "published_group", "with_intervals"]
+__all__ = [
+    "NUMBERED",
+    "TIME_COLUMNS",
+    "UNDER_TRAINED",
+    "Cell",
+    "Group",
+    "Row",
+    "groups_of",
+    "published_group",
+    "with_intervals",
+]
 
 TIME_COLUMNS = ("ms_per_step", "cpu_hours", "gpu_hours")  # the only columns that differ between equal runs
+UNDER_TRAINED = "‡"  # stands behind the method where it is shown; `analysis.training` says which rows earn it
 NUMBERED = ("denoising_steps", "horizon", "rollouts", "updates")  # columns that hold a whole number or nothing
 
 
@@ -64,6 +75,7 @@ class Row:
     cpu_hours: float | None = None  # evaluation and training of all the row is built on
     gpu_hours: float | None = None
     keys: str | None = None  # hash of the row's keys: equal if and only if the rows mean the same
+    under_trained: bool | None = None  # its base; None: cannot be judged, or there is none to judge
 
     @property
     def label(self) -> str:
@@ -106,6 +118,7 @@ class Group:
     gains: Evidence | None = None  # None: no paired gain
     settings: tuple[str, ...] = ()  # all that tells it from the other cells of its planner
     source: str = ""  # of a published score
+    cells: tuple[Cell, ...] = ()  # of one task, in the order of the plan, those without a result included
 
     @property
     def is_planner(self) -> bool:
@@ -164,7 +177,7 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
     )
     notes += _lacking(row, cells)
     if not done:
-        return Group(row, name=facts["name"])
+        return Group(row, name=facts["name"], cells=tuple(cells))
     scores = {cell.seed: cell.scores for cell in done}
     gains = None
     if row.kind != "none":
@@ -191,7 +204,7 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
     )
     by_seed = {seed: np.array([values[e] for e in sorted(values)]) for seed, values in scores.items()}
     settings = tuple(f"{n}={v}" for n, v in sorted(done[0].facts.items()) if n.startswith("planner.") or n == "variant")
-    return with_intervals(Group(row, facts["name"], Evidence((by_seed,)), gains, settings))
+    return with_intervals(Group(row, facts["name"], Evidence((by_seed,)), gains, settings, cells=tuple(cells)))
 
 
 def _number_or_word(text: Any) -> float | str | None:

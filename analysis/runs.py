@@ -8,7 +8,7 @@ first, so reading goes by the keys of the plan and not by parent run.
 import json
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +36,7 @@ from mpcwdwm.records import (
 
 __all__ = ["Records"]
 
+CURVE_FILE = "curve.json"  # of a component's run: the points of its learning curve
 PAGE = 1000  # runs per request; more is refused by some servers
 DOWNLOADS = 8  # files fetched from a server at a time: it answers one worker's requests in turn
 PROBE_SECONDS = 10.0
@@ -118,10 +119,24 @@ class Records:
 
     def episodes(self, cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Return the episodes of each cell in ``cells`` (rows of `units`), by key."""
-        runs = list(cells["run"]) if len(cells) else []
+        return self._read(cells, EPISODES_FILE, _episodes)
+
+    def curves(self, components: pd.DataFrame) -> dict[str, list[dict[str, float]]]:
+        """Return the learning curve of each component in ``components`` (rows of `units`), by key.
+
+        A curve is a list of points: "step", the gradient updates done, and metrics by name.
+
+        Raises:
+            UserError: the file of a curve is missing or not whole.
+        """
+        return self._read(components, CURVE_FILE, _curve)
+
+    def _read(self, units: pd.DataFrame, name: str, read: Callable[[Path], Any]) -> dict[str, Any]:
+        """Return what one artifact of each unit holds, by key."""
+        runs = list(units["run"]) if len(units) else []
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(DOWNLOADS) as pool:
-            paths = pool.map(lambda run: self._file(run, EPISODES_FILE, Path(folder) / run.info.run_id), runs)
-            return {key: _episodes(path) for key, path in zip(cells.index, paths, strict=True)}
+            paths = pool.map(lambda run: self._file(run, name, Path(folder) / run.info.run_id), runs)
+            return {key: read(path) for key, path in zip(units.index, paths, strict=True)}
 
     def _search(self, condition: str) -> list[Any]:
         """Return all runs that match, complete ones first, then by age."""
@@ -179,6 +194,13 @@ def _frame(found: dict[str, Any], keys: Collection[str]) -> pd.DataFrame:
 def _episodes(path: Path) -> pd.DataFrame:
     """Return a file of episodes; what pandas' own reader does besides takes four times as long for ten rows."""
     return pyarrow.parquet.read_table(path, use_threads=False).to_pandas()
+
+
+def _curve(path: Path) -> list[dict[str, float]]:
+    try:
+        return [dict(point) for point in json.loads(path.read_text(encoding="utf-8"))]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"tracking: {path} is no learning curve; delete its run and sweep again") from error
 
 
 def part_keys(cells: pd.DataFrame) -> Sequence[str]:

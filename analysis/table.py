@@ -1,7 +1,7 @@
 """The comparison table: every method on every task, beside the dataset and the published scores.
 
 `build_table` reads the records, `Table` renders them as CSV, Markdown and text. The CSV depends on
-the episodes and the plan alone: fixed columns, fixed formats, the plan's order, no time of day.
+the episodes, the learning curves and the plan alone: fixed columns, fixed formats, the plan's order, no time of day.
 """
 
 import io
@@ -19,8 +19,9 @@ from rich.text import Text
 from tabulate import tabulate
 
 from analysis.averages import AVERAGE, average_groups
-from analysis.rows import Cell, Group, Row, groups_of
+from analysis.rows import UNDER_TRAINED, Cell, Group, Row, groups_of
 from analysis.runs import Records
+from analysis.training import Curve, base_keys, mark_averages, mark_under_trained, read_curves
 from analysis.verdicts import chosen_notes, interval_text, mixture_notes, signed, verdict
 
 __all__ = ["Table", "build_table"]
@@ -34,6 +35,10 @@ LEGEND = (
     "new seeds: 95 % interval over new training seeds, Student's t on per-seed means; – below three seeds",
     "hours: processor hours (threads × time; GPU-hours where marked) of the evaluation and of the training of all "
     "the row is built on; in the average row of all tasks together",
+)
+UNDER_TRAINED_NOTE = (
+    f"{UNDER_TRAINED} under-trained: the base's score still moved over the last 20 % of updates, or is not above bc, "
+    "or not above the dataset's mean; a gain over it may be what its training left undone"
 )
 PUBLISHED_NOTE = (
     "published scores come from their authors' runs, not from the environment and simulator version of this table"
@@ -75,7 +80,7 @@ class Table:
             aligned = ("left", *("right",) * (len(HEADERS) - 1))
             parts.append(tabulate(cells, headers=HEADERS, tablefmt="github", disable_numparse=True, colalign=aligned))
             parts += [f"**{line}**" for line in self.verdicts if line.startswith(f"{task}: ")]
-        parts.append("\n".join(f"- {note}" for note in [*self.notes, *LEGEND]))
+        parts.append("\n".join(f"- {note}" for note in [*self.notes, *self._legend()]))
         return "\n\n".join(parts) + "\n"
 
     def to_text(self, width: int = 100) -> str:
@@ -95,9 +100,12 @@ class Table:
                 if line.startswith(f"{task}: "):
                     console.print(Text(f"→ {line}"), soft_wrap=False)
             console.print()
-        for note in [*self.notes, *LEGEND]:
+        for note in [*self.notes, *self._legend()]:
             console.print(Text(f"· {note}"))
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+    def _legend(self) -> list[str]:
+        return [*LEGEND, *([UNDER_TRAINED_NOTE] if any(row.under_trained for row in self.rows) else [])]
 
     def _by_task(self) -> dict[str, list[Row]]:
         tasks: dict[str, list[Row]] = {}
@@ -137,19 +145,26 @@ def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = N
         if cell.episodes is not None and not all(map(math.isfinite, cell.scores.values())):
             cell = replace(cell, episodes=None, failure="the score of an episode is not finite")
         by_task.setdefault(facts["task"], {}).setdefault(facts["role"], []).append(cell)
-    return _assemble(sweep, by_task, notes, mixture_notes(pd.concat([cells, parts])) if len(cells) else [])
+    bases = base_keys(cell for roles in by_task.values() for cell in roles.get("report", []))
+    curves = read_curves(records, parts, bases)
+    return _assemble(sweep, by_task, curves, notes, mixture_notes(pd.concat([cells, parts])) if len(cells) else [])
 
 
 def _assemble(
-    sweep: str, by_task: Mapping[str, Mapping[str, list[Cell]]], notes: list[str], mixtures: list[str]
+    sweep: str,
+    by_task: Mapping[str, Mapping[str, list[Cell]]],
+    curves: Mapping[str, Curve],
+    notes: list[str],
+    mixtures: list[str],
 ) -> Table:
     groups: dict[str, list[Group]] = {}
     for task, roles in by_task.items():
-        groups[task], lacking = groups_of(roles.get("report", []))
+        reported, lacking = groups_of(roles.get("report", []))
+        groups[task], under_trained = mark_under_trained(reported, curves)
         candidates, unchosen = groups_of(roles.get("select", []))
-        notes += lacking + unchosen + chosen_notes(task, candidates, groups[task])
+        notes += lacking + unchosen + chosen_notes(task, candidates, groups[task]) + under_trained
     averages, left_out = average_groups(groups)
-    groups = {**groups, AVERAGE: averages} if averages else groups
+    groups = {**groups, AVERAGE: mark_averages(averages, groups)} if averages else groups
     shown = [group for task_groups in groups.values() for group in task_groups]
     sentences = [verdict(task, task_groups) for task, task_groups in groups.items()]
     return Table(
@@ -204,6 +219,7 @@ HEADERS = (
 
 def _shown(row: Row) -> dict[str, str]:
     """Return a row as text, by header."""
+    mark = f" {UNDER_TRAINED}" if row.under_trained else ""
     status = "" if row.status == "ok" else f" ({row.status})"
     score = DASH if row.score_mean is None else f"{row.score_mean:.1f}".replace("-", "−")
     if row.published_std is not None:
@@ -220,7 +236,7 @@ def _shown(row: Row) -> dict[str, str]:
         hours = f"{row.cpu_hours or 0:.2f}" + (f" + {row.gpu_hours:.2f} GPU" if row.gpu_hours else "")
     count = DASH if row.n_seeds is None else f"{row.n_seeds} × {(row.n_episodes or 0) / row.n_seeds:g}"
     return {
-        "method": row.label + status,
+        "method": row.label + mark + status,
         "score [95 %]": score,
         "score, new seeds": interval_text(row.score_seed_low, row.score_seed_high),
         "gain [95 %]": gain,

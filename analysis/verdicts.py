@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from analysis.rows import Group, Row
+from analysis.rows import UNDER_TRAINED, Group, Row
 from analysis.statistics import LEVEL, Interval
 
 __all__ = ["chosen_notes", "interval_text", "mixture_notes", "signed", "verdict"]
@@ -49,6 +49,8 @@ def verdict(task: str, groups: Sequence[Group]) -> str | None:
     harmed = sum(g.row.gain_high is not None and g.row.gain_high < 0 for g in gained)
     if harmed:
         sentence += f"; {harmed} of {k} {'shows' if harmed == 1 else 'show'} harm"
+    if row.under_trained:
+        sentence += f"; {row.base} is under-trained {UNDER_TRAINED}, so this does not say what a trained policy gains"
     return sentence
 
 

@@ -7,7 +7,6 @@ exits with 1, one that was interrupted with 130.
 
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,16 +22,10 @@ from sweeps.interrupt import EXIT_CODE, interruptible
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from cluster.store import Store
     from mpcwdwm.data import Task
-    from sweeps.plan import Plan
-    from sweeps.run import Outcome
     from sweeps.spec import Spec
 
 __all__ = ["app", "main"]
-
-FAILED_SHOWN = 20  # failures listed at the end of a run; `sweep status` lists all
-NARROWEST = 100  # columns of a printed table where the terminal's width is unknown
 
 app = typer.Typer(
     help="Adaptive MPC with a diffusion world model, against ReBRAC and IQL: sweeps, tables, datasets.",
@@ -89,11 +82,12 @@ def sweep_plan(
     from sweeps.plan import build_plan
     from sweeps.predict import predict
     from sweeps.progress import duration
+    from sweeps.reports import print_counts
 
     loaded = _load(spec, sets, tasks, seeds)
     store = open_store(loaded.storage)
     plan = build_plan(loaded, store)
-    _print_counts(plan, store)
+    print_counts(plan, store)
     cost = predict(plan, store)
     if cost.wall_seconds:
         phases = [f"{name} {duration(seconds)}" for name, seconds in cost.seconds.items() if seconds]
@@ -120,6 +114,7 @@ def sweep_run(
         warnings.resetwarnings()
     try:
         with interruptible():
+            from sweeps.reports import print_failures
             from sweeps.run import run
 
             loaded = _load(spec, sets, tasks, seeds)
@@ -128,7 +123,7 @@ def sweep_run(
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
         _exit(EXIT_CODE)
-    _print_failures(outcome)
+    print_failures(outcome)
     _exit(1 if outcome.failed else 0)
 
 
@@ -141,11 +136,12 @@ def sweep_status(
     from cluster.packs import missing, open_packs
     from cluster.store import open_store
     from sweeps.plan import build_plan
+    from sweeps.reports import print_counts
 
     loaded = _load(spec, sets, tasks, seeds)
     store = open_store(loaded.storage)
     plan = build_plan(loaded, store)
-    _print_counts(plan, store)
+    print_counts(plan, store)
     states = plan.states(store)
     for pack in open_packs(store):
         if not set(pack.keys).intersection(states):
@@ -188,13 +184,44 @@ def sweep_list() -> None:
 @app.command("table")
 def table(spec: SpecArgument) -> None:
     """Print a sweep's comparison table and write it as Markdown and CSV."""
-    from cluster.store import open_store
+    from sweeps.reports import note_changes
 
     loaded = _load(spec)
     _print_table(loaded)
-    last = open_store(loaded.storage).read_text(f"sweeps/{loaded.name}/spec.yaml")
-    if last is not None and not loaded.asks_for_the_same(last):
-        print("note: this is the sweep as it was run last; the YAML asks for another now", file=sys.stderr)
+    note_changes(loaded)
+
+
+@app.command("models")
+def models(spec: SpecArgument) -> None:
+    """Print how well a sweep's world and reward models predict held-out episodes; draw it over training."""
+    from analysis.drawing import rendered
+    from analysis.figures import models_figure
+    from analysis.models import build_models
+    from sweeps.reports import note_changes, terminal_width, write_files
+
+    loaded = _load(spec)
+    report = build_models(loaded.tracking_uri, loaded.name)
+    figure = models_figure(report)
+    print(report.to_text(terminal_width()))
+    drawn = rendered("models", figure) if figure else {}
+    write_files(loaded, {"models.md": report.to_markdown(), "models.csv": report.to_csv(), **drawn})
+    note_changes(loaded)
+
+
+@app.command("figures")
+def figures(spec: SpecArgument) -> None:
+    """Draw what each field of a planner does to its gain, and the learning curves of policies; print the files."""
+    from analysis.drawing import rendered
+    from analysis.figures import sweep_figures
+    from sweeps.reports import note_changes, write_files
+
+    loaded = _load(spec)
+    drawn, notes = sweep_figures(loaded.tracking_uri, loaded.name)
+    for name, figure in drawn.items():
+        write_files(loaded, rendered(name, figure), where=sys.stdout)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    note_changes(loaded)
 
 
 @app.command("judges")
@@ -310,35 +337,14 @@ def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, se
     return load_spec(spec, sets=sets or (), tasks=names, seeds=seeds)
 
 
-def _print_counts(plan: "Plan", store: "Store") -> None:
-    """Print how many components and cells there are, by state."""
-    states = plan.states(store)
-    print(f"sweep       {plan.spec.name} ({plan.spec.path})")
-    for name, units, cached in (("components", plan.components, "cached"), ("cells", plan.cells, "done")):
-        counts = [states[unit.key] for unit in units]
-        shown = [f"{counts.count('new')} new", f"{counts.count('cached')} {cached}"]
-        shown += [f"{counts.count('failed')} failed, to be tried again"] if "failed" in counts else []
-        shown += [f"{plan.awaiting_choice} to be chosen"] if name == "cells" and plan.awaiting_choice else []
-        print(f"{name:<11} {len(units)}: {', '.join(shown)}")
-
-
 def _print_table(spec: "Spec") -> None:
     """Print a sweep's table and write it beside its results."""
     from analysis.table import build_table
-    from cluster.store import open_store
+    from sweeps.reports import terminal_width, write_files
 
     built = build_table(spec.tracking_uri, spec.name)
-    store = open_store(spec.storage)
-    print(built.to_text(max(NARROWEST, shutil.get_terminal_size((NARROWEST, 24)).columns)))
-    for name, text in (("table.md", built.to_markdown()), ("table.csv", built.to_csv())):
-        print(store.save_sweep_file(spec.name, name, text), file=sys.stderr)
-
-
-def _print_failures(outcome: "Outcome") -> None:
-    for key, failure in list(outcome.failed.items())[:FAILED_SHOWN]:
-        print(f"failed: {key}: {failure.error} (log: {failure.log})", file=sys.stderr)
-    if len(outcome.failed) > FAILED_SHOWN:
-        print(f"and {len(outcome.failed) - FAILED_SHOWN} more: see `mpcwdwm sweep status`", file=sys.stderr)
+    print(built.to_text(terminal_width()))
+    write_files(spec, {"table.md": built.to_markdown(), "table.csv": built.to_csv()})
 
 
 def _download(task: "Task") -> Path:

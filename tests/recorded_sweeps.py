@@ -110,21 +110,24 @@ def publish_result(folder: Path, unit, returns, env_seeds=None, ms=2.0, **change
     return folder
 
 
-def publish_component(folder: Path, unit, **changes) -> Path:
+def publish_component(folder: Path, unit, curve=(), **changes) -> Path:
     folder = folder / "components" / unit.key
     folder.mkdir(parents=True)
     content = manifest(unit, updates_per_second=100.0, metrics={"loss": 0.25, "nothing": None}, **changes)
     (folder / "manifest.json").write_text(json.dumps(content))
-    (folder / "curve.json").write_text("[]")
+    (folder / "curve.json").write_text(json.dumps(list(curve)))
     return folder
 
 
-def record(uri, sweep, cells, results, folder, components=(), failed=None, **changes):
-    """Record a finished sweep: ``results`` maps keys to returns; a cell without returns has no result."""
+def record(uri, sweep, cells, results, folder, components=(), failed=None, curves=None, **changes):
+    """Record a finished sweep: ``results`` maps keys to returns; a cell without returns has no result.
+
+    ``curves`` maps keys of components to learning curves; the others have none.
+    """
     tracker = Tracker(uri, sweep)
     tracker.start(plan_record(sweep, components, cells, {}), f"name: {sweep}\n")
     for unit in components:
-        tracker.log(unit, publish_component(folder, unit))
+        tracker.log(unit, publish_component(folder, unit, (curves or {}).get(unit.key, ())))
     for unit in cells:
         if unit.key in results:
             tracker.log(unit, publish_result(folder, unit, results[unit.key], **changes.get(unit.key, {})))

@@ -1,0 +1,177 @@
+"""Trained components of a sweep with their learning curves, read from the records, every training seed by itself.
+
+Components of one task that differ in nothing but the seed are one `Trained`. What is equal in kind is told apart
+by the fields of the config that differ, those of what it was trained with included: "diffusion K=5", "diffusion
+K=10".
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.runs import Records
+from analysis.statistics import seed_interval
+
+__all__ = ["Estimate", "Trained", "trained_parts"]
+
+SHORT = {"denoising_steps": "K"}  # fields with a name of their own in the literature
+KEYS_SHOWN = 3  # in a note on what is missing
+PACE = "updates_per_second"  # of a component's record
+STEP = "step"  # a point's place: gradient updates done
+
+Values = dict[int, float]  # by training seed
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over training seeds, with its 95 % interval over new ones; no interval below three seeds."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def over(cls, values: Mapping[int, float]) -> "Estimate | None":
+        """Return the estimate from one value per training seed; None without any."""
+        if not values:
+            return None
+        interval = seed_interval(list(values.values()))
+        mean = float(np.mean(list(values.values())))
+        return cls(mean, interval.low, interval.high) if interval else cls(mean, None, None)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One component with one config on one task.
+
+    Attributes:
+        task: its name.
+        score_unit: "normalized" or "return", in which policies are judged on the task.
+        component: "rebrac", "world_model", …
+        kind: of the world model; for other components their name.
+        label: the kind, and what tells this config from others of its kind on the task.
+        curves: training seed → the points of its learning curve.
+        updates_per_second: training seed → pace of the process that trained it.
+    """
+
+    task: str
+    score_unit: str
+    component: str
+    kind: str
+    label: str
+    curves: dict[int, list[dict[str, float]]]
+    updates_per_second: Values
+
+    @property
+    def metrics(self) -> set[str]:
+        """Return the names of what the curves hold."""
+        return {name for curve in self.curves.values() for point in curve for name in point} - {STEP}
+
+    def last(self, metric: str) -> Values:
+        """Return a metric at the end of training, by seed; seeds without a finite value there are left out."""
+        ends = {seed: curve[-1][metric] for seed, curve in self.curves.items() if curve and metric in curve[-1]}
+        return {seed: end for seed, end in ends.items() if math.isfinite(end)}
+
+    def series(self, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return gradient updates (P,) and a metric there (S, P), at the points that all seeds with the metric have."""
+        by_seed = [
+            {point[STEP]: point[metric] for point in curve if math.isfinite(point.get(metric, math.nan))}
+            for curve in self.curves.values()
+        ]
+        seeds = [own for own in by_seed if own]
+        steps = sorted(set.intersection(*(set(own) for own in seeds))) if seeds else []
+        return np.array(steps, dtype=float), np.array([[own[step] for step in steps] for own in seeds], dtype=float)
+
+
+def trained_parts(records: Records, plan: Mapping[str, Any], names: Collection[str]) -> tuple[list[Trained], list[str]]:
+    """Return a sweep's components of these names, in the order of the plan, and notes on what is missing.
+
+    Args:
+        records: where the sweep was recorded.
+        plan: the sweep's, as `Records.plan` gives it.
+        names: "rebrac", "world_model", …
+
+    Raises:
+        UserError: a learning curve cannot be read.
+    """
+    units = records.units(plan["components"])
+    planned = [key for key in plan["components"] if key.startswith(tuple(f"{name}-" for name in names))]
+    there = [key for key in planned if key in units.index]
+    curves = records.curves(units.loc[there])
+    groups: dict[_Group, dict[int, str]] = {}  # training seed → key
+    for key in there:
+        unit, fields = units.loc[key], _fields(units, key)
+        kind, seed = fields.get("kind", unit["method"]), int(unit["seed"])
+        group = _Group(unit["task"], unit["method"], kind, tuple(sorted(fields.items())))
+        while seed in groups.get(group, {}):
+            group = replace(group, again=group.again + 1)
+        groups.setdefault(group, {})[seed] = key
+    parts = []
+    for group, members in groups.items():
+        facts = units.loc[next(iter(members.values()))]
+        paces = {seed: units.loc[key]["run"].data.metrics.get(PACE) for seed, key in members.items()}
+        parts.append(
+            Trained(
+                task=group.task,
+                score_unit=str(facts["score_unit"]),
+                component=group.component,
+                kind=group.kind,
+                label=_label(group, groups),
+                curves={seed: curves[key] for seed, key in members.items()},
+                updates_per_second={seed: float(pace) for seed, pace in paces.items() if pace is not None},
+            )
+        )
+    return parts, _missing([key for key in planned if key not in units.index], plan.get("failed", {}))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What components that differ in nothing but the seed share."""
+
+    task: str
+    component: str
+    kind: str
+    fields: tuple[tuple[str, str], ...]
+    again: int = 0  # what differs in nothing that is recorded must not hide one another
+
+
+def _fields(units: pd.DataFrame, key: str) -> dict[str, str]:
+    """Return a component's config as it was recorded, and that of what it was trained with."""
+    params: dict[str, str] = units.loc[key]["run"].data.params
+    fields = {name.removeprefix("config."): text for name, text in params.items() if name.startswith("config.")}
+    for name, part in params.items():
+        if name.startswith("part.") and part:
+            base = name.removeprefix("part.")
+            own = _fields(units, part) if part in units.index else {"key": part}
+            fields |= {f"{base}.{field}": text for field, text in own.items()}
+    return fields
+
+
+def _label(group: _Group, groups: Iterable[_Group]) -> str:
+    """Return the kind and the fields in which a config differs from others of its kind on the task."""
+    own = (group.task, group.component, group.kind)
+    alike = [dict(other.fields) for other in groups if (other.task, other.component, other.kind) == own]
+    differing = [
+        f"{SHORT.get(name, name)}={text or 'none'}"
+        for name, text in group.fields
+        if len({other[name] for other in alike if name in other}) > 1
+    ]
+    return " ".join([group.kind, *differing, *([f"({group.again + 1})"] if group.again else [])])
+
+
+def _missing(keys: Sequence[str], failed: Mapping[str, str]) -> list[str]:
+    """Say which components have no result, one note for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for key in keys:
+        reasons.setdefault(f"failed: {failed[key]}" if key in failed else "no result yet", []).append(key)
+    return [f"{_listed(own)}: {reason}" for reason, own in reasons.items()]
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = len(keys) - KEYS_SHOWN
+    return ", ".join(keys[:KEYS_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,202 @@
+"""What all figures share: the style, plots side by side, axes, legend and caption, and the files they become.
+
+Figures are made without pyplot and its global state, in the `styled` context. `rendered` turns one into the bytes of
+a PNG and an SVG file, the same for the same numbers and the same version of matplotlib.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+__all__ = [
+    "LIGHT",
+    "Look",
+    "Scale",
+    "add_caption",
+    "add_legend",
+    "draw_level",
+    "label_columns",
+    "log_ticks",
+    "looks",
+    "plots",
+    "rendered",
+    "styled",
+]
+
+FORMATS = ("png", "svg")
+DPI = 160  # dots per inch of a PNG
+PANEL = (3.7, 2.7)  # inches, width and height of one plot
+MARGIN = 0.6  # inches, height of legend and caption
+PADS = (0.07, 0.06)  # inches, beside and above every plot
+CHARACTER = 0.075  # inches, of a legend
+HANDLE = 0.55  # inches, what a legend's entry has beside its text
+CAPTION_CHARACTERS = 16  # in an inch
+# Okabe and Ito's palette, told apart by colour-blind readers too; its yellow is too light for lines on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # another for every time the colours are used up
+GREY, LIGHT = "#666666", "#c8c8c8"
+LEVEL: Any = {"color": GREY, "linestyle": "--", "linewidth": 1.2}  # a line across
+UNSET = "unset"  # tick of a field without a value
+UNSET_GAP = 0.2  # share of the axis between what has no place on it and the smallest value
+TICKS = 7  # values that get a tick each; of more, every second or third does
+LOGARITHMIC = "step_size"  # part of the names of fields that always have a logarithmic axis
+WIDE_RANGE = 20.0  # largest over smallest value from which any field has
+LONE_RANGE = 10.0  # of a logarithmic axis with one value
+NARROWEST_RANGE = 6.0  # largest over smallest error on a logarithmic axis, so that two ticks are on it
+STYLE: Any = {  # matplotlib's own type for it differs from version to version
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that the figure is the same everywhere
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "svg.hashsalt": "mpcwdwm",  # instead of a random one in the names of the file's elements
+}
+
+Look = tuple[str, str]  # colour and marker
+
+
+def styled() -> AbstractContextManager[None]:
+    """Return the context in which figures are made and rendered."""
+    return rc_context(STYLE)
+
+
+def rendered(name: str, figure: Figure) -> dict[str, bytes]:
+    """Return the figure's files, content by file name: NAME.png and NAME.svg, without a date."""
+    files = {}
+    for kind in FORMATS:
+        content = io.BytesIO()
+        with styled():
+            figure.savefig(content, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+        files[f"{name}.{kind}"] = content.getvalue()
+    return files
+
+
+def plots(count: int, columns: int, *, below: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many plots or a few more, row by row.
+
+    Args:
+        count: plots needed.
+        columns: plots beside each other.
+        below: inches of height that every row needs for legends.
+    """
+    rows = math.ceil(count / columns)
+    size = (PANEL[0] * columns, (PANEL[1] + below) * rows + MARGIN)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=PADS[0], h_pad=PADS[1]))
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def looks(labels: Iterable[str]) -> dict[str, Look]:
+    """Return a colour and a marker for every label, in the order of their first appearance."""
+    unique = dict.fromkeys(labels)
+    return {
+        label: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]) for i, label in enumerate(unique)
+    }
+
+
+def label_columns(labels: Collection[str], width: float) -> int:
+    """Return in how many columns a legend of these labels fits a width in inches, its rows being about equal."""
+    entry = HANDLE + CHARACTER * sum(map(len, labels)) / len(labels)
+    fitting = max(1, min(len(labels), int(width / entry)))
+    return math.ceil(len(labels) / math.ceil(len(labels) / fitting))
+
+
+def add_legend(figure: Figure, by_label: Mapping[str, Look], level: str | None = None) -> None:
+    """Put one legend for all plots above them, with the name of what `draw_level` drew."""
+    lines = [Line2D([], [], color=colour, marker=marker, label=label) for label, (colour, marker) in by_label.items()]
+    lines += [Line2D([], [], **LEVEL, label=level)] if level else []
+    columns = label_columns([str(line.get_label()) for line in lines], figure.get_figwidth())
+    figure.legend(handles=lines, loc="outside upper left", ncols=columns)
+
+
+def add_caption(figure: Figure, text: str) -> None:
+    """Say below the plots what is drawn."""
+    wrapped = textwrap.fill(text, int(CAPTION_CHARACTERS * figure.get_figwidth()))
+    figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=8, color=GREY)
+
+
+def draw_level(axes: Axes, level: float, label: str) -> None:
+    """Draw a dashed line across."""
+    axes.axhline(level, **LEVEL, label=f"_{label}")
+
+
+def log_ticks(axes: Axes) -> None:
+    """Tick 1, 2, 5 of every decade of a logarithmic y axis, as plain numbers; show enough of it for two of them."""
+    low, high = axes.get_ylim()
+    widen = max(1.0, math.sqrt(NARROWEST_RANGE * low / high))
+    axes.set_ylim(low / widen, high * widen)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where a field's values lie on the x axis; what has no place on it, unset or 0 if logarithmic, is left of them.
+
+    Attributes:
+        values: that lie on the axis, rising.
+        left: the others, from left to right.
+        log: whether the axis is logarithmic.
+    """
+
+    values: tuple[float, ...]
+    left: tuple[float | None, ...]
+    log: bool
+
+    @classmethod
+    def of(cls, field: str, values: Collection[float | None]) -> "Scale":
+        """Return the scale for a field's values, one of them a number: logarithmic for step sizes and wide ranges."""
+        numbers = sorted({value for value in values if value is not None})
+        positive = [value for value in numbers if value > 0]
+        wide = bool(positive) and positive[-1] >= WIDE_RANGE * positive[0]
+        log = bool(positive) and numbers[0] >= 0 and (LOGARITHMIC in field or wide)
+        left: list[float | None] = [None] if None in values else []
+        left += [0.0] if log and 0 in numbers else []
+        return cls(tuple(positive if log else numbers), tuple(left), log)
+
+    def place(self, value: float | None, aside: float = 0.0) -> float:
+        """Return where a value is drawn, moved by a share of the axis."""
+        if value not in self.values:
+            aside -= UNSET_GAP * (len(self.left) - self.left.index(value))
+            value = self.values[0]
+        assert value is not None
+        low, high = self.values[0], self.values[-1]
+        if self.log:
+            return value * (high / low if high > low else LONE_RANGE) ** aside
+        return value + aside * (high - low or 1.0)
+
+    def apply(self, axes: Axes) -> None:
+        """Give the x axis this scale, with ticks at the values."""
+        if self.log:
+            axes.set_xscale("log")
+        ticks = [*self.left, *self.values[:: math.ceil(len(self.values) / TICKS)]]
+        axes.xaxis.set_major_locator(FixedLocator([self.place(value) for value in ticks]))
+        axes.xaxis.set_major_formatter(FixedFormatter([UNSET if tick is None else f"{tick:g}" for tick in ticks]))
+        axes.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,80 @@
+"""What several commands print of a sweep, and the files they write beside its results."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from cluster.store import Store, open_store
+
+if TYPE_CHECKING:  # commands that only print need none of it
+    from sweeps.plan import Plan
+    from sweeps.run import Outcome
+    from sweeps.spec import Spec
+
+__all__ = ["note_changes", "print_counts", "print_failures", "terminal_width", "write_files"]
+
+FAILED_SHOWN = 20  # failures listed at the end of a run; `sweep status` lists all
+NARROWEST = 100  # columns of a printed table where the terminal's width is unknown
+
+
+def print_counts(plan: "Plan", store: Store) -> None:
+    """Print how many components and cells there are, by state."""
+    states = plan.states(store)
+    print(f"sweep       {plan.spec.name} ({plan.spec.path})")
+    for name, units, cached in (("components", plan.components, "cached"), ("cells", plan.cells, "done")):
+        counts = [states[unit.key] for unit in units]
+        shown = [f"{counts.count('new')} new", f"{counts.count('cached')} {cached}"]
+        shown += [f"{counts.count('failed')} failed, to be tried again"] if "failed" in counts else []
+        shown += [f"{plan.awaiting_choice} to be chosen"] if name == "cells" and plan.awaiting_choice else []
+        print(f"{name:<11} {len(units)}: {', '.join(shown)}")
+
+
+def print_failures(outcome: "Outcome") -> None:
+    """Print what failed in a run, and where it is written down, on stderr."""
+    for key, failure in list(outcome.failed.items())[:FAILED_SHOWN]:
+        print(f"failed: {key}: {failure.error} (log: {failure.log})", file=sys.stderr)
+    if len(outcome.failed) > FAILED_SHOWN:
+        print(f"and {len(outcome.failed) - FAILED_SHOWN} more: see `mpcwdwm sweep status`", file=sys.stderr)
+
+
+def note_changes(spec: "Spec") -> None:
+    """Say on stderr if what is shown of a sweep, its last run, is not what its YAML asks for."""
+    last = open_store(spec.storage).read_text(f"sweeps/{spec.name}/spec.yaml")
+    if last is not None and not spec.asks_for_the_same(last):
+        print("note: this is the sweep as it was run last; the YAML asks for another now", file=sys.stderr)
+
+
+def terminal_width() -> int:
+    """Return in how many columns tables are printed."""
+    return max(NARROWEST, shutil.get_terminal_size((NARROWEST, 24)).columns)
+
+
+def write_files(spec: "Spec", files: Mapping[str, str | bytes], where: TextIO | None = None) -> None:
+    """Write files, content by name, beside a sweep's results and print their places, on stderr by default."""
+    store = open_store(spec.storage)
+    for name, content in files.items():
+        if isinstance(content, str):
+            place = store.save_sweep_file(spec.name, name, content)
+        else:
+            place = _save_bytes(store, f"sweeps/{spec.name}/{name}", content)
+        print(place, file=where or sys.stderr)
+
+
+def _save_bytes(store: Store, name: str, content: bytes) -> str:
+    """Write a file under a temporary name and rename it; return its place."""
+    place = store.place(name)
+    with store.temporary() as temporary:
+        temporary.write_bytes(content)
+        if "://" in place:
+            import fsspec
+
+            files, path = fsspec.core.url_to_fs(place)
+            files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            files.put_file(str(temporary), path)
+        else:
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, place)
+    return place
