@@ -33,7 +33,7 @@ class ComponentUnit:
     """One pretrained part for one seed."""
 
     key: str  # folder name: "<component>-<task>-s<seed>-<hash>"
-    component: str  # "rebrac", "iql", "bc", "world_model", "reward"
+    component: str  # "rebrac", "iql", "bc", "world_model", "reward", "value"
     config: dict[str, Any]  # fully resolved, defaults included
     task: TaskRef
     seed: int

@@ -160,6 +160,7 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
     from mpcwdwm.artifact import write_artifact
     from mpcwdwm.components import component_config
     from mpcwdwm.compute import ComputeConfig
+    from mpcwdwm.termination import RULES
     from mpcwdwm.training import train
 
     units = cast("tuple[ComponentUnit, ...]", pack.units)
@@ -170,7 +171,8 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
         component_config(unit.component, {}, unit.config),
         _dataset(unit.task),
         pack.seeds,
-        base=_base(store, units),
+        bases=_bases(store, units),
+        termination=RULES[unit.task.termination] if unit.task.termination else None,
         device=facts["device"],
         checkpoint=store.work_folder(pack.id) / CHECKPOINT,
         env_id=unit.task.env_id,
@@ -202,14 +204,14 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
     return {key: writer(index) for index, key in enumerate(pack.keys)}
 
 
-def _base(store: Store, units: Sequence[ComponentUnit]) -> "Component | None":
+def _bases(store: Store, units: Sequence[ComponentUnit]) -> "dict[str, Component]":
     """Return what the units are trained with, read back and stacked like them."""
     from mpcwdwm.components import load_component
 
-    if not units[0].parts:
-        return None
-    (name,) = units[0].parts
-    return load_component([store.folder("components", unit.parts[name]) for unit in units])
+    return {
+        name: load_component([store.folder("components", unit.parts[name]) for unit in units])
+        for name in units[0].parts
+    }
 
 
 def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:

@@ -31,7 +31,7 @@ def load(
         task: the task's name.
         seed: one training seed, or several, which then become the members of the parts.
         base: whose policy and critic: "rebrac" or "iql"; "bc" has a policy only.
-        critic_from: whose critic instead, "rebrac" or "iql", with its discount and reward scale.
+        critic_from: whose critic instead, "rebrac", "iql" or "value", with its discount and reward scale.
         keys: artifact names, needed only where the folder holds several variants of a component.
         device: where the parts go.
 

@@ -12,7 +12,7 @@ next point of the curve.
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mpcwdwm.artifact import read_checkpoint, write_checkpoint
 from mpcwdwm.buffer import Buffer, usable_rows
-from mpcwdwm.components.component import Component, ComponentConfig
+from mpcwdwm.components.component import Component, ComponentConfig, Context
 from mpcwdwm.components.registry import component_class
 from mpcwdwm.compute import Captured, ComputeConfig, compiled, matmul_precision, path_of, record
 from mpcwdwm.config import Config
@@ -58,13 +58,14 @@ class Training:
         config: its config.
         datasets: one for all members, or one per member.
         seeds: one per member.
-        base: the pretrained component that `config.builds_on` names, one member per seed.
+        bases: the pretrained components that `config.builds_on` names, one member per seed.
+        termination: the robot's rule, for what is imagined in training.
         device: where to train.
         dtype: of parameters and data; float64 is for tests.
         compute: how updates are run.
 
     Raises:
-        UserError: no usable rows, `compute` asks for what is not there, or `base` is missing or of other seeds.
+        UserError: no usable rows, `compute` asks for what is not there, or `bases` lack one or are of other seeds.
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class Training:
         datasets: Dataset | Sequence[Dataset],
         seeds: Sequence[int],
         *,
-        base: Component | None = None,
+        bases: Mapping[str, Component] | None = None,
+        termination: Callable[[Tensor], Tensor] | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         compute: ComputeConfig | None = None,
@@ -93,11 +95,11 @@ class Training:
         for member, (dataset, own) in enumerate(zip(self.datasets, rows, strict=True)):
             self.part.fit(member, dataset, own)
         self.part.to(device)
-        self._base: str | None = None  # hash of its weights
-        if config.builds_on is not None:
-            base = _checked_base(base, config.builds_on, self.seeds).to(device, dtype)
-            self._base = _weights_hash(base)
-            self.part.build_on(base)
+        checked = {name: _checked_base(bases, name, self.seeds) for name in config.builds_on}
+        self._bases = {name: _weights_hash(base) for name, base in checked.items()}
+        if checked:
+            frozen = {name: base.to(device, dtype).requires_grad_(False) for name, base in checked.items()}
+            self.part.build_on(frozen, Context(self.datasets, rows, termination))
         noise = self.part.noise(config.batch_size)
         recipes = [{"rows": Integers(size, (config.batch_size,)), **noise} for size in self.buffer.sizes]
         self.draws = Draws(self.seeds, name, recipes, device=device, dtype=dtype)
@@ -226,7 +228,7 @@ class Training:
             "config": self.config.to_dict(),
             "seeds": list(self.seeds),
             "datasets": [dataset.sha256 for dataset in self.datasets],
-            "base": self._base,
+            "bases": self._bases,
         }
 
     # ----------------------------------------------------------------------------------- result
@@ -263,11 +265,12 @@ def _weights_hash(part: Component) -> str:
     return weights.hexdigest()
 
 
-def _checked_base(base: Component | None, name: str, seeds: tuple[int, ...]) -> Component:
+def _checked_base(bases: Mapping[str, Component] | None, name: str, seeds: tuple[int, ...]) -> Component:
+    base = (bases or {}).get(name)
     if base is None:
-        raise UserError(f"this config builds on a trained {name}: give it as base=load_component([…])")
+        raise UserError(f"this config builds on a trained {name}: give it in bases={{'{name}': load_component([…])}}")
     if base.seeds != seeds:
-        raise UserError(f"the base has seeds {list(base.seeds)}, the training {list(seeds)}: load equal seeds")
+        raise UserError(f"the {name} has seeds {list(base.seeds)}, the training {list(seeds)}: load equal seeds")
     return base
 
 
@@ -306,7 +309,8 @@ def train(
     datasets: Dataset | Sequence[Dataset],
     seeds: Sequence[int],
     *,
-    base: Component | None = None,
+    bases: Mapping[str, Component] | None = None,
+    termination: Callable[[Tensor], Tensor] | None = None,
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
     env_id: str | None = None,
@@ -318,11 +322,12 @@ def train(
     """Train one component for every seed, stacked, and return one result per seed, in order.
 
     Args:
-        name: "rebrac", "iql", "bc", "world_model" or "reward".
+        name: "rebrac", "iql", "bc", "world_model", "reward" or "value".
         config: its config.
         datasets: one for all seeds, or one per seed.
         seeds: the members; a seed's result does not depend on the others.
-        base: the pretrained component that `config.builds_on` names, one member per seed, in order.
+        bases: the pretrained components that `config.builds_on` names, one member per seed, in order.
+        termination: the robot's rule, for what is imagined in training.
         device: where to train.
         checkpoint: a file that is written on the way and continued from if it is there.
         env_id: environment of a policy's learning curve; without it the curve holds losses only.
@@ -334,7 +339,9 @@ def train(
     Raises:
         UserError: see `Training`.
     """
-    training = Training(name, config, datasets, seeds, base=base, device=device, compute=compute)
+    training = Training(
+        name, config, datasets, seeds, bases=bases, termination=termination, device=device, compute=compute
+    )
     assert isinstance(config, ComponentConfig)
     if checkpoint is not None:
         training.load(checkpoint)

@@ -103,6 +103,8 @@ def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
         used = dict.fromkeys((base, *needs))
         for combination in itertools.product(*(variants[part] for part in used)):
             parts = dict(zip(used, combination, strict=True))
+            if "value" in parts and parts["value"].config.of != base:
+                continue  # the value of another policy than the one that acts
             for others in _trained_with(parts, variants):
                 differs = (label(p.axes, aliases(type(p.config)), f"{n}.") for n, p in {**parts, **others}.items())
                 variant = " ".join(text for text in differs if text)
@@ -111,18 +113,21 @@ def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
                 methods.append(Method(name, text, choice, base, parts, variant, others))
             if len(methods) > MAX_UNITS:
                 raise spec.document.error(("planners", name), f"planners.{name} has more than {MAX_UNITS} cells")
+        if not any(method.planner is choice for method in methods):
+            message = f"planners.{name} adapts {base}, but no component value is of it: set components.value.of: {base}"
+            raise spec.document.error(("planners", name), message)
     return methods
 
 
 def _trained_with(parts: Mapping[str, Choice], variants: Mapping[str, list[Choice]]) -> list[dict[str, Choice]]:
     """Return what the parts build on without being among them: one entry per combination of its variants."""
-    bases = [_base_of(choice) for choice in parts.values()]
-    names = list(dict.fromkeys(base for base in bases if base is not None and base not in parts))
+    bases = itertools.chain(*(_bases_of(choice) for choice in parts.values()))
+    names = list(dict.fromkeys(base for base in bases if base not in parts))
     return [dict(zip(names, found, strict=True)) for found in itertools.product(*(variants[n] for n in names))]
 
 
-def _base_of(choice: Choice) -> str | None:
-    """Return the component that has to be trained before this one."""
+def _bases_of(choice: Choice) -> tuple[str, ...]:
+    """Return the components that have to be trained before this one."""
     return choice.config.builds_on  # type: ignore[attr-defined]  # every component's config says
 
 
@@ -142,8 +147,7 @@ class _Units:
     def component(self, name: str, choices: Mapping[str, Choice], seed: int) -> ComponentUnit:
         """Return the unit that trains one of a method's choices with a seed, and note that it is needed."""
         choice = choices[name]
-        base = _base_of(choice)
-        built_on = {} if base is None else {base: self.component(base, choices, seed)}
+        built_on = {base: self.component(base, choices, seed) for base in _bases_of(choice)}
         parts = {part: unit.key for part, unit in built_on.items()}
         which = (name, id(choice), seed, *parts.values())
         if which not in self._trained:
@@ -262,7 +266,7 @@ def _selected(units: _Units, candidates: list[Method], store: StoreView) -> tupl
         first = candidates[0].choices
         shared = {name for name, choice in first.items() if all(m.choices.get(name) is choice for m in candidates)}
         for name in shared.intersection(candidates[0].parts):
-            if _base_of(first[name]) in {None, *shared}:
+            if shared.issuperset(_bases_of(first[name])):
                 for seed in spec.seeds:
                     units.component(name, first, seed)
         return cells, len(spec.seeds)

@@ -21,7 +21,8 @@ import torch
 
 from cluster.provenance import host_name
 from mpcwdwm.artifact import write_artifact
-from mpcwdwm.components import component_class, component_config, untrained_base
+from mpcwdwm.components import component_class, component_config, untrained_bases
+from mpcwdwm.components.component import ComponentConfig
 from mpcwdwm.compute import ComputeConfig, path_of
 from mpcwdwm.config import Config
 from mpcwdwm.data.dataset import Dataset, from_arrays
@@ -246,9 +247,10 @@ def endless(
     component: str, config: Config, dims: tuple[int, int], seeds: int, device: str, compute: ComputeConfig
 ) -> Training:
     """Return a training on random data that does not end by itself."""
-    config = config.model_copy(update={"steps": ENDLESS})
-    base = untrained_base(config, dims, range(seeds))
-    return Training(component, config, random_dataset(*dims), range(seeds), base=base, device=device, compute=compute)
+    assert isinstance(config, ComponentConfig)
+    config = config.brief().model_copy(update={"steps": ENDLESS})
+    bases, data = untrained_bases(config, dims, range(seeds)), random_dataset(*dims)
+    return Training(component, config, data, range(seeds), bases=bases, device=device, compute=compute)
 
 
 def time_updates(
@@ -373,10 +375,11 @@ def time_env(env_id: str) -> Cost:
 
 def _untrained(folder: Path, name: str, config: Config, dims: tuple[int, int], seeds: int) -> list[Path]:
     """Return artifact folders of a component as it is initialised."""
-    once = component_config(name, {}, {**config.to_dict(), "steps": 1, "evaluations": 1})
+    assert isinstance(config, ComponentConfig)
+    once = component_config(name, {}, {**config.brief().to_dict(), "steps": 1, "evaluations": 1})
     folders: list[Path] = []
-    base = untrained_base(once, dims, range(seeds))
-    for trained in Training(name, once, random_dataset(*dims), range(seeds), base=base).trained():
+    bases = untrained_bases(once, dims, range(seeds))
+    for trained in Training(name, once, random_dataset(*dims), range(seeds), bases=bases).trained():
         folders.append(folder / f"{name}-{len(folders)}")
         folders[-1].mkdir()
         write_artifact(folders[-1], trained.tensors, trained.facts, trained.curve)

@@ -359,7 +359,7 @@ def test_a_tilted_model_learns_with_its_base_and_does_not_keep_it(dataset, polic
             component_config("world_model", {}, {**TILTED, **fields}),
             data,
             [5, 6],
-            base=load_component(policy),
+            bases={"rebrac": load_component(policy)},
             dtype=DOUBLE,
         )
         for fields in ({}, {"tilt": 0.0})
@@ -371,20 +371,24 @@ def test_a_tilted_model_learns_with_its_base_and_does_not_keep_it(dataset, polic
     assert "world_model/effective_share" not in plain.curves[0][-1]
     assert tilted.part.state_dict().keys() == plain.part.state_dict().keys()
     assert not torch.allclose(tilted.part.net.head.weight, plain.part.net.head.weight)
-    alone = Training("world_model", tilted.config, data, [6], base=load_component(policy[1:]), dtype=DOUBLE)
+    alone = Training(
+        "world_model", tilted.config, data, [6], bases={"rebrac": load_component(policy[1:])}, dtype=DOUBLE
+    )
     alone.run()
     assert torch.allclose(alone.part.net.head.weight[0], tilted.part.net.head.weight[1], atol=1e-9)
 
 
 def test_a_checkpoint_made_with_another_base_is_not_continued(dataset, policy, tmp_path):
     config, data = component_config("world_model", {}, TILTED), part_of(dataset, 0, 2000)
-    first, again = (Training("world_model", config, data, [5, 6], base=load_component(policy)) for _ in "12")
+    first, again = (
+        Training("world_model", config, data, [5, 6], bases={"rebrac": load_component(policy)}) for _ in "12"
+    )
     first.run(until=5)
     first.save(tmp_path / "checkpoint")
     assert again.load(tmp_path / "checkpoint")
     changed = load_component(policy)
     changed.actor.net.head.bias += 1
-    other = Training("world_model", config, data, [5, 6], base=changed)
+    other = Training("world_model", config, data, [5, 6], bases={"rebrac": changed})
     assert not other.load(tmp_path / "checkpoint")
 
 
@@ -393,7 +397,7 @@ def test_a_tilt_needs_its_base_with_the_same_seeds(dataset, policy):
     with pytest.raises(UserError, match="builds on a trained rebrac"):
         Training("world_model", config, data, [5, 6])
     with pytest.raises(UserError, match=r"seeds \[5, 6\], the training \[5\]"):
-        Training("world_model", config, data, [5], base=load_component(policy))
+        Training("world_model", config, data, [5], bases={"rebrac": load_component(policy)})
 
 
 # ---------------------------------------------------------------------------------------- held-out episodes

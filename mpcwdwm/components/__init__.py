@@ -1,7 +1,7 @@
 """The pretrained components: ReBRAC, IQL, behaviour cloning, the world model, the reward model."""
 
 from mpcwdwm.components.component import Batch, Component, ComponentConfig
-from mpcwdwm.components.loading import load_component, untrained_base
+from mpcwdwm.components.loading import load_component, untrained_bases
 from mpcwdwm.components.registry import (
     COMPONENTS,
     DEFAULT_WORLD_MODEL,
@@ -22,5 +22,5 @@ __all__ = [
     "component_class",
     "component_config",
     "load_component",
-    "untrained_base",
+    "untrained_bases",
 ]

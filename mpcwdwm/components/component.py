@@ -4,9 +4,9 @@ Every component has S members, one per training seed, in the leading dimension o
 and buffer. Members share the process and nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ __all__ = [
     "Batch",
     "Component",
     "ComponentConfig",
+    "Context",
     "ModelConfig",
     "Rows",
     "clip_norm",
@@ -43,10 +44,14 @@ class ComponentConfig(Config):
         "all", "episodes learnt from: all of them, or only those not held out", paper="all"
     )
 
+    def brief(self) -> Self:
+        """Return a config whose updates cost the same, with little to prepare before them: to time them."""
+        return self
+
     @property
-    def builds_on(self) -> str | None:
-        """Return the component that has to be trained first, whose policy this one learns with; usually none."""
-        return None
+    def builds_on(self) -> tuple[str, ...]:
+        """Return the components that have to be trained first, with which this one learns; usually none."""
+        return ()
 
 
 class ModelConfig(ComponentConfig):
@@ -57,6 +62,15 @@ class ModelConfig(ComponentConfig):
     )
     lr: Real = setting(3e-4, "Adam step size", paper="unknown (3e-4 in a third-party v2)", gt=0)
     train_on: Literal["all", "train"] = setting("train", "episodes learnt from", paper="unknown")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a component that builds on others may use beside them."""
+
+    datasets: Sequence[Dataset]  # one per member
+    rows: Sequence[Tensor]  # the rows each member learns from
+    termination: Callable[[Tensor], Tensor] | None = None  # the robot's rule: obs (…, obs_dim) → bool (…)
 
 
 @dataclass(frozen=True)
@@ -101,8 +115,8 @@ class Component(nn.Module):
     def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
         """Set what is computed from the data once, before training (normalisers, reward scale)."""
 
-    def build_on(self, base: "Component") -> None:
-        """Take the frozen component that `config.builds_on` names, with the same seeds and on the same device."""
+    def build_on(self, bases: Mapping[str, "Component"], context: "Context") -> None:
+        """Take the frozen components that `config.builds_on` names, with the same seeds and on the same device."""
         raise TypeError(f"{type(self).__name__} builds on nothing")
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from mpcwdwm.config import Config
 from mpcwdwm.errors import UserError
 from mpcwdwm.nets import stack_states
 
-__all__ = ["load_component", "untrained_base"]
+__all__ = ["load_component", "untrained_bases"]
 
 
 def load_component(folders: Sequence[Path]) -> Component:
@@ -35,8 +35,8 @@ def load_component(folders: Sequence[Path]) -> Component:
     return part.requires_grad_(False).eval()
 
 
-def untrained_base(config: Config, dims: tuple[int, int], seeds: Sequence[int]) -> Component | None:
-    """Return what stands in for the component that `config` builds on where only time counts; None if on none.
+def untrained_bases(config: Config, dims: tuple[int, int], seeds: Sequence[int]) -> dict[str, Component]:
+    """Return what stands in for the components that `config` builds on where only time counts.
 
     Args:
         config: of the component that builds on it.
@@ -44,7 +44,5 @@ def untrained_base(config: Config, dims: tuple[int, int], seeds: Sequence[int]) 
         seeds: one per member.
     """
     assert isinstance(config, ComponentConfig)
-    if config.builds_on is None:
-        return None
-    base = component_config(config.builds_on, {}, {})
-    return component_class(config.builds_on, base)(base, *dims, seeds)
+    bases = {name: component_config(name, {}, {}) for name in config.builds_on}
+    return {name: component_class(name, base)(base, *dims, seeds) for name, base in bases.items()}

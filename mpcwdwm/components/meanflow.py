@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Batch, Component
+from mpcwdwm.components.component import Batch, Component, Context
 from mpcwdwm.components.flow import TIME_FEATURES, time_feature_rates, time_features
 from mpcwdwm.components.world_model import WorldModel, WorldModelConfig
 from mpcwdwm.config import Real, setting
@@ -45,9 +45,9 @@ class MeanFlowConfig(WorldModelConfig):
     tilt_base: Literal["rebrac", "iql", "bc"] = setting("rebrac", "component whose policy tilts", paper="rebrac (v2)")
 
     @property
-    def builds_on(self) -> str | None:
+    def builds_on(self) -> tuple[str, ...]:
         """Return the component whose policy tilts, if any does."""
-        return self.tilt_base if self.tilt > 0 else None
+        return (self.tilt_base,) if self.tilt > 0 else ()
 
 
 class MeanFlowModel(WorldModel):
@@ -67,9 +67,9 @@ class MeanFlowModel(WorldModel):
         super().__init__(config, obs_dim, act_dim, seeds, dtype, inputs=inputs, outputs=obs_dim)
         self._base: tuple[Component, ...] = ()  # in a tuple, so that it is no part of this module's state
 
-    def build_on(self, base: Component) -> None:
+    def build_on(self, bases: Mapping[str, Component], context: Context) -> None:
         """Take the pretrained component whose policy tilts."""
-        self._base = (base.requires_grad_(False),)
+        self._base = (bases[self.config.tilt_base],)
 
     # -------------------------------------------------------------------------------- training
 

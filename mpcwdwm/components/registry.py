@@ -15,6 +15,7 @@ from mpcwdwm.components.meanflow import MeanFlowConfig, MeanFlowModel
 from mpcwdwm.components.mlp_model import MlpConfig, MlpModel
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from mpcwdwm.components.reward import Reward, RewardConfig
+from mpcwdwm.components.value import Value, ValueConfig
 from mpcwdwm.config import Config
 from mpcwdwm.errors import UserError, did_you_mean
 
@@ -34,6 +35,7 @@ COMPONENTS: dict[str, type[Config]] = {
     "bc": BcConfig,
     "world_model": DiffusionConfig,  # of the default kind; the others are in WORLD_MODELS
     "reward": RewardConfig,
+    "value": ValueConfig,
 }
 POLICIES = ("rebrac", "iql", "bc")  # components that can act
 DEFAULT_WORLD_MODEL = "diffusion"  # the method's own
@@ -49,6 +51,7 @@ COMPONENT_CLASSES: dict[str, type[Component]] = {
     "bc": BehaviorCloning,
     "world_model": DiffusionModel,
     "reward": Reward,
+    "value": Value,
 }
 
 

@@ -12,10 +12,13 @@ from torch import Tensor
 from mpcwdwm.planning.parts import Params
 from mpcwdwm.weight_gradients import gathered_weight_gradients
 
-__all__ = ["Objective", "ascent", "climb", "kept_bytes", "restored", "rollouts_per_pass"]
+__all__ = ["Objective", "StepSize", "ascent", "climb", "kept_bytes", "restored", "rollouts_per_pass"]
 
 Objective = Callable[[Params, Tensor], Tensor]
 """(variables, one set (N, …) per row; noise (N, H, M, *noise_shape)) → Ĵ (N,), the mean over the M rollouts."""
+
+StepSize = float | Tensor | Callable[[Params, Params], Tensor]
+"""α, one for all rows or one per row (N,); or (variables, their gradient) → one per row."""
 
 # Of the memory a plan may take, the share for what autograd keeps. Gradients on their way, the gaps of the
 # allocator between passes and the noise take the rest: the measured peak was 2.5 to 3 times what is kept.
@@ -44,7 +47,7 @@ def climb(
     variables: Params,
     safe: Params,
     noises: Sequence[Tensor],
-    step_size: float | Tensor,
+    step_size: StepSize,
     *,
     chunk: int | None = None,
     project: Callable[[Tensor], Tensor] = lambda p: p,
@@ -59,7 +62,7 @@ def climb(
         variables: where to start, one set per row.
         safe: where a row falls back to.
         noises: the noise of each step.
-        step_size: α, one or one per row (N,).
+        step_size: α, one or one per row (N,), or what gives it for the variables and their gradient.
         chunk: rollouts per backward pass; None for all.
         project: keeps the variables where they may be; may work in place.
         within: the same for all variables of a row together, after every step.
@@ -79,7 +82,8 @@ def climb(
         fallen = fallen | ~finite
         # the sum takes the gradient's place: a policy per row is the largest tensor here, and new memory
         # costs page faults
-        moved = {n: project(_step(p, gradient[n], step_size)) for n, p in variables.items()}
+        alpha = step_size(variables, gradient) if callable(step_size) else step_size
+        moved = {n: project(_step(p, gradient[n], alpha)) for n, p in variables.items()}
         variables = within(restored(moved, safe, fallen))
     return variables, value, fallen
 

@@ -14,13 +14,13 @@ from pydantic import model_validator
 from torch import Tensor
 
 from mpcwdwm.config import Real, setting
-from mpcwdwm.planning.ascent import Objective, climb, restored, rollouts_per_pass
+from mpcwdwm.planning.ascent import Objective, StepSize, climb, restored, rollouts_per_pass
 from mpcwdwm.planning.gate import ErrorSlopes, error_slopes
 from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective, worth
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import Planner
 from mpcwdwm.planning.presets import PRESETS
-from mpcwdwm.planning.step_size import StepSizeConfig, step_sizes
+from mpcwdwm.planning.step_size import StepSizeConfig, alpha_at_state, step_sizes
 from mpcwdwm.planning.trust import action_change, shrunk
 
 __all__ = ["AdaptiveMpc", "MpcConfig", "adapt", "imagine", "objective"]
@@ -104,13 +104,17 @@ def adapt(
         noises: the noise of each of the E steps.
         config: the planner's.
         chunk: rollouts per backward pass; None for all.
-        step_size: α, one or one per row (N,); None for the config's.
+        step_size: α or, where it is measured at every state, the size of the step, one or one per row (N,); None for
+            the config's.
 
     Returns:
         The adapted parameters, Ĵ before the last step (N,), and which rows fell back (N,).
     """
-    alpha = config.step_size if step_size is None else step_size
-    assert not isinstance(alpha, str)
+    size = config.step_size if step_size is None else step_size
+    assert not isinstance(size, str)
+    alpha: StepSize = size
+    if config.step_unit == "state":
+        alpha = lambda own, gradient: alpha_at_state(parts.policy, own, gradient, obs, size)  # noqa: E731
     at = _objective_at(parts, obs, config)
     if config.trust_region is None or not noises:
         return climb(at, psi, psi0, noises, alpha, chunk=chunk)
@@ -161,7 +165,8 @@ class AdaptiveMpc(Planner):
 
     config_class = MpcConfig
     config: MpcConfig
-    alpha: float | Tensor | None = None  # one, or one per row (N,); measured at the first step where it is None
+    # α, or its size where every state has its own: one, or one per row (N,); measured at the first step where None
+    alpha: float | Tensor | None = None
     slopes: ErrorSlopes | None = None
     judgement: Any = None
 

@@ -63,6 +63,10 @@ class ObjectiveConfig(AdaptingConfig):
         critic = self.base if self.critic_from == "base" else self.critic_from
         if self.asks_critics and critic in ("bc", "none"):
             raise ValueError(NO_CRITIC)
+        if self.objective == "advantage" and critic == "value":
+            raise ValueError(
+                "objective: advantage asks the critic about actions, and critic_from: value knows states only"
+            )
         return self
 
 

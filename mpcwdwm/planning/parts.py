@@ -116,15 +116,26 @@ class SharedByMember:
         """Put a member's rows beside each other."""
         return x.reshape(self.members, -1, *x.shape[2:])
 
+    def unfold(self, values: Tensor, obs: Tensor) -> Tensor:  # (S, C, episodes · B) → (N, C, B)
+        """Give every row of `obs` (N, B, obs_dim) its own estimates."""
+        n, b = obs.shape[:2]
+        return values.unflatten(-1, (n // self.members, b)).transpose(1, 2).reshape(n, -1, b)
+
 
 class SharedCritic(SharedByMember):
     """Twin critics on rows."""
 
     def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return (N, 2, B)."""
-        q = self.part(self.fold(obs), self.fold(action))  # (S, 2, episodes · B)
-        n, b = obs.shape[:2]
-        return q.unflatten(-1, (n // self.members, b)).transpose(1, 2).reshape(n, -1, b)
+        return self.unfold(self.part(self.fold(obs), self.fold(action)), obs)
+
+
+class SharedValue(SharedByMember):
+    """An ensemble of state values on rows, in a critic's place: of the state alone, whatever the action."""
+
+    def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return (N, E, B)."""
+        return self.unfold(self.part(self.fold(obs)), obs)
 
 
 class SharedReward(SharedByMember):
@@ -212,8 +223,8 @@ def load_parts(
 ) -> Parts:
     """Read finished artifacts and put them together.
 
-    A second component with a critic among them lends it, and then the discount and the reward scale are
-    that one's, too: they are the unit in which its critic judges.
+    A second component with a critic among them, or a value, lends it, and then the discount and the reward scale
+    are that one's, too: they are the unit in which it judges.
 
     Args:
         folders: component name → one artifact folder per member, the same seeds in the same order.
@@ -231,7 +242,7 @@ def load_parts(
         if part.seeds != policy.seeds:
             raise UserError(f"{name} has seeds {list(part.seeds)}, {base} has {list(policy.seeds)}: load equal seeds")
     lenders = [part for part in loaded.values() if part is not policy and hasattr(part, "critic")]
-    critic = lenders[0] if lenders else policy
+    critic = loaded.get("value", lenders[0] if lenders else policy)
     members = len(policy.seeds)
     parts = Parts(
         policy=StackedPolicy(policy.actor),
@@ -241,7 +252,9 @@ def load_parts(
         device=torch.device(device),
         **facts,
     )
-    if hasattr(critic, "critic"):
+    if "value" in loaded:
+        parts.critic = SharedValue(critic, members)
+    elif hasattr(critic, "critic"):
         parts.critic = SharedCritic(critic.critic, members)
     if "world_model" in loaded:
         model: Any = loaded["world_model"]

@@ -26,6 +26,10 @@ NO_CRITIC = (
     "horizon 0 needs a critic: nothing is left to maximise; "
     "give a horizon of 1 or more, or a critic (critic_from: rebrac or iql)"
 )
+STATES_ONLY = (
+    "horizon 0 asks the critic about an action, and critic_from: value knows states only; "
+    "give a horizon of 1 or more, or critic_from: base, rebrac or iql"
+)
 
 
 class PlannerConfig(Config):
@@ -57,8 +61,11 @@ class LookaheadConfig(PlannerConfig):
         10, "imagined rollouts per real step", paper="10 (v1), 4096 (v2)", alias="M", ge=1, le=10**6
     )
     critic: Literal["min", "mean", "first"] = setting("min", "how the twin critics are reduced", paper="min (v2)")
-    critic_from: Literal["base", "rebrac", "iql", "none"] = setting(
-        "base", "whose critic ends the plan, with its discount and reward scale; bc has none", paper="base"
+    critic_from: Literal["base", "rebrac", "iql", "value", "none"] = setting(
+        "base",
+        "whose critic ends the plan, with its discount and reward scale; bc has none; value: the component value, the "
+        "base policy's own value in imagination, averaged over its networks as critic says",
+        paper="base",
     )
     memory_gb: Real = setting(2.0, "memory of a plan; what goes beyond it takes further passes", unit="GB", gt=0)
     terminate: Flag = setting(True, "end imagined rollouts by the known termination rule", paper="unknown")
@@ -66,7 +73,7 @@ class LookaheadConfig(PlannerConfig):
     @property
     def needs(self) -> tuple[str, ...]:
         """The models, and whose critic is borrowed."""
-        return ("world_model", "reward", *({self.critic_from} & {"rebrac", "iql"}))
+        return ("world_model", "reward", *({self.critic_from} & {"rebrac", "iql", "value"}))
 
     @property
     def draws(self) -> int:
@@ -78,6 +85,8 @@ class LookaheadConfig(PlannerConfig):
         critic = self.base if self.critic_from == "base" else self.critic_from
         if self.horizon == 0 and critic in ("bc", "none"):
             raise ValueError(NO_CRITIC)
+        if self.horizon == 0 and critic == "value":
+            raise ValueError(STATES_ONLY)
         return self
 
 

@@ -2,7 +2,9 @@
 
 A raw α means something else on every task: it multiplies a gradient whose size depends on the rewards, the critic
 and the network. Measured in units of the action it says how far one real step's adaptation moves the action, in the
-median over held-out states of the dataset; that carries over from task to task.
+median over held-out states of the dataset; that carries over from task to task. But gradients have long tails: where
+the median moves by a hundredth, states before a fall move by a multiple of it. In units of the state every real state
+has an α of its own, with which the action moves by the same distance everywhere.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,16 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from annotated_types import Ge
 from torch import Tensor
+from torch.func import jvp
 
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.auto import Judgement, judge_candidates
+from mpcwdwm.planning.parts import Params, Policy
 from mpcwdwm.random import generator
 
 if TYPE_CHECKING:
     from mpcwdwm.planning.mpc import AdaptiveMpc
 
-__all__ = ["StepSizeConfig", "action_unit", "sizes", "step_sizes"]
+__all__ = ["StepSizeConfig", "action_unit", "alpha_at_state", "sizes", "step_sizes"]
 
 PROBED_ROWS = 64  # held-out states on which the change of the action is measured
 PROBED_ROLLOUTS = 16  # at most: the size of a mean gradient hardly depends on more, the memory does
@@ -35,9 +39,10 @@ class StepSizeConfig(Config):
     step_size: Annotated[Real, Ge(0)] | Literal["auto"] = setting(
         1e-5, "α, step of the gradient ascent, 0 or more; auto: chosen by `judge`", paper="1e-3 (v1), 5e-7 to 5e-4 (v2)"
     )
-    step_unit: Literal["raw", "action"] = setting(
+    step_unit: Literal["raw", "action", "state"] = setting(
         "raw",
-        "raw: α itself; action: how far a real step's adaptation moves the action, in the median over held-out states",
+        "raw: α itself; action: how far a real step's adaptation moves the action, in the median over held-out states; "
+        "state: how far each update moves it at every real state, to first order: α follows the gradient's size there",
         paper="raw",
     )
 
@@ -61,19 +66,41 @@ def step_sizes(planner: "AdaptiveMpc") -> tuple[float | Tensor, Judgement | None
         UserError: it has to be measured, and there is no dataset or nothing held out.
     """
     config = planner.config
-    if config.step_unit == "raw" and config.step_size != "auto":
+    if config.step_unit != "action" and config.step_size != "auto":
         return float(config.step_size), None
-    unit = action_unit(planner)  # (S,)
+    own_unit = config.step_unit == "state"  # then sizes need no conversion
+    unit = torch.ones(len(planner.seeds), dtype=planner.dtype) if own_unit else action_unit(planner)  # (S,)
+    unit = unit.to(planner.parts.device)
     if config.step_size != "auto":
         return (unit * config.step_size).repeat_interleave(planner.episodes), None
 
     def stepping(size: float, rows: int) -> "AdaptiveMpc":
-        twin = planner.twin(rows, step_size=0.0, step_unit="raw")
+        twin = planner.twin(rows, step_size=0.0, step_unit="state" if own_unit else "raw")
         twin.alpha = (unit * size).repeat_interleave(rows)
         return twin
 
     judgement = judge_candidates(planner.parts, sizes(config), stepping, judge=config.judge, seeds=planner.seeds)
     return (unit * unit.new_tensor(judgement.chosen)).repeat_interleave(planner.episodes), judgement
+
+
+def alpha_at_state(policy: Policy, psi: Params, gradient: Params, obs: Tensor, size: float | Tensor) -> Tensor:
+    """Return the α of every row with which ψ + α ∇Ĵ moves its action at `obs` by `size`, to first order: (N,).
+
+    The slope of the action along the gradient is exact (forward-mode differentiation). 0 where the gradient does
+    not move the action.
+
+    Args:
+        policy: π.
+        psi: ψ, one set per row.
+        gradient: ∇Ĵ, alike.
+        obs: the real observation, (N, obs_dim).
+        size: one, or one per row (N,), in units of the action.
+    """
+    with torch.no_grad():
+        along = jvp(lambda moved: policy(moved, obs.unsqueeze(1)), (psi,), (gradient,))
+        slope: Tensor = along[1]  # (N, 1, act_dim)
+        change = slope.flatten(1).norm(dim=1)
+        return torch.where(change > 0, size / change, 0.0)
 
 
 def sizes(config: StepSizeConfig) -> list[float]:

@@ -1,0 +1,304 @@
+"""The value of a pretrained policy where it goes, fitted to episodes imagined with the world model.
+
+A plan of H steps ends with a value. The critic that the policy was trained with is a poor one to climb: it is
+bootstrapped, and the policy has already climbed it, so what is left of its slope is mostly error. This one is plain
+policy evaluation. The pretrained policy, with some exploration, is rolled through the world model from recorded
+states for hundreds of steps; every imagined state has a discounted return, a sum of predicted rewards; networks
+regress on it. Nothing is maximised, nothing but the tail behind the last imagined step is bootstrapped, and the
+states are those to which this policy leads, whoever recorded the data. To climb it from a real state is one step of
+policy improvement in the world model.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from mpcwdwm.components.component import Batch, Component, Context, ModelConfig, polyak_update
+from mpcwdwm.config import Flag, Int, Real, setting
+from mpcwdwm.nets import Mlp, Normalizer, uniform_init
+from mpcwdwm.random import Integers, generator
+
+__all__ = ["Episodes", "Value", "ValueConfig", "imagined_episodes", "returns_to_go"]
+
+HELDOUT_SHARE = 0.1  # of the imagined episodes, judged at a point of the learning curve
+HELDOUT_STATES = 4096  # of theirs, at most
+MANY = 2**40  # row numbers are drawn below this and taken modulo the number of rows: uneven by less than 1e-5
+
+
+class ValueConfig(ModelConfig):
+    """Hyper-parameters of the imagined value; the paper has none: its plans end with the base's critic."""
+
+    steps: Int = setting(10_000, "gradient updates", unit="updates", paper="none", ge=1, le=10**9)
+    of: Literal["rebrac", "iql", "bc"] = setting("rebrac", "component whose policy is evaluated", paper="none")
+    discount: Real = setting(
+        0.997, "discount γ, also that of plans which end with this value", unit="per step", gt=0, lt=1
+    )
+    episodes: Int = setting(1000, "imagined episodes", unit="episodes", ge=10, le=10**6)
+    length: Int = setting(400, "length of an imagined episode that does not end before", unit="steps", ge=1, le=10**5)
+    exploration: Real = setting(
+        0.2,
+        "std of the noise on the policy's actions: how far around its path the value is learnt",
+        unit="action",
+        ge=0,
+    )
+    halt: Real = setting(
+        10.0,
+        "an imagined episode ends, worth nothing more, so many standard deviations away from the data's mean",
+        unit="standard deviations of an observation's entry",
+        gt=0,
+    )
+    lr: Real = setting(1e-3, "Adam step size, cosine to 0", gt=0)
+    hidden_layers: Int = setting(2, "hidden layers", unit="layers", ge=1, le=32)
+    ensemble: Int = setting(3, "networks", unit="networks", ge=1, le=100)
+    share: Real = setting(0.7, "share of the imagined episodes that each network learns from", gt=0, le=1)
+    weight_decay: Real = setting(1e-4, "decoupled weight decay", ge=0)
+    ema: Real = setting(0.995, "decay of the running average of the weights, which is what judges", ge=0, lt=1)
+    normalize_obs: Flag = setting(True, "standardise observations")
+
+    @property
+    def builds_on(self) -> tuple[str, ...]:
+        """Return the policy, and what it is imagined with."""
+        return (self.of, "world_model", "reward")
+
+    def brief(self) -> Self:
+        """Return a config with updates of the same cost and little to prepare."""
+        return self.model_copy(update={"episodes": 20, "length": 20})
+
+
+# ------------------------------------------------------------------------------------ imagined episodes
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """n imagined episodes of T steps for each of S members."""
+
+    obs: Tensor  # (S, n, T + 1, obs_dim); what stands behind an end means nothing
+    reward: Tensor  # (S, n, T)
+    alive: Tensor  # (S, n, T + 1): 1 until the episode has ended
+
+
+@torch.no_grad()
+def imagined_episodes(
+    start: Tensor,
+    length: int,
+    act: Callable[[Tensor, int], Tensor],
+    transition: Callable[[Tensor, Tensor, int], Tensor],
+    reward: Callable[[Tensor, Tensor], Tensor],
+    ended: Callable[[Tensor], Tensor],
+) -> Episodes:
+    """Roll a policy through a model from `start`, (S, n, obs_dim), for `length` steps.
+
+    Args:
+        start: first states.
+        length: T.
+        act: (obs, step) → action.
+        transition: (obs, action, step) → next obs.
+        reward: (obs, action) → (S, n).
+        ended: next obs → bool (S, n): the episode ends with the transition that leads there.
+    """
+    states, rewards, alive = [start], [], [torch.ones_like(start[..., 0])]
+    for t in range(length):
+        action = act(states[t], t)
+        rewards.append(reward(states[t], action))
+        following = transition(states[t], action, t)
+        stays = ended(following) | ~following.isfinite().all(-1)
+        alive.append(alive[t] * ~stays)
+        states.append(torch.where(stays.unsqueeze(-1), states[t], following))  # keeps what is not used finite
+    return Episodes(torch.stack(states, 2), torch.stack(rewards, 2), torch.stack(alive, 2))
+
+
+def returns_to_go(episodes: Episodes, discount: float) -> Tensor:
+    """Return Σ_{k ≥ t} γ^{k−t} r_k within the imagined steps, of every step: (S, n, T); 0 behind an end."""
+    returns = torch.zeros_like(episodes.reward)
+    following = torch.zeros_like(episodes.reward[..., 0])
+    for t in reversed(range(episodes.reward.shape[-1])):
+        following = episodes.alive[..., t] * (episodes.reward[..., t] + discount * following)
+        returns[..., t] = following
+    return returns
+
+
+# ------------------------------------------------------------------------------------------- the value
+
+
+class Value(Component):
+    """S stacked ensembles of E value networks V(s)."""
+
+    config: ValueConfig
+    rows = "all"
+
+    def __init__(
+        self,
+        config: ValueConfig,
+        obs_dim: int,
+        act_dim: int,
+        seeds: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__(config, obs_dim, act_dim, seeds, dtype)
+        self.normalizer = Normalizer(self.stack, obs_dim, dtype)
+        self.return_normalizer = Normalizer(self.stack, 1, dtype)
+        hidden = [config.hidden_dim] * config.hidden_layers
+        self.net = Mlp((*self.stack, config.ensemble), obs_dim, hidden, 1, activation=silu, dtype=dtype)
+        for member, seed in enumerate(self.seeds):
+            self.net.initialize(member, generator(seed, "value"), uniform_init(), uniform_init())
+        self.averaged = copy.deepcopy(self.net).requires_grad_(False)
+        self.optimizers = {
+            "net": torch.optim.AdamW(self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        }
+
+    def forward(self, obs: Tensor) -> Tensor:  # (S, B, obs_dim) → (S, E, B)
+        """Return every network's value of a state, in the data's unit of reward."""
+        return self.values(self.averaged, obs)
+
+    def values(self, net: Mlp, obs: Tensor) -> Tensor:
+        """Return what `net` says, (S, E, B)."""
+        return self.return_normalizer.inverse(net(self.normalizer(obs).unsqueeze(-3)).squeeze(-1))
+
+    # ------------------------------------------------------------------------------- preparation
+
+    def fit(self, member: int, dataset: Any, rows: Tensor) -> None:
+        """Standardise observations over the member's rows, if configured."""
+        if self.config.normalize_obs:
+            self.normalizer.fit(member, torch.from_numpy(dataset.obs)[rows])
+
+    def build_on(self, bases: Mapping[str, Component], context: Context) -> None:
+        """Imagine the policy's episodes, and arrange their states and returns in tables to draw from."""
+        episodes = self.imagine(bases, context)
+        learnt = episodes.reward.shape[1] - max(1, round(HELDOUT_SHARE * episodes.reward.shape[1]))
+        returns, left = returns_to_go(episodes, self.config.discount), self._tail(episodes)
+        alive = episodes.alive[..., :-1] > 0  # (S, n, T)
+        for member in range(len(self.seeds)):
+            own = returns[member, :learnt][alive[member, :learnt]]
+            self.return_normalizer.fit(member, own.unsqueeze(-1))
+        self._table = _Table.of(episodes, returns, left, slice(0, learnt))
+        self._judged = _Table.of(episodes, returns, left, slice(learnt, None))
+        drawn = [
+            torch.rand(self.config.ensemble, learnt, generator=generator(seed, "value/share")) for seed in self.seeds
+        ]
+        self._learns = (torch.stack(drawn) < self.config.share).to(returns)  # (S, E, n)
+        ended = 1 - episodes.alive[..., -1].mean(1)
+        self._facts = {"value/imagined_length": episodes.alive[..., :-1].sum(-1).mean(1), "value/ended": ended}
+
+    def imagine(self, bases: Mapping[str, Component], context: Context) -> Episodes:
+        """Roll the policy with exploration through the world model, from rows that the member learns from."""
+        c, device, dtype = self.config, self.normalizer.mean.device, self.normalizer.mean.dtype
+        policy, model, reward = bases[c.of], bases["world_model"], bases["reward"]
+        streams = [generator(seed, "value/episodes", device=device) for seed in self.seeds]
+        starts = []
+        for dataset, rows, seed in zip(context.datasets, context.rows, self.seeds, strict=True):
+            picked = torch.randint(len(rows), (c.episodes,), generator=generator(seed, "value/start"))
+            starts.append(torch.from_numpy(dataset.obs)[rows[picked]])
+        start = torch.stack(starts).to(device, dtype)
+
+        def normal(*shape: int) -> Tensor:  # (S, n, *shape), every member's from its own stream
+            return torch.stack(
+                [torch.randn(c.episodes, *shape, generator=g, device=device, dtype=dtype) for g in streams]
+            )
+
+        def act(obs: Tensor, step: int) -> Tensor:
+            return (policy.actor(obs) + c.exploration * normal(self.act_dim)).clamp(-1, 1)  # type: ignore[operator]
+
+        def ended(obs: Tensor) -> Tensor:
+            lost = (
+                (self.normalizer(obs).abs() > c.halt).any(-1) if c.normalize_obs else torch.zeros_like(obs[..., 0]) > 0
+            )
+            return lost if context.termination is None else lost | context.termination(obs)
+
+        return imagined_episodes(
+            start,
+            c.length,
+            act,
+            lambda obs, action, step: model.sample(obs, action, normal(*model.noise_shape)),  # type: ignore
+            reward,
+            ended,
+        )
+
+    def _tail(self, episodes: Episodes) -> Tensor:
+        """Return γ^{T−t} where the episode has not ended within T steps, else 0: (S, n, T)."""
+        length = episodes.reward.shape[-1]
+        steps = torch.arange(length, 0, -1, device=episodes.reward.device, dtype=episodes.reward.dtype)
+        return self.config.discount**steps * episodes.alive[..., -1:]
+
+    # ---------------------------------------------------------------------------------- training
+
+    def noise(self, batch_size: int) -> Mapping[str, Integers]:
+        """One imagined state per row of the batch."""
+        return {"state": Integers(MANY, (batch_size,))}
+
+    def learning_rates(self, step: int) -> Mapping[str, float]:
+        """It falls to 0 along half a cosine."""
+        return {"net": self.config.lr * 0.5 * (1 + math.cos(math.pi * step / self.config.steps))}
+
+    def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
+        """One step on the squared error of the standardised return; the average of the weights follows."""
+        obs, target, episode = self._drawn(self._table, noise["state"])
+        error = ((self.values(self.net, obs) - target) / self.return_normalizer.std).square()  # (S, E, B)
+        counts = self._learns.gather(-1, episode.unsqueeze(1).expand(-1, self.config.ensemble, -1))
+        loss = (counts * error).sum(-1) / counts.sum(-1).clamp_min(1)  # (S, E)
+        self.descend("net", loss.sum())
+        polyak_update(list(self.averaged.parameters()), list(self.net.parameters()), 1 - self.config.ema)
+        return {"value/loss": loss.detach().mean(-1)}
+
+    @torch.no_grad()
+    def _drawn(self, table: "_Table", number: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states (S, B, obs_dim), the returns each network learns (S, E, B), and their episodes (S, B)."""
+        row = number % table.counts.unsqueeze(-1)
+        returns, left, episode = (values.gather(1, row) for values in (table.returns, table.left, table.episode))
+        behind = self(_rows(table.last, episode))  # its own average goes on where imagination stopped
+        return _rows(table.obs, row), returns.unsqueeze(1) + left.unsqueeze(1) * behind, episode
+
+    @torch.no_grad()
+    def heldout(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """On imagined episodes that were not learnt from: share of the return's variance explained, and the error."""
+        most = int(self._judged.counts.min())
+        row = torch.arange(min(most, HELDOUT_STATES), device=self._judged.obs.device).expand(len(self.seeds), -1)
+        stride = max(1, most // HELDOUT_STATES)
+        obs, target, _ = self._drawn(self._judged, row * stride)
+        target = target.mean(1)
+        error = (self(obs).mean(1) - target).square().mean(-1)
+        variance = target.var(-1, correction=0).clamp(min=1e-12)
+        return {"heldout/r2": 1 - error / variance, "heldout/rmse": error.sqrt(), **self._facts}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The states of some episodes before their end, one after the other; a member's own in the first `counts` rows."""
+
+    obs: Tensor  # (S, R, obs_dim)
+    last: Tensor  # (S, n, obs_dim): where each episode stopped
+    returns: Tensor  # (S, R)
+    left: Tensor  # (S, R): discount of what comes behind the last state
+    episode: Tensor  # (S, R)
+    counts: Tensor  # (S,)
+
+    @classmethod
+    def of(cls, episodes: Episodes, returns: Tensor, left: Tensor, part: slice) -> "_Table":
+        """Arrange a part of the episodes."""
+        alive = episodes.alive[:, part, :-1] > 0  # (S, n, T)
+        places = [own.nonzero() for own in alive]  # (R_m, 2): episode, step
+
+        def stacked(values: Tensor) -> Tensor:
+            own = [each[place[:, 0], place[:, 1]] for each, place in zip(values, places, strict=True)]
+            return torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
+
+        obs = episodes.obs[:, part]
+        number = torch.arange(alive.shape[1], device=alive.device).view(1, -1, 1).expand_as(alive)
+        counts = torch.tensor([len(place) for place in places], device=alive.device)
+        return cls(
+            obs=stacked(obs[:, :, :-1]),
+            last=obs[:, :, -1],
+            returns=stacked(returns[:, part]),
+            left=stacked(left[:, part]),
+            episode=stacked(number),
+            counts=counts,
+        )
+
+
+def _rows(values: Tensor, row: Tensor) -> Tensor:  # (S, R, n), (S, B) → (S, B, n)
+    return values.gather(1, row.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
