@@ -101,10 +101,9 @@ def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
         base = choice.config.base  # type: ignore[attr-defined]  # every planner has one
         needs = choice.config.needs  # type: ignore[attr-defined]
         used = dict.fromkeys((base, *needs))
-        for combination in itertools.product(*(variants[part] for part in used)):
+        found = {part: _values_of(base, variants[part]) if part == "value" else variants[part] for part in used}
+        for combination in itertools.product(*found.values()):
             parts = dict(zip(used, combination, strict=True))
-            if "value" in parts and parts["value"].config.of != base:
-                continue  # the value of another policy than the one that acts
             for others in _trained_with(parts, variants):
                 differs = (label(p.axes, aliases(type(p.config)), f"{n}.") for n, p in {**parts, **others}.items())
                 variant = " ".join(text for text in differs if text)
@@ -113,10 +112,20 @@ def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
                 methods.append(Method(name, text, choice, base, parts, variant, others))
             if len(methods) > MAX_UNITS:
                 raise spec.document.error(("planners", name), f"planners.{name} has more than {MAX_UNITS} cells")
-        if not any(method.planner is choice for method in methods):
-            message = f"planners.{name} adapts {base}, but no component value is of it: set components.value.of: {base}"
+        if not all(found.values()):
+            message = f"planners.{name} adapts {base}, and components.value is of other policies: leave out its 'of'"
             raise spec.document.error(("planners", name), message)
     return methods
+
+
+def _values_of(base: str, variants: Sequence[Choice]) -> list[Choice]:
+    """Return the variants of the component value that are of this policy, those of "base" among them."""
+    resolved = [replace(v, config=v.config.model_copy(update={"of": base})) for v in variants if _of(v) == "base"]
+    return [*resolved, *(variant for variant in variants if _of(variant) == base)]
+
+
+def _of(value: Choice) -> str:
+    return str(value.config.of)  # type: ignore[attr-defined]
 
 
 def _trained_with(parts: Mapping[str, Choice], variants: Mapping[str, list[Choice]]) -> list[dict[str, Choice]]:

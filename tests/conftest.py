@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two cores are sha
 import pytest
 import torch
 
-from mpcwdwm.components import COMPONENTS
+from mpcwdwm.components import COMPONENTS, Component, ComponentConfig, component_class, component_config
 from mpcwdwm.data import Dataset, dataset_path, find_task, read_dataset
 
 BUNDLED = "hopper-medium-replay-mini-ppo-v0"
@@ -23,7 +23,9 @@ KINDS = {  # of world models, by the name tests show: the settings that make the
 PARTS = {  # every component, and the world model in its other kinds: name → (component, settings)
     **{name: (name, {}) for name in COMPONENTS},
     **{f"world_model-{name}": ("world_model", KINDS[name]) for name in ("flow", "meanflow", "mlp")},
+    "value": ("value", {"episodes": 20, "length": 12, "halt": 4.0, "ensemble": 2}),  # some end before
 }
+BASE = {"world_model": KINDS["flow"]}  # settings of what others are built on, beside a small width
 
 LONGEST = ("run", "killed_driver", "end_to_end", "trials", "tracking")  # files, longest first
 
@@ -57,3 +59,14 @@ def part_of(dataset: Dataset, start: int, stop: int) -> Dataset:
         if getattr(getattr(dataset, field.name), "shape", (0,))[:1] == dataset.reward.shape[:1]
     }
     return dataclasses.replace(dataset, sha256=f"{dataset.sha256}-{start}-{stop}", **per_row)
+
+
+def bases_of(config: ComponentConfig, data: Dataset | list[Dataset], seeds: list[int]) -> dict[str, Component]:
+    """What `config` builds on, small, untrained but in the data's units; one dataset for all members, or one each."""
+    datasets, bases = [data] * len(seeds) if isinstance(data, Dataset) else data, {}
+    for name in config.builds_on:
+        own = component_config(name, {}, {"hidden_dim": 8, **BASE.get(name, {})})
+        bases[name] = component_class(name, own)(own, datasets[0].obs_dim, datasets[0].act_dim, seeds)
+        for member, dataset in enumerate(datasets):
+            bases[name].fit(member, dataset, torch.from_numpy(dataset.has_next_obs.nonzero()[0]))
+    return bases

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import PARTS, part_of
+from conftest import PARTS, bases_of, part_of
 from test_mpc import OBS
 from test_trustworthy import ALL, trusted_parts
 from torch import Tensor
@@ -91,9 +91,13 @@ def config_of(name, **fields):
 
 
 def trained(name, config, data, steps, **options):
-    training = Training(PARTS[name][0], config, data, [0, 1], **options)
+    training = training_of(name, config, data, **options)
     training.run(until=steps)
     return training
+
+
+def training_of(name, config, data, **options):
+    return Training(PARTS[name][0], config, data, [0, 1], bases=bases_of(config, data, [0, 1]), **options)
 
 
 def assert_equal_parts(one, other, **tolerance):
@@ -152,7 +156,7 @@ class Watch(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_nothing_in_the_training_loop_waits_for_the_device(name, small):
-    training = Training(PARTS[name][0], config_of(name), small, [0, 1])
+    training = training_of(name, config_of(name), small)
     with Watch():
         training.run(until=130, on_progress=lambda done, steps: None)
     with pytest.raises(AssertionError, match="waits"), Watch():  # the watch sees what it is for
@@ -176,6 +180,8 @@ MPPI = {"kind": "mppi", "samples": 10, "policy_samples": 2, "elites": 4}
         {"H": 0},
         TRUSTED,
         {**TRUSTED, "disagreement": "world_model", "step_unit": "action", "reset": "step"},
+        {"step_unit": "state"},
+        {**TRUSTED, "step_unit": "state", "reset": "step"},
         {"kind": "action"},
         {"kind": "action", "warm_start": True, "noise": "redrawn"},
         MPPI,
@@ -203,7 +209,11 @@ def test_replayed_plans_equal_eager_ones(fields, request):
     assert not any(torch.equal(one[0], other[0]) for one, other in pairwise(found))
 
 
-@pytest.mark.parametrize(("kind", "fields"), [*((kind, {}) for kind in PLANNER_CLASSES), ("policy", TRUSTED)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [*((kind, {}) for kind in PLANNER_CLASSES), ("policy", TRUSTED), ("policy", {"step_unit": "state"})],
+    ids=str,
+)
 def test_nothing_in_a_planning_step_waits_for_the_device(kind, fields, recorded):
     config = planner_config({"kind": kind} if kind == "none" else {"kind": kind, "H": 2, "M": 2, **fields})
     planner = PLANNER_CLASSES[kind](trusted_parts((0,)), config)

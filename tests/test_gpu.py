@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import PARTS, part_of
+from conftest import PARTS, bases_of, part_of
 from test_mpc import ACT, OBS, make_parts, problem
 from test_trustworthy import ALL, trusted_parts
 
@@ -23,12 +23,18 @@ def of(name, **fields):
     return component, component_config(component, {}, {**SMALL, **own, **fields})
 
 
+def training(name, config, data, **options):
+    return Training(name, config, data, [0, 1], bases=bases_of(config, data, [0, 1]), **options)
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_updates_on_an_accelerator_equal_those_on_the_cpu(name, dataset):
     data, (name, config) = part_of(dataset, 0, 4000), of(name)
-    here, there = (
-        Training(name, config, data, [0, 1], device=device, dtype=torch.float64) for device in ("cpu", "cuda")
-    )
+    here, there = (training(name, config, data, device=device, dtype=torch.float64) for device in ("cpu", "cuda"))
+    if name == "value":  # imagined with the numbers of the device: what the CPU imagined, for both
+        there.part.load_state_dict(here.part.state_dict())
+        table = {field: value.cuda() for field, value in vars(here.part._table).items()}
+        there.part._table, there.part._learns = type(here.part._table)(**table), here.part._learns.cuda()
     for step in range(10):
         draws = here.draws.at(step)  # the CPU's numbers for both: devices have generators of their own
         batch = here.buffer.gather(draws.pop("rows"))
@@ -42,12 +48,10 @@ def test_updates_on_an_accelerator_equal_those_on_the_cpu(name, dataset):
 @pytest.mark.parametrize("name", PARTS)
 def test_a_run_on_an_accelerator_is_resumed_to_the_bit(name, dataset, tmp_path):
     data, (name, config) = part_of(dataset, 0, 4000), of(name)
-    whole = Training(name, config, data, [0, 1], device="cuda")
+    whole, first, second = (training(name, config, data, device="cuda") for _ in range(3))
     whole.run()
-    first = Training(name, config, data, [0, 1], device="cuda")
     first.run(until=20)
     first.save(tmp_path / "checkpoint")
-    second = Training(name, config, data, [0, 1], device="cuda")
     assert second.load(tmp_path / "checkpoint")
     second.run()
     for key, value in whole.part.state_dict().items():
@@ -59,11 +63,10 @@ def test_a_run_on_an_accelerator_is_resumed_to_the_bit(name, dataset, tmp_path):
 def test_captured_updates_equal_eager_ones(name, capture, dataset):
     data, (name, config) = part_of(dataset, 0, 4000), of(name, steps=400)
     eager, captured = (
-        Training(name, config, data, [0, 1], device="cuda", compute=ComputeConfig(capture=way))
-        for way in ("eager", capture)
+        training(name, config, data, device="cuda", compute=ComputeConfig(capture=way)) for way in ("eager", capture)
     )
-    for training in (eager, captured):
-        training.run(until=200)
+    for run in (eager, captured):
+        run.run(until=200)
     assert captured._updates[0]._graph is not None
     for key, value in eager.part.state_dict().items():
         assert torch.allclose(value, captured.part.state_dict()[key], rtol=1e-3, atol=2e-4), key
@@ -73,11 +76,11 @@ def test_captured_updates_equal_eager_ones(name, capture, dataset):
 @pytest.mark.parametrize("name", PARTS)
 def test_nothing_in_the_training_loop_waits_for_the_device(name, capture, dataset):
     data, (name, config) = part_of(dataset, 0, 4000), of(name, steps=400)
-    training = Training(name, config, data, [0, 1], device="cuda", compute=ComputeConfig(capture=capture))
-    training.run(until=20)  # first uses load libraries, and a capture synchronises once
+    run = training(name, config, data, device="cuda", compute=ComputeConfig(capture=capture))
+    run.run(until=20)  # first uses load libraries, and a capture synchronises once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        training.run(until=150)
+        run.run(until=150)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -88,9 +91,9 @@ def test_tf32_changes_products_and_only_where_it_is_asked_for(dataset):
         Training("bc", config, data, [0], device="cuda", compute=ComputeConfig(tf32=tf32))
         for tf32 in (False, True, False)
     )
-    for training in (exact, rounded, again):
-        training.run(until=10)
-    weights = [training.part.actor.net.hidden[1].weight for training in (exact, rounded, again)]
+    for run in (exact, rounded, again):
+        run.run(until=10)
+    weights = [run.part.actor.net.hidden[1].weight for run in (exact, rounded, again)]
     assert torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], weights[1])
     assert torch.allclose(weights[0], weights[1], atol=1e-2)
@@ -131,6 +134,7 @@ CLIMBING = {"H": 2, "M": 4, "E": 2, "step_size": 1e-2}
         {**CLIMBING, "noise": "redrawn"},
         {**CLIMBING, **ALL, "trust_region": 0.05, "gate": 0.1},
         {**CLIMBING, **ALL, "step_unit": "action", "disagreement": "world_model"},
+        {**CLIMBING, "step_unit": "state"},
         {"kind": "action", **CLIMBING, "warm_start": True},
         {"kind": "mppi", "H": 2, "M": 2, "E": 2, "samples": 12, "policy_samples": 3, "elites": 5},
         {"kind": "none"},

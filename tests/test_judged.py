@@ -96,9 +96,7 @@ def test_what_was_measured_before_the_first_step_is_known_of_every_member():
     assert AdaptiveMpc(trusted_parts(), MpcConfig(H=1), seeds=(0, 1)).judgements() == [None, None]
 
 
-@pytest.mark.parametrize(
-    "fields", [{"step_size": "auto"}, {"step_unit": "action"}, {"gate": 1.0}, {"preset": "robust"}], ids=str
-)
+@pytest.mark.parametrize("fields", [{"step_size": "auto"}, {"step_unit": "action"}, {"gate": 1.0}], ids=str)
 def test_the_cost_of_a_planner_that_measures_first_is_predicted_without_a_dataset(fields):
     config = MpcConfig(**fields)
     assert config.uses_dataset

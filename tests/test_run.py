@@ -306,16 +306,20 @@ def test_every_kind_of_planner_runs_on_every_base_it_can_have(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_component_that_builds_on_another_waits_for_it_and_learns_with_it(tmp_path: Path) -> None:
-    components = {**SPEC["components"], "world_model": {**TINY, "kind": "meanflow", "tilt": 0.1}}
-    planners = {"mpc": {"kind": "policy", "horizon": 1, "rollouts": 2}}
+def test_a_component_that_builds_on_others_waits_for_them_and_learns_with_them(tmp_path: Path) -> None:
+    tilted, value = {**TINY, "kind": "meanflow", "tilt": 0.1}, {**TINY, "episodes": 10, "length": 5}
+    components = {**SPEC["components"], "world_model": tilted, "value": value}
+    planners = {"mpc": {"kind": "policy", "horizon": 1, "rollouts": 2, "critic_from": ["base", "value"]}}
     spec = spec_in(tmp_path, components=components, planners=planners, baselines=[])
     outcome, _ = run_quietly(spec)
-    assert (outcome.trained, outcome.evaluated, outcome.failed) == (6, 2, {})
+    assert (outcome.trained, outcome.evaluated, outcome.failed) == (8, 4, {})
     plan = build_plan(spec, store := open_store(spec.storage))
-    bases = {unit.seed: unit.key for unit in plan.components if unit.component == "rebrac"}
+    keys = {(unit.component, unit.seed): unit.key for unit in plan.components}
     for unit in plan.components:
+        manifest = store.manifest("components", unit.key)
+        names = {"world_model": ("rebrac",), "value": ("rebrac", "world_model", "reward")}.get(unit.component, ())
+        assert manifest.get("parts", {}) == {name: keys[name, unit.seed] for name in names}
         if unit.component == "world_model":
-            manifest = store.manifest("components", unit.key)
-            assert manifest["parts"] == {"rebrac": bases[unit.seed]}
             assert 1 / TINY["batch_size"] <= manifest["metrics"]["world_model/effective_share"] < 1
+        if unit.component == "value":
+            assert 1 <= manifest["metrics"]["value/imagined_length"] <= 5

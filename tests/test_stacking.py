@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import KINDS, part_of
+from conftest import KINDS, PARTS, bases_of, part_of
 
 from mpcwdwm.components import component_config
 from mpcwdwm.nets import member_state
@@ -20,6 +20,7 @@ COMPONENTS = {
     "world_model": {},
     **{f"world_model-{name}": KINDS[name] for name in ("flow", "meanflow", "mlp")},
     "reward": {"clip_norm": 0.05},  # always active: the norm must be each member's own
+    "value": PARTS["value"][1],
 }
 
 
@@ -32,7 +33,8 @@ def datasets(dataset):
 def states(name, datasets, seeds, steps=STEPS):
     component = name.split("-")[0]
     config = component_config(component, {}, {**SMALL, **COMPONENTS[name]})
-    training = Training(component, config, datasets, seeds, dtype=torch.float64)
+    bases = bases_of(config, datasets, seeds)
+    training = Training(component, config, datasets, seeds, bases=bases, dtype=torch.float64)
     training.run(until=steps)
     return [member_state(training.part, member) for member in range(len(seeds))]
 

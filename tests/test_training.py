@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import PARTS, part_of
+from conftest import PARTS, bases_of, part_of
 
 from mpcwdwm.artifact import read_checkpoint
 from mpcwdwm.buffer import Buffer, usable_rows
@@ -38,12 +38,12 @@ def config_of(name, **fields):
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(name, stop, small, tmp_path):
     component, own = PARTS[name]
     config = config_of(component, **own)
-    whole = Training(component, config, small, [0, 1])
+    whole, first, second = (
+        Training(component, config, small, [0, 1], bases=bases_of(config, small, [0, 1])) for _ in range(3)
+    )
     whole.run()
-    first = Training(component, config, small, [0, 1])
     first.run(until=stop)
     first.save(tmp_path / "checkpoint")
-    second = Training(component, config, small, [0, 1])
     assert second.load(tmp_path / "checkpoint")
     assert second.step == stop
     second.run()

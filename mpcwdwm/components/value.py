@@ -35,7 +35,9 @@ class ValueConfig(ModelConfig):
     """Hyper-parameters of the imagined value; the paper has none: its plans end with the base's critic."""
 
     steps: Int = setting(10_000, "gradient updates", unit="updates", paper="none", ge=1, le=10**9)
-    of: Literal["rebrac", "iql", "bc"] = setting("rebrac", "component whose policy is evaluated", paper="none")
+    of: Literal["base", "rebrac", "iql", "bc"] = setting(
+        "base", "whose policy is evaluated; base: that of the planner which uses the value", paper="none"
+    )
     discount: Real = setting(
         0.997, "discount γ, also that of plans which end with this value", unit="per step", gt=0, lt=1
     )
@@ -64,7 +66,12 @@ class ValueConfig(ModelConfig):
     @property
     def builds_on(self) -> tuple[str, ...]:
         """Return the policy, and what it is imagined with."""
-        return (self.of, "world_model", "reward")
+        return (self.policy, "world_model", "reward")
+
+    @property
+    def policy(self) -> str:
+        """Return the component whose policy is evaluated; where no planner has said, the usual base."""
+        return "rebrac" if self.of == "base" else self.of
 
     def brief(self) -> Self:
         """Return a config with updates of the same cost and little to prepare."""
@@ -188,7 +195,7 @@ class Value(Component):
     def imagine(self, bases: Mapping[str, Component], context: Context) -> Episodes:
         """Roll the policy with exploration through the world model, from rows that the member learns from."""
         c, device, dtype = self.config, self.normalizer.mean.device, self.normalizer.mean.dtype
-        policy, model, reward = bases[c.of], bases["world_model"], bases["reward"]
+        policy, model, reward = bases[c.policy], bases["world_model"], bases["reward"]
         streams = [generator(seed, "value/episodes", device=device) for seed in self.seeds]
         starts = []
         for dataset, rows, seed in zip(context.datasets, context.rows, self.seeds, strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning.evidence import LENGTH, WINDOWS, Acting, actions_along, heldout_windows, pretrained_actions
 from mpcwdwm.planning.judges import JUDGES, NEEDS, imagination
-from mpcwdwm.planning.parts import Parts
+from mpcwdwm.planning.parts import Parts, SharedValue
 
 __all__ = ["JUDGE_NAMES", "Judgement", "choose", "chosen_index", "judge_candidates"]
 
@@ -139,4 +139,6 @@ def judge_candidates(
 
 
 def _lacking(parts: Parts, judge: str) -> list[str]:
+    if judge == "critic" and isinstance(parts.critic, SharedValue):  # it knows states only
+        return ["critic"]
     return [name for name in NEEDS[judge] if getattr(parts, name) is None]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mpcwdwm.planning.evidence import Acting, Windows
 from mpcwdwm.planning.imagination import unroll
-from mpcwdwm.planning.parts import Parts, SharedCritic
+from mpcwdwm.planning.parts import Parts, SharedCritic, SharedValue
 from mpcwdwm.random import generator
 
 __all__ = [
@@ -43,7 +43,8 @@ VALUE_RIDGE = 1e-3  # the same for the control variate, which has few features
 SMALLEST_STD = 0.01  # of the behaviour's exploration, in units of action: below it the data explore nothing
 BEST_SHARE = 0.1  # of the episodes, by discounted return: what the data show to be within reach
 LEEWAY = 1.0  # root mean square change of action granted to a policy that reaches nothing: half an action's range
-IMAGINED_STEPS = 64  # T: beyond any plan's horizon; at γ = 0.99 half of a return lies within 69 steps
+IMAGINED_STEPS = 200  # T: far beyond any plan's horizon; what makes a robot fall takes a hundred steps and more
+DOUBT = 1.0  # standard errors, over stretches, by which an imagined gain is taken to be smaller
 
 
 # -------------------------------------------------------------------------------------- the critic
@@ -287,10 +288,12 @@ def headroom(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) ->
 def imagination(
     parts: Parts, windows: Windows, planner: Acting, seeds: Sequence[int], *, steps: int = IMAGINED_STEPS
 ) -> Tensor:
-    """Mean discounted reward of T steps of imagination with the planner acting, minus with the pretrained policy.
+    """Discounted reward of T steps of imagination with the planner acting, minus with the pretrained policy.
 
-    In the critic's unit, from the first observation of every stretch, without a terminal critic; who falls earns
-    nothing any more. It judges at the states that adaptation itself leads to, which no recorded state shows, and
+    In the critic's unit, from the first observation of every stretch; who falls earns nothing any more. Behind the
+    last step stands the pretrained policy's own value, where the parts have it (`critic_from: value`), else nothing:
+    a critic would repeat what the planner climbed. The mean over stretches, less one standard error: little evidence
+    is no reason to adapt. It judges at the states that adaptation itself leads to, which no recorded state shows, and
     over more steps than a plan has. What the world model gets wrong at these states it cannot see.
 
     Args:
@@ -312,7 +315,9 @@ def imagination(
 
     planner.reset()
     noise = _imagination_noise(parts, windows, seeds, steps)
-    return _imagined_return(parts, windows, adapted, noise) - _imagined_return(parts, windows, pretrained, noise)
+    gain = _imagined_return(parts, windows, adapted, noise) - _imagined_return(parts, windows, pretrained, noise)
+    stderr = gain.std(1, correction=0) / max(1, w - 1) ** 0.5
+    return gain.mean(1) - DOUBT * stderr
 
 
 def _imagination_noise(parts: Parts, windows: Windows, seeds: Sequence[int], steps: int) -> Tensor:
@@ -325,7 +330,7 @@ def _imagination_noise(parts: Parts, windows: Windows, seeds: Sequence[int], ste
 
 @torch.no_grad()
 def _imagined_return(parts: Parts, windows: Windows, act: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
-    """Return Σ_j γ^j r_j, terms behind a termination dropped, mean over a member's rows: (members,)."""
+    """Return Σ_j γ^j r_j, terms behind a termination dropped, of every stretch: (members, W)."""
     assert parts.reward is not None
     imagined = unroll(parts, windows.obs[:, 0], noise, lambda _, obs: act(obs.squeeze(1)).unsqueeze(1))
     total = torch.zeros(len(noise), 1, dtype=torch.float64, device=noise.device)
@@ -333,7 +338,10 @@ def _imagined_return(parts: Parts, windows: Windows, act: Callable[[Tensor], Ten
         reward = parts.reward(imagined.obs[j], imagined.action[j])
         # what is imagined behind a termination need not be finite
         total += parts.discount**j * torch.where(imagined.alive[j] > 0, reward, 0.0)
-    return total.view(windows.members, -1).mean(1)
+    if isinstance(parts.critic, SharedValue):
+        beyond = parts.critic(imagined.obs[-1], imagined.action[-1]).mean(1)
+        total += parts.discount ** noise.shape[1] * torch.where(imagined.alive[-1] > 0, beyond, 0.0)
+    return total.view(windows.members, -1)
 
 
 JUDGES: dict[str, Judge] = {

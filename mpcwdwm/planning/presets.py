@@ -7,13 +7,14 @@ __all__ = ["PRESETS"]
 PRESETS: dict[str, dict[str, Any]] = {
     # the method as it is read most often (v2): see docs/deviations.md for the readings that disagree
     "paper": {"horizon": 5, "updates": 1, "reset": "episode"},
-    # ReBRAC's own term put back, and a small step that means the same on every task: docs/results.md
+    # the policy's own value in imagination instead of its critic, and steps of the same size: docs/results.md
     "robust": {
         "horizon": 5,
         "updates": 1,
         "reset": "step",
-        "anchor": 1.0,
-        "step_unit": "action",
-        "step_size": 0.01,
+        "critic_from": "value",
+        "critic": "mean",
+        "step_unit": "state",
+        "step_size": 0.2,
     },
 }
