@@ -1,8 +1,8 @@
 """What judges of a step size said in a sweep, beside what the environment says: the rows that are compared.
 
 A cell with `step_size: auto` holds every judge's scores of the candidates in its manifest. The truth are the
-sweep's other cells of the same planner settings with a candidate as their fixed step size; the pretrained policy,
-evaluated as a baseline, is the truth of not adapting.
+sweep's other cells of the same planner settings with a candidate as their fixed step size and reset; the pretrained
+policy, evaluated as a baseline, is the truth of not adapting.
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,16 @@ from typing import Any
 from cluster.store import Store
 from cluster.units import CellUnit
 from mpcwdwm.errors import UserError
+from mpcwdwm.planning.auto import candidate_labels
 from sweeps.plan import Plan
 
 __all__ = ["judged_rows"]
 
-CHOOSING = ("step_size", "judge", "smallest", "largest", "candidates")  # in which auto and fixed settings may differ
+# in which auto and fixed settings may differ
+CHOOSING = ("step_size", "reset", "judge", "smallest", "largest", "candidates", "candidate_resets")
 
 Row = dict[str, Any]
+Candidate = tuple[float, str | None]  # step size and reset
 
 
 def judged_rows(plan: Plan, store: Store) -> tuple[list[Row], list[Row]]:
@@ -37,16 +40,20 @@ def judged_rows(plan: Plan, store: Store) -> tuple[list[Row], list[Row]]:
     words: list[Row] = []
     for cell in judged:
         where = {"task": f"{cell.task.name}, {cell.method}", "seed": cell.seed}
-        scores = done[cell.key]["judgement"]["judges"]["scores"]
-        candidates = done[cell.key]["judgement"]["judges"]["candidates"]
+        said = done[cell.key]["judgement"]["judges"]
+        labels = candidate_labels(said)
+        own_reset = (cell.planner or {}).get("reset")  # that of all candidates where the manifest is an older one
+        pairs = zip(said["candidates"], said.get("resets", [own_reset] * len(labels)), strict=True)
+        label_of: dict[Candidate | None, float | str] = dict(zip(pairs, labels, strict=True))
+        label_of |= {NEVER: labels[0]}
         for other in plan.cells:
-            size = _truth_of(cell, other)
-            if size is not None and size in candidates and other.key in done:
-                truth.append({**where, "candidate": size, "true_score": _score(done[other.key])})
-        for judge, own in scores.items():
-            for candidate, score in zip(candidates, own, strict=True):
-                said = float("nan") if score is None else score
-                words.append({**where, "judge": judge, "candidate": candidate, "score": said})
+            candidate = label_of.get(_truth_of(cell, other))
+            if candidate is not None and other.key in done:
+                truth.append({**where, "candidate": candidate, "true_score": _score(done[other.key])})
+        for judge, own in said["scores"].items():
+            for candidate, score in zip(labels, own, strict=True):
+                score = float("nan") if score is None else score
+                words.append({**where, "judge": judge, "candidate": candidate, "score": score})
     return truth, words
 
 

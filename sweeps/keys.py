@@ -80,7 +80,8 @@ def component_key(
         "mujoco": task.mujoco,
         "seed": seed,
         "code": code,
-        **({"parts": dict(parts)} if parts else {}),
+        # what is trained with other parts may imagine, and then the rule that ends it counts
+        **({"parts": dict(parts), "termination": task.termination} if parts else {}),
         **({"tf32": True} if tf32 else {}),
     }
     return f"{component}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"
@@ -135,7 +136,8 @@ def component_code(component: str, config: Any) -> str:
     """Return the hash of the code that trains a component with this config."""
     from mpcwdwm.components import component_class
 
-    return code_hash(TRAINING, component_class(component, config).__module__)
+    rules = ("mpcwdwm.termination",) if config.builds_on else ()  # may be used in training, by no import
+    return code_hash(TRAINING, component_class(component, config).__module__, *rules)
 
 
 def cell_code(planner: Any | None, components: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
-from mpcwdwm.components import COMPONENTS
+from mpcwdwm.components import COMPONENTS, POLICIES
 from mpcwdwm.data import Task
 from sweeps.checks import Checked, DatasetFacts, Learner, check
 from sweeps.grid import Choice, aliases, label
@@ -96,12 +96,13 @@ def baseline_methods(spec: Spec, task: Task) -> list[Method]:
 def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
     """Return a planner's grid, each point crossed with the variants of the parts it uses."""
     variants = {part: spec.components_of(task, part) for part in COMPONENTS}
+    values = {base: _values_of(base, variants["value"]) for base in POLICIES}
     methods = []
     for choice in spec.planners_of(task, name):
         base = choice.config.base  # type: ignore[attr-defined]  # every planner has one
         needs = choice.config.needs  # type: ignore[attr-defined]
         used = dict.fromkeys((base, *needs))
-        found = {part: _values_of(base, variants[part]) if part == "value" else variants[part] for part in used}
+        found = {part: values[base] if part == "value" else variants[part] for part in used}
         for combination in itertools.product(*found.values()):
             parts = dict(zip(used, combination, strict=True))
             for others in _trained_with(parts, variants):

@@ -136,16 +136,20 @@ def test_tables_hold_each_episode_up_to_its_end_by_rule_bound_or_failure_and_not
                 assert np.allclose(left, behind, rtol=1e-12)
                 if end is None:  # its value goes on from here
                     assert np.allclose(table.last[member, e], GROWTH * states[-1], rtol=1e-12)
+    for member in range(2):  # returns are standardised over what is learnt
+        worth = part._table.returns[member, : part._table.counts[member]]
+        assert float(part.return_normalizer.mean[member]) == pytest.approx(float(worth.mean()))
+        assert float(part.return_normalizer.std[member]) == pytest.approx(float(worth.std(correction=0)) + MIN_STD)
     assert {end: ends.count(end) >= 3 for end in ("broken", "fallen", "lost", None)} == dict.fromkeys(ends, True)
 
 
 def test_an_end_keeps_what_follows_finite_and_leaves_the_other_episodes_alone():
-    start = tensor([[[0.5], [1.0], [2.0]]])
+    start = tensor([[[0.5], [1.0], [2.5]]])
     seen = []
 
     def transition(obs, action, step):
         seen.append((obs[0, :, 0].tolist(), action[0, :, 0].tolist(), step))
-        return torch.where(obs > 3, torch.inf, 2 * obs)
+        return torch.where(obs > 3, torch.inf, 2 * obs) if step < 2 else 2 * obs  # from an end, it would go on
 
     episodes = imagined_episodes(
         start, 3, lambda obs, t: obs + t, transition, lambda obs, action: action[..., 0], lambda obs: obs[..., 0] == 8

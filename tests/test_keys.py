@@ -180,7 +180,7 @@ def test_imports_inside_functions_and_relative_ones_are_followed(tmp_path: Path)
 
 
 def test_components_depend_on_their_own_module_and_on_no_other_component_or_planner() -> None:
-    names = ("rebrac", "iql", "bc", "world_model", "reward")
+    names = ("rebrac", "iql", "bc", "world_model", "reward", "value")
     codes = {name: component_code(name, component_config(name, {}, {})) for name in names}
     assert len(set(codes.values())) == len(names)
     covered = closure(*REBRAC)

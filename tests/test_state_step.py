@@ -167,6 +167,8 @@ def test_a_trust_region_bounds_the_step_at_real_and_imagined_states():
     free, bounded = (moved(parts, 0.5, E=2, trust_region=each) for each in (None, bound))
     assert free.min() > 2 * bound
     assert bounded.max() <= bound * (1 + 1e-9)
+    wide, none = (moved(parts, 0.01, trust_region=each) for each in (10.0, None))
+    assert torch.allclose(wide, none, rtol=1e-12)
     config = MpcConfig(**{**STATE, "step_size": 0.5, "trust_region": bound})
     psi0, obs, noise = problem(parts, config, episodes=3)
     psi, _, _ = adapt(parts, psi0, psi0, obs, [noise], config)

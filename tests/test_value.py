@@ -159,9 +159,8 @@ def test_what_is_judged_is_not_learnt_and_what_is_learnt_is_not_judged(most, mon
     part = runs["plain"].part
     values = on_paper(part, part.averaged, judged.obs).detach().mean(1)
     behind = on_paper(part, part.averaged, judged.last).detach().mean(1)
-    count = int(judged.counts.min())
-    picked = torch.arange(min(count, most)) * max(1, count // most)  # all, or some of all episodes
     for m in range(2):
+        picked = [i * int(judged.counts[m]) // most for i in range(most)]  # each member's own, evenly spread
         target = (judged.returns[m] + judged.left[m] * behind[m][judged.episode[m]])[picked]
         error = (values[m][picked] - target).square().mean()
         variance = (target - target.mean()).square().mean()

@@ -27,7 +27,7 @@ from mpcwdwm.random import Integers, generator
 __all__ = ["Episodes", "Value", "ValueConfig", "imagined_episodes", "returns_to_go"]
 
 HELDOUT_SHARE = 0.1  # of the imagined episodes, judged at a point of the learning curve
-HELDOUT_STATES = 4096  # of theirs, at most
+HELDOUT_STATES = 4096  # of theirs, evenly spread
 MANY = 2**40  # row numbers are drawn below this and taken modulo the number of rows: uneven by less than 1e-5
 
 
@@ -149,6 +149,7 @@ class Value(Component):
     ):
         super().__init__(config, obs_dim, act_dim, seeds, dtype)
         self.normalizer = Normalizer(self.stack, obs_dim, dtype)
+        self.extent = Normalizer(self.stack, obs_dim, dtype)  # of the data, to see what leaves them
         self.return_normalizer = Normalizer(self.stack, 1, dtype)
         hidden = [config.hidden_dim] * config.hidden_layers
         self.net = Mlp((*self.stack, config.ensemble), obs_dim, hidden, 1, activation=silu, dtype=dtype)
@@ -170,9 +171,11 @@ class Value(Component):
     # ------------------------------------------------------------------------------- preparation
 
     def fit(self, member: int, dataset: Any, rows: Tensor) -> None:
-        """Standardise observations over the member's rows, if configured."""
+        """Note how far the member's rows extend; standardise observations over them, if configured."""
+        obs = torch.from_numpy(dataset.obs)[rows]
+        self.extent.fit(member, obs)
         if self.config.normalize_obs:
-            self.normalizer.fit(member, torch.from_numpy(dataset.obs)[rows])
+            self.normalizer.fit(member, obs)
 
     def build_on(self, bases: Mapping[str, Component], context: Context) -> None:
         """Imagine the policy's episodes, and arrange their states and returns in tables to draw from."""
@@ -212,9 +215,7 @@ class Value(Component):
             return (policy.actor(obs) + c.exploration * normal(self.act_dim)).clamp(-1, 1)  # type: ignore[operator]
 
         def ended(obs: Tensor) -> Tensor:
-            lost = (
-                (self.normalizer(obs).abs() > c.halt).any(-1) if c.normalize_obs else torch.zeros_like(obs[..., 0]) > 0
-            )
+            lost = (self.extent(obs).abs() > c.halt).any(-1)
             return lost if context.termination is None else lost | context.termination(obs)
 
         return imagined_episodes(
@@ -263,10 +264,9 @@ class Value(Component):
     @torch.no_grad()
     def heldout(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """On imagined episodes that were not learnt from: share of the return's variance explained, and the error."""
-        most = int(self._judged.counts.min())
-        row = torch.arange(min(most, HELDOUT_STATES), device=self._judged.obs.device).expand(len(self.seeds), -1)
-        stride = max(1, most // HELDOUT_STATES)
-        obs, target, _ = self._drawn(self._judged, row * stride)
+        counts = self._judged.counts.unsqueeze(-1)
+        spread = torch.arange(HELDOUT_STATES, device=counts.device) * counts // HELDOUT_STATES  # (S, B), each its own
+        obs, target, _ = self._drawn(self._judged, spread)
         target = target.mean(1)
         error = (self(obs).mean(1) - target).square().mean(-1)
         variance = target.var(-1, correction=0).clamp(min=1e-12)

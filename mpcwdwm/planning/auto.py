@@ -1,7 +1,7 @@
 """`step_size: auto`: candidates are judged on held-out episodes, and every member takes the best for it.
 
-The first candidate, 0, is not to adapt: it needs no planner, and every judge scores it 0. What a judge cannot show
-to be better than that is not done.
+A candidate is a step size with a reset: when ψ returns to the pretrained one. The first, size 0, is not to adapt: it
+needs no planner, and every judge scores it 0. What a judge cannot show to be better than that is not done.
 """
 
 import math
@@ -17,7 +17,7 @@ from mpcwdwm.planning.evidence import LENGTH, WINDOWS, Acting, actions_along, he
 from mpcwdwm.planning.judges import JUDGES, NEEDS, imagination
 from mpcwdwm.planning.parts import Parts, SharedValue
 
-__all__ = ["JUDGE_NAMES", "Judgement", "choose", "chosen_index", "judge_candidates"]
+__all__ = ["JUDGE_NAMES", "Judgement", "candidate_labels", "choose", "chosen_index", "judge_candidates"]
 
 JUDGE_NAMES = tuple(NEEDS)
 PROVIDED_BY = {
@@ -34,15 +34,19 @@ class Judgement:
 
     Attributes:
         judge: the one that chose.
-        candidates: step sizes, ascending, 0 first.
+        candidates: step sizes, ascending, 0 first; every other once with each reset.
+        resets: the reset of each of them; with 0, which never leaves ψ₀, it makes no difference.
         scores: judge → [member][candidate], in the judge's unit; what is not finite was never chosen.
         chosen: step size of each member.
+        chosen_resets: reset of each member.
     """
 
     judge: str
     candidates: list[float]
+    resets: list[str]
     scores: dict[str, list[list[float]]]
     chosen: list[float]
+    chosen_resets: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; a score that is not finite is null."""
@@ -50,7 +54,14 @@ class Judgement:
             judge: [[score if math.isfinite(score) else None for score in member] for member in members]
             for judge, members in self.scores.items()
         }
-        return {"judge": self.judge, "candidates": self.candidates, "chosen": self.chosen, "scores": scores}
+        return {
+            "judge": self.judge,
+            "candidates": self.candidates,
+            "resets": self.resets,
+            "chosen": self.chosen,
+            "chosen_resets": self.chosen_resets,
+            "scores": scores,
+        }
 
     def by_member(self) -> list[dict[str, Any]]:
         """Return what concerns each member alone, for its own manifest."""
@@ -59,11 +70,26 @@ class Judgement:
             {
                 "judge": self.judge,
                 "candidates": self.candidates,
-                "chosen": chosen,
+                "resets": self.resets,
+                "chosen": size,
+                "chosen_reset": reset,
                 "scores": {judge: members[m] for judge, members in whole["scores"].items()},
             }
-            for m, chosen in enumerate(self.chosen)
+            for m, (size, reset) in enumerate(zip(self.chosen, self.chosen_resets, strict=True))
         ]
+
+
+def candidate_labels(judgement: Mapping[str, Any]) -> list[float | str]:
+    """Return a recorded judgement's candidates as they are told apart: step sizes, with their reset if there are two.
+
+    Args:
+        judgement: as `Judgement.to_dict` or `Judgement.by_member` gave it; older ones say nothing of resets.
+    """
+    sizes = [float(size) for size in judgement["candidates"]]
+    resets = judgement.get("resets", [])
+    if len(set(resets)) < 2:
+        return list(sizes)
+    return [f"{size:g} (reset: {reset})" if size else size for size, reset in zip(sizes, resets, strict=True)]
 
 
 def chosen_index(scores: Sequence[float]) -> int:
@@ -85,22 +111,24 @@ def choose(scores: Mapping[str, Tensor], judge: str) -> list[int]:
 def judge_candidates(
     parts: Parts,
     candidates: Sequence[float],
-    planner_factory: Callable[[float, int], Acting],
+    planner_factory: Callable[[float, int, str], Acting],
     *,
     judge: str,
     seeds: Sequence[int],
+    resets: Sequence[str] = ("episode",),
     others: Sequence[str] = JUDGE_NAMES,
     count: int = WINDOWS,
     length: int = LENGTH,
 ) -> Judgement:
-    """Judge step sizes on held-out episodes and choose one for every member.
+    """Judge step sizes on held-out episodes and choose one for every member, and its reset.
 
     Args:
         parts: with their dataset.
         candidates: step sizes, ascending, 0 first.
-        planner_factory: (step size, rows per member) → the planner.
+        planner_factory: (step size, rows per member, reset) → the planner.
         judge: who chooses.
         seeds: one per member.
+        resets: with each of them every step size but 0 is tried; of equal scores the first is taken.
         others: judges that are heard, too, where the parts suffice; their scores are recorded.
         count: stretches per member.
         length: steps of each.
@@ -120,8 +148,9 @@ def judge_candidates(
     windows = heldout_windows(parts, seeds, count=count, length=length)
     base = pretrained_actions(parts, windows)
     table: dict[str, list[Tensor]] = {name: [torch.zeros(len(seeds), dtype=torch.float64)] for name in heard}
-    for candidate in candidates[1:]:
-        planner = planner_factory(candidate, windows.per_member)
+    pairs = [(0.0, resets[0]), *((float(size), reset) for size in candidates[1:] for reset in resets)]
+    for size, reset in pairs[1:]:
+        planner = planner_factory(size, windows.per_member, reset)
         actions = actions_along(lambda _, planner=planner: planner, windows)  # type: ignore[misc]
         for name in heard:
             if name == "imagination":
@@ -130,11 +159,14 @@ def judge_candidates(
                 score = JUDGES[name](parts, windows, base, actions)
             table[name].append(score.cpu())
     scores = {name: torch.stack(rows) for name, rows in table.items()}  # (candidates, members)
+    chosen = [pairs[index] for index in choose(scores, judge)]
     return Judgement(
         judge=judge,
-        candidates=[float(candidate) for candidate in candidates],
+        candidates=[size for size, _ in pairs],
+        resets=[reset for _, reset in pairs],
         scores={name: own.T.tolist() for name, own in scores.items()},
-        chosen=[float(candidates[index]) for index in choose(scores, judge)],
+        chosen=[size for size, _ in chosen],
+        chosen_resets=[reset for _, reset in chosen],
     )
 
 

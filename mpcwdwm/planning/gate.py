@@ -20,7 +20,7 @@ from torch import Tensor
 from mpcwdwm.errors import UserError
 from mpcwdwm.heldout import window_starts
 from mpcwdwm.planning.imagination import reduced
-from mpcwdwm.planning.parts import Parts
+from mpcwdwm.planning.parts import Parts, SharedValue
 from mpcwdwm.planning.planner import LookaheadConfig
 from mpcwdwm.random import generator
 
@@ -106,7 +106,8 @@ def error_slopes(parts: Parts, config: LookaheadConfig, seeds: tuple[int, ...]) 
         recorded = sum(g**j * reward[j] for j in range(horizon))
         error = imagined + g**horizon * (alive[-1] * value(states[-1]) - goes_on[-1] * value(after[-1])) - recorded
         of_model = slope(error, torch.stack(distance).mean(0), MARGIN)
-    if parts.critic is not None:
+    # a value of states says nothing of an action: what it gets wrong stands in the model's error, which ends with it
+    if parts.critic is not None and not isinstance(parts.critic, SharedValue):
         q = reduced(parts.critic(obs[0], action[0]), config)
         of_critic = slope(reward[0] + parts.discount * goes_on[0] * value(after[0]) - q, distance[0], MARGIN)
     return ErrorSlopes(of_model, of_critic)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpcwdwm.config import Real, setting
 from mpcwdwm.planning.ascent import Objective, StepSize, climb, restored, rollouts_per_pass
+from mpcwdwm.planning.auto import Judgement
 from mpcwdwm.planning.gate import ErrorSlopes, error_slopes
 from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective, worth
 from mpcwdwm.planning.parts import Params, Parts
@@ -167,8 +168,9 @@ class AdaptiveMpc(Planner):
     config: MpcConfig
     # α, or its size where every state has its own: one, or one per row (N,); measured at the first step where None
     alpha: float | Tensor | None = None
+    afresh: Tensor | None = None  # the rows (N,) that start from ψ₀ at every step; None where `reset` says it of all
     slopes: ErrorSlopes | None = None
-    judgement: Any = None
+    judgement: Judgement | None = None
 
     @property
     def psi(self) -> Params:
@@ -186,12 +188,18 @@ class AdaptiveMpc(Planner):
         self._chunk = rollouts_per_pass(at, self.psi0, self.noises[0], self.config.memory_gb)
         if self.alpha is None:
             self.alpha, self.judgement = step_sizes(self)
+        if self.judgement is not None and self.config.candidate_resets == "both":
+            each_step = [reset == "step" for reset in self.judgement.chosen_resets]
+            self.afresh = torch.tensor(each_step, device=self.parts.device).repeat_interleave(self.episodes)
         if self.config.gate is not None:
             self.slopes = error_slopes(self.parts, self.config, self.seeds)
 
     def plan(self) -> tuple[Tensor, Tensor, Tensor]:
         """Adapt every row's ψ and act with it, where it is believed."""
-        start = self.psi0 if self.config.reset == "step" else self.psi
+        if self.afresh is not None:
+            start = restored(self.psi, self.psi0, self.afresh)
+        else:
+            start = self.psi0 if self.config.reset == "step" else self.psi
         noises = [self.noises[e % len(self.noises)] for e in range(self.config.updates)]
         psi, value, fallen = adapt(self.parts, start, self.psi0, self.obs, noises, self.config, self._chunk, self.alpha)
         with torch.no_grad():
@@ -216,15 +224,16 @@ class AdaptiveMpc(Planner):
         return gain > gate * error * change
 
     def judgements(self) -> list[dict[str, Any] | None]:
-        """Return every member's α and error slope as they were measured, and what the judges of the step size said."""
+        """Return every member's α, reset and error slope as chosen or measured, and what the judges said."""
         if not isinstance(self.alpha, Tensor):
             return super().judgements()
         alpha = self.alpha.view(len(self.seeds), -1)[:, 0].tolist()
         slopes = [None] * len(alpha) if self.slopes is None else self.slopes.total.tolist()
         judged = [None] * len(alpha) if self.judgement is None else self.judgement.by_member()
+        resets = [self.config.reset] * len(alpha) if self.judgement is None else self.judgement.chosen_resets
         return [
-            {"step_size": a, "error_slope": slope, "judges": one}
-            for a, slope, one in zip(alpha, slopes, judged, strict=True)
+            {"step_size": a, "reset": reset, "error_slope": slope, "judges": one}
+            for a, reset, slope, one in zip(alpha, resets, slopes, judged, strict=True)
         ]
 
     def twin(self, episodes: int, **changes: Any) -> "AdaptiveMpc":

@@ -234,13 +234,16 @@ def load_parts(
         **facts: further fields of `Parts` (env_id, max_episode_steps, reference).
 
     Raises:
-        UserError: an artifact is damaged, or the seeds of the parts differ.
+        UserError: an artifact is damaged, the seeds of the parts differ, or the value is another policy's.
     """
     loaded = {name: load_component(paths).to(device) for name, paths in folders.items()}
     policy: Any = loaded[base]
     for name, part in loaded.items():
         if part.seeds != policy.seeds:
             raise UserError(f"{name} has seeds {list(part.seeds)}, {base} has {list(policy.seeds)}: load equal seeds")
+    if "value" in loaded and getattr(loaded["value"].config, "policy") != base:  # noqa: B009 - every value's config says
+        evaluated = getattr(loaded["value"].config, "policy")  # noqa: B009
+        raise UserError(f"the value is that of {evaluated}'s policy, not of {base}'s: load the one of {base}")
     lenders = [part for part in loaded.values() if part is not policy and hasattr(part, "critic")]
     critic = loaded.get("value", lenders[0] if lenders else policy)
     members = len(policy.seeds)

@@ -1,4 +1,4 @@
-"""The step size of adaptive MPC: given, measured in units of the action, or chosen by a judge.
+"""The step size of adaptive MPC: given, measured in units of the action, or chosen by a judge, on request with the reset.
 
 A raw α means something else on every task: it multiplies a gradient whose size depends on the rewards, the critic
 and the network. Measured in units of the action it says how far one real step's adaptation moves the action, in the
@@ -31,6 +31,7 @@ PROBE = 0.01  # change of the action aimed at: small enough to be proportional t
 FIRST_ALPHA = 1e-5  # tried first
 PROBES = 8  # at most; each may correct α by a factor of
 LARGEST_CORRECTION = 1e3
+BOTH_RESETS = ("step", "episode")  # of equal scores the one whose ψ cannot drift
 
 
 class StepSizeConfig(Config):
@@ -47,11 +48,19 @@ class StepSizeConfig(Config):
     )
 
     judge: Literal["critic", "fqe", "fqe_disjoint", "monte_carlo", "imagination", "distance", "headroom"] = setting(
-        "fqe", "of step_size: auto: who chooses; what the others say is recorded, too", paper="none"
+        "imagination",
+        "of step_size: auto: who chooses; imagination rolls the planner itself through the world model, far beyond its "
+        "horizon; what the others say is recorded, too",
+        paper="none",
     )
     smallest: Real = setting(0.01, "of step_size: auto: the smallest step size tried beside 0", unit="action", gt=0)
     largest: Real = setting(0.3, "of step_size: auto: the largest", unit="action", gt=0)
     candidates: Int = setting(4, "of step_size: auto: how many, in equal ratios", ge=2, le=100)
+    candidate_resets: Literal["given", "both"] = setting(
+        "given",
+        "of step_size: auto: given: all with the reset as given; both: each with either, and it is chosen, too",
+        paper="none",
+    )
 
     @property
     def judges_need(self) -> tuple[str, ...]:
@@ -74,12 +83,15 @@ def step_sizes(planner: "AdaptiveMpc") -> tuple[float | Tensor, Judgement | None
     if config.step_size != "auto":
         return (unit * config.step_size).repeat_interleave(planner.episodes), None
 
-    def stepping(size: float, rows: int) -> "AdaptiveMpc":
-        twin = planner.twin(rows, step_size=0.0, step_unit="state" if own_unit else "raw")
+    def stepping(size: float, rows: int, reset: str = config.reset) -> "AdaptiveMpc":
+        twin = planner.twin(rows, step_size=0.0, step_unit="state" if own_unit else "raw", reset=reset)
         twin.alpha = (unit * size).repeat_interleave(rows)
         return twin
 
-    judgement = judge_candidates(planner.parts, sizes(config), stepping, judge=config.judge, seeds=planner.seeds)
+    resets = BOTH_RESETS if config.candidate_resets == "both" else (config.reset,)
+    judgement = judge_candidates(
+        planner.parts, sizes(config), stepping, judge=config.judge, seeds=planner.seeds, resets=resets
+    )
     return (unit * unit.new_tensor(judgement.chosen)).repeat_interleave(planner.episodes), judgement
 
 
