@@ -23,7 +23,7 @@ from analysis.averages import AVERAGE
 from analysis.statistics import Evidence
 from analysis.verdicts import interval_text, signed
 from mpcwdwm.errors import UserError
-from mpcwdwm.planning.auto import chosen_index
+from mpcwdwm.planning.auto import candidate_labels, chosen_index
 
 __all__ = ["Agreement", "agreement", "judgement_rows", "rank_agreement", "to_frame", "to_text"]
 
@@ -66,11 +66,12 @@ def judgement_rows(task: str, seeds: Sequence[int], judgement: Mapping[str, Any]
         seeds: training seeds of its members.
         judgement: as `Judgement.to_dict` gives it.
     """
+    labels = candidate_labels(judgement)
     return [
-        {"task": task, "seed": seed, "judge": judge, "candidate": candidate, "score": np.nan if s is None else s}
+        {"task": task, "seed": seed, "judge": judge, "candidate": label, "score": np.nan if s is None else s}
         for judge, members in judgement["scores"].items()
         for seed, scores in zip(seeds, members, strict=True)
-        for candidate, s in zip(judgement["candidates"], scores, strict=True)
+        for label, s in zip(labels, scores, strict=True)
     ]
 
 
@@ -91,17 +92,18 @@ def agreement(truth: pd.DataFrame, judgements: pd.DataFrame) -> list[Agreement]:
 
     Args:
         truth: task, seed, candidate, true_score, and if known stderr (of the true score); candidate 0 is not to
-            adapt.
-        judgements: task, seed, judge, candidate, score; of tasks and seeds that are in the truth.
+            adapt, the others are step sizes or other labels.
+        judgements: task, seed, judge, candidate, score; of tasks and seeds that are in the truth, candidates in the
+            order in which the first of equals is chosen, 0 first.
 
     Raises:
         UserError: a judged candidate has no true score, or there is none for not adapting.
     """
-    true = {pair: rows.set_index("candidate").sort_index() for pair, rows in _pairs(truth)}
+    true = {pair: rows.set_index("candidate") for pair, rows in _pairs(truth)}
     words: dict[str, dict[Pair, list[float]]] = {}
     judged: dict[Pair, pd.DataFrame] = {}
     for pair, rows in _pairs(judgements):
-        candidates = sorted(rows["candidate"].unique())
+        candidates = list(rows["candidate"].unique())
         judged[pair] = _of_candidates(true.get(pair), candidates, pair)
         for judge, own in rows.groupby("judge", sort=False):
             scores = own.set_index("candidate")["score"].reindex(candidates)
@@ -210,7 +212,8 @@ def _references(judged: Mapping[Pair, pd.DataFrame]) -> dict[str, dict[Pair, int
         ORACLE: {pair: chosen_index(list(true["true_score"])) for pair, true in judged.items()},
         NEVER: dict.fromkeys(judged, 0),
     }
-    common = sorted(set.intersection(*(set(true.index) for true in judged.values()))) if judged else []
+    every = [list(true.index) for true in judged.values()]
+    common = [c for c in every[0] if all(c in own for own in every)] if judged else []
     if common:
         means = [
             _evidence(judged, lambda pair, c=c: float(judged[pair]["true_score"][c])).mean()  # type: ignore[misc]
@@ -228,12 +231,12 @@ def _pairs(rows: pd.DataFrame) -> list[tuple[Pair, pd.DataFrame]]:
     return [((str(task), int(seed)), own) for (task, seed), own in rows.groupby(["task", "seed"], sort=False)]  # type: ignore[call-overload]
 
 
-def _of_candidates(true: pd.DataFrame | None, candidates: Sequence[float], pair: Pair) -> pd.DataFrame:
+def _of_candidates(true: pd.DataFrame | None, candidates: Sequence[float | str], pair: Pair) -> pd.DataFrame:
     """Return the truth about these candidates, in their order."""
     known = [] if true is None else list(true.index)
-    lacking = sorted({0, *candidates} - set(known))
+    lacking = [value for value in dict.fromkeys((0, *candidates)) if value not in known]
     if true is None or lacking:
-        values = ", ".join(f"{value:g}" for value in lacking)
+        values = ", ".join(value if isinstance(value, str) else f"{value:g}" for value in lacking)
         raise UserError(
             f"task {pair[0]}, seed {pair[1]}: no true score for step size {values}: "
             "evaluate a planner with that step size there, too"

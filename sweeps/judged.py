@@ -20,7 +20,8 @@ __all__ = ["judged_rows"]
 CHOOSING = ("step_size", "reset", "judge", "smallest", "largest", "candidates", "candidate_resets")
 
 Row = dict[str, Any]
-Candidate = tuple[float, str | None]  # step size and reset
+Candidate = tuple[float, str | None]
+"""Step size and reset."""
 
 
 def judged_rows(plan: Plan, store: Store) -> tuple[list[Row], list[Row]]:
@@ -40,20 +41,20 @@ def judged_rows(plan: Plan, store: Store) -> tuple[list[Row], list[Row]]:
     words: list[Row] = []
     for cell in judged:
         where = {"task": f"{cell.task.name}, {cell.method}", "seed": cell.seed}
-        said = done[cell.key]["judgement"]["judges"]
-        labels = candidate_labels(said)
-        own_reset = (cell.planner or {}).get("reset")  # that of all candidates where the manifest is an older one
-        pairs = zip(said["candidates"], said.get("resets", [own_reset] * len(labels)), strict=True)
-        label_of: dict[Candidate | None, float | str] = dict(zip(pairs, labels, strict=True))
-        label_of |= {NEVER: labels[0]}
+        judges = done[cell.key]["judgement"]["judges"]
+        labels = candidate_labels(judges)
+        resets = judges.get("resets") or [(cell.planner or {}).get("reset")] * len(labels)  # older ones tell no resets
+        label_of = dict(zip(map(_candidate, judges["candidates"], resets), labels, strict=True))
+        scores: dict[float | str, float] = {}
         for other in plan.cells:
-            candidate = label_of.get(_truth_of(cell, other))
-            if candidate is not None and other.key in done:
-                truth.append({**where, "candidate": candidate, "true_score": _score(done[other.key])})
-        for judge, own in said["scores"].items():
-            for candidate, score in zip(labels, own, strict=True):
-                score = float("nan") if score is None else score
-                words.append({**where, "judge": judge, "candidate": candidate, "score": score})
+            candidate = _truth_of(cell, other)
+            if candidate in label_of and other.key in done:
+                scores.setdefault(label_of[candidate], _score(done[other.key]))
+        truth += [{**where, "candidate": label, "true_score": score} for label, score in scores.items()]
+        for judge, own in judges["scores"].items():
+            for label, score in zip(labels, own, strict=True):
+                said = float("nan") if score is None else score
+                words.append({**where, "judge": judge, "candidate": label, "score": said})
     return truth, words
 
 
@@ -61,8 +62,13 @@ def _auto(cell: CellUnit) -> bool:
     return (cell.planner or {}).get("step_size") == "auto"
 
 
-def _truth_of(cell: CellUnit, other: CellUnit) -> float | None:
-    """Return the step size whose truth `other` is for the judged cell; None if it is no truth of it."""
+def _candidate(size: float, reset: str | None) -> Candidate:
+    """Return a step size with its reset; not adapting has none."""
+    return size, reset if size else None
+
+
+def _truth_of(cell: CellUnit, other: CellUnit) -> Candidate | None:
+    """Return the candidate whose truth `other` is for the judged cell; None if it is no truth of it."""
     same = (other.task, other.seed, other.base, other.episodes, other.env_seed) == (
         cell.task,
         cell.seed,
@@ -73,10 +79,10 @@ def _truth_of(cell: CellUnit, other: CellUnit) -> float | None:
     if not same or other.parts.get(cell.base) != cell.parts[cell.base]:
         return None
     if other.planner is None:
-        return 0.0
+        return _candidate(0.0, None)
     alike = _fixed(other.planner) == _fixed(cell.planner or {})
     size = other.planner.get("step_size")
-    return float(size) if alike and isinstance(size, float) else None
+    return _candidate(size, other.planner.get("reset")) if alike and isinstance(size, float) else None
 
 
 def _fixed(planner: Mapping[str, Any]) -> dict[str, Any]:

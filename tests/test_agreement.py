@@ -67,6 +67,32 @@ def test_the_references():
     assert pd.isna(found.loc[("easy", "bold")].near_best)  # no standard errors, no noise
 
 
+def test_candidates_may_be_names_and_of_equals_the_first_is_chosen():
+    names = [0, "2 (reset: step)", "2 (reset: episode)", "10 (reset: step)"]
+    truth = [
+        {"task": "t", "seed": 0, "candidate": c, "true_score": s} for c, s in zip(names, (5, 9, 8, 9), strict=True)
+    ]
+    judgement = {
+        "candidates": [0, 2, 2, 10],
+        "resets": ["step", "step", "episode", "step"],
+        "scores": {"even": [[0, 3, 3, 3]], "bold": [[0, 1, 2, 3]], "shy": [[0, 0, 0, 0]]},
+    }
+    words = judgement_rows("t", [0], judgement)
+    assert [row["candidate"] for row in words[:4]] == names
+    found = to_frame(agreement(pd.DataFrame(truth[::-1]), pd.DataFrame(words))).set_index("judge")  # in any order
+    assert found["gain"].to_dict() == {"even": 4, "bold": 4, "shy": 0, "oracle": 4, "never": 0, "best fixed": 4}
+    assert found.loc["bold"].spearman == pytest.approx(stats.spearmanr([0, 1, 2, 3], [5, 9, 8, 9]).statistic)
+    with pytest.raises(UserError, match=r"for step size 2 \(reset: step\), 10 \(reset: step\): evaluate a planner"):
+        agreement(pd.DataFrame([truth[0], truth[2]]), pd.DataFrame(words))
+
+
+def test_what_is_best_everywhere_is_sought_among_what_was_judged_everywhere():
+    truth, words = (rows[rows["task"] == "easy"] for rows in frames())  # where 0.2 is best on average
+    fewer = words[(words["seed"] != 1) | (words["candidate"] != 0.2)]
+    gains = [to_frame(agreement(truth, own)).set_index("judge").loc["best fixed"].gain for own in (words, fewer)]
+    assert gains == pytest.approx([(20 + 4 + 18) / 3, (10 + 8 + 6) / 3])
+
+
 def test_ranks_of_scores_that_say_nothing():
     assert rank_agreement([1, 1, 1], [1, 2, 3]) == 0
     assert rank_agreement([0, float("nan"), 1], [2, 1, 3]) == 1

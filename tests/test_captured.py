@@ -22,7 +22,7 @@ from mpcwdwm.components import component_config
 from mpcwdwm.compute import COMPILE_STEPS, ComputeConfig, compiler, matmul_precision, path_of, record
 from mpcwdwm.errors import UserError
 from mpcwdwm.nets import Mlp, uniform_init
-from mpcwdwm.planning import planner_config
+from mpcwdwm.planning import AdaptiveMpc, planner_config
 from mpcwdwm.planning.registry import PLANNER_CLASSES
 from mpcwdwm.random import generator
 from mpcwdwm.training import Training
@@ -194,12 +194,39 @@ def test_replayed_plans_equal_eager_ones(fields, request):
     kind, sizes = fields.get("kind", "policy"), {"H": 2, "M": 4, "E": 2}
     steps = {"step_size": 1e-2} if kind in ("policy", "action") else {}
     config = planner_config(fields if kind == "none" else {**sizes, **steps, **fields})
-    planner = PLANNER_CLASSES[kind]
+
+    def planner(**options):
+        return PLANNER_CLASSES[kind](trusted_parts((0, 1)), config, seeds=(0, 1), episodes=2, **options)
+
+    assert_replayed_as_eager(planner, request)
+
+
+@pytest.mark.parametrize("fields", [{}, {**TRUSTED, "trust_region": 1.0, "reset": "step"}], ids=str)
+def test_replayed_plans_equal_eager_ones_where_members_reset_differently(fields, request):
+    config = planner_config({"H": 2, "M": 4, "E": 2, "step_unit": "state", **fields})
+
+    def planner(**options):
+        made = AdaptiveMpc(trusted_parts((0, 1)), config, seeds=(0, 1), episodes=2, **options)
+        made.alpha = torch.tensor([0.02, 0.02, 0.01, 0.01], dtype=torch.float64)
+        made.afresh = torch.tensor([True, True, False, False])
+        return made
+
+    carried = assert_replayed_as_eager(planner, request).psi
+    alike = planner(compute=EAGER)
+    alike.afresh = torch.tensor([True] * 4)
+    for i in range(8):
+        alike.act(torch.randn(4, OBS, generator=generator(i, "test/obs"), dtype=torch.float64))
+    same = [all(torch.allclose(p[row], carried[name][row]) for name, p in alike.psi.items()) for row in range(4)]
+    assert same == [True, True, False, False]
+
+
+def assert_replayed_as_eager(planner, request):
+    """Assert it of eight steps, and return the planner whose step was replayed."""
     obs = [torch.randn(4, OBS, generator=generator(i, "test/obs"), dtype=torch.float64) for i in range(8)]
-    eager = planner(trusted_parts((0, 1)), config, seeds=(0, 1), episodes=2, compute=EAGER)
+    eager = planner(compute=EAGER)
     expected = [[out.clone() for out in eager.act(o)] for o in obs]
     request.getfixturevalue("recorded")
-    replayed = planner(trusted_parts((0, 1)), config, seeds=(0, 1), episodes=2)
+    replayed = planner()
     found = [[out.clone() for out in replayed.act(o)] for o in obs]
     assert replayed._step.recorder is not None
     for ours, theirs in zip(found, expected, strict=True):
@@ -207,16 +234,24 @@ def test_replayed_plans_equal_eager_ones(fields, request):
             assert torch.allclose(one, other, rtol=0, atol=1e-12, equal_nan=True)
     assert all(torch.allclose(replayed.kept[name], eager.kept[name], atol=1e-12) for name in eager.kept)
     assert not any(torch.equal(one[0], other[0]) for one, other in pairwise(found))
+    return replayed
 
 
 @pytest.mark.parametrize(
     ("kind", "fields"),
-    [*((kind, {}) for kind in PLANNER_CLASSES), ("policy", TRUSTED), ("policy", {"step_unit": "state"})],
+    [
+        *((kind, {}) for kind in PLANNER_CLASSES),
+        ("policy", TRUSTED),
+        ("policy", {"step_unit": "state"}),
+        ("policy", {"reset": "step"}),
+    ],
     ids=str,
 )
 def test_nothing_in_a_planning_step_waits_for_the_device(kind, fields, recorded):
     config = planner_config({"kind": kind} if kind == "none" else {"kind": kind, "H": 2, "M": 2, **fields})
     planner = PLANNER_CLASSES[kind](trusted_parts((0,)), config)
+    if "reset" in fields:  # as a judge would choose it
+        planner.alpha, planner.afresh = torch.ones(1, dtype=torch.float64), torch.tensor([False])
     obs = torch.randn(1, OBS, generator=generator(0, "test/obs"), dtype=torch.float64)
     planner.act(obs)
     with Watch():

@@ -4,9 +4,11 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from recorded_sweeps import baseline, mpc, publish_result, record
+from scipy import stats
 from test_mpc import OBS
 from test_trustworthy import trusted_parts
 
@@ -23,7 +25,8 @@ CANDIDATES = [0.0, 0.01, 0.1]
 
 def sized(seed, size, horizon=3, **changes):
     cell = mpc("s", seed, horizon=horizon)
-    return replace(cell, key=f"{cell.key}-{size}", planner={**cell.planner, "step_size": size, **changes})
+    key = "-".join(map(str, (cell.key, size, *changes.values())))
+    return replace(cell, key=key, planner={**cell.planner, "step_size": size, **changes})
 
 
 def sweep(tmp_path, *, auto=True):
@@ -60,8 +63,67 @@ def test_the_truth_of_a_candidate_is_the_same_planner_with_it_fixed(tmp_path):
     assert len(words) == 12
 
 
+def both_resets(tmp_path, given, *, without=None):
+    """One seed, every size with either reset; a judge of both resets, or of the one that is given."""
+    store = open_store(str(tmp_path))
+    cells = [baseline("s", "rebrac", 0), sized(0, 0.0, reset="step")]  # not adapting, twice
+    cells += [sized(0, size, reset=reset) for size in CANDIDATES[1:] for reset in ("step", "episode")]
+    cells += [sized(0, 0.1, horizon=5, reset="episode")]  # no truth
+    for cell, score in zip(cells, (50, 51, 10, 20, 30, 40, 1), strict=True):
+        if cell.key != without:
+            publish_result(tmp_path, cell, [0.0], episodes_mean={"normalized_score": score, "return": 0.0})
+    judged = sized(0, "auto", reset=given, candidate_resets="both", smallest=0.01, judge="critic")
+    said = {
+        "candidates": [0.0, 0.01, 0.01, 0.1, 0.1],
+        "resets": ["step", "step", "episode", "step", "episode"],
+        "scores": {"critic": [0.0, 1.0, 2.0, 3.0, None]},
+    }
+    mean = {"normalized_score": 3.0, "return": 0.0}
+    publish_result(tmp_path, judged, [0.0], episodes_mean=mean, judgement={"judges": said})
+    return SimpleNamespace(cells=[*cells, judged], spec=SimpleNamespace(name="s")), store
+
+
+NAMES = ["0.01 (reset: step)", "0.01 (reset: episode)", "0.1 (reset: step)", "0.1 (reset: episode)"]
+
+
+@pytest.mark.parametrize("given", ["step", "episode"])
+def test_the_truth_of_a_pair_is_the_same_planner_with_its_size_and_its_reset(given, tmp_path):
+    truth, words = judged_rows(*both_resets(tmp_path, given))
+    assert {row["candidate"]: row["true_score"] for row in truth} == dict(
+        zip([0.0, *NAMES], (50, 10, 20, 30, 40), strict=True)
+    )
+    assert len(truth) == 5
+    assert [w["candidate"] for w in words] == [0.0, *NAMES]
+    assert [w["score"] for w in words[:4]] == [0, 1, 2, 3]
+    rows = agreement(pd.DataFrame(truth), pd.DataFrame(words))
+    critic, best = (next(row for row in rows if row.judge == judge) for judge in ("critic", "best fixed"))
+    assert (critic.gain, critic.regret) == (30 - 50, 50 - 30)  # what was not finite was not chosen
+    assert critic.spearman == pytest.approx(stats.spearmanr([0, 1, 2, 3, -1], [50, 10, 20, 30, 40]).statistic)
+    assert best.gain == 0
+
+
+def test_a_pair_without_a_truth_is_named_with_its_reset(tmp_path):
+    plan, store = both_resets(tmp_path, "step", without=sized(0, 0.1, reset="episode").key)
+    rows = judged_rows(plan, store)
+    lacking = r"seed 0: no true score for step size 0\.1 \(reset: episode\): evaluate a planner with that step size"
+    with pytest.raises(UserError, match=lacking) as caught:
+        agreement(*map(pd.DataFrame, rows))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recorded", [{}, {"resets": ["episode"] * 3}], ids=["older manifest", "with resets"])
+def test_where_the_reset_is_given_the_truth_has_it_too(recorded, tmp_path):
+    plan, store = both_resets(tmp_path, "step")
+    judged = sized(0, "auto", reset="episode", candidate_resets="given")
+    words = {"judges": {"candidates": CANDIDATES, "scores": SCORES, **recorded}}
+    publish_result(tmp_path, judged, [0.0], episodes_mean={"normalized_score": 3, "return": 0.0}, judgement=words)
+    plan.cells[-1] = judged
+    truth, words = judged_rows(plan, store)
+    assert {row["candidate"]: row["true_score"] for row in truth} == {0.0: 50, 0.01: 20, 0.1: 40}
+    assert [w["candidate"] for w in words[:3]] == CANDIDATES
+
+
 def test_the_agreement_of_these_rows_is_printed(tmp_path):
-    pd = pytest.importorskip("pandas")
     truth, words = judged_rows(*sweep(tmp_path))
     rows = agreement(pd.DataFrame(truth), pd.DataFrame(words))
     critic = next(row for row in rows if row.judge == "critic")
@@ -91,6 +153,8 @@ def test_what_was_measured_before_the_first_step_is_known_of_every_member():
     for member, found in enumerate(planner.judgements()):
         assert found["step_size"] == planner.alpha[member].item()
         assert found["error_slope"] == planner.slopes.total[member].item()
+        assert found["reset"] == "step"
+        assert found["judges"]["judge"] == "imagination"
         assert found["judges"]["chosen"] == planner.judgement.chosen[member]
         assert set(found["judges"]["scores"]) == set(planner.judgement.scores)
     assert AdaptiveMpc(trusted_parts(), MpcConfig(H=1), seeds=(0, 1)).judgements() == [None, None]

@@ -266,7 +266,7 @@ def test_a_value_of_states_cannot_judge_actions(known):
     parts, _ = known
     valued = dataclasses.replace(parts, critic=SharedValue(lambda obs: obs.sum(-1).unsqueeze(1), 1))
     with pytest.raises(UserError, match="judge: critic needs critic"):
-        judge_candidates(valued, [0.0, 0.1], lambda size, rows: Acts(size), judge="critic", seeds=(0,))
+        judge_candidates(valued, [0.0, 0.1], lambda size, *_: Acts(size), judge="critic", seeds=(0,))
 
 
 def test_imagination_is_under_the_same_noise_for_all(known):
@@ -308,8 +308,9 @@ def learnt(seeds, dataset) -> Parts:
 def judged(seeds, dataset, **fields):
     parts = learnt(seeds, dataset)
 
-    def planner(step_size, rows):
-        return AdaptiveMpc(parts, MpcConfig(H=1, M=2, step_size=step_size), seeds=seeds, episodes=rows)
+    def planner(step_size, rows, reset):
+        config = MpcConfig(H=1, M=2, step_size=step_size, reset=reset)
+        return AdaptiveMpc(parts, config, seeds=seeds, episodes=rows)
 
     return judge_candidates(parts, (0, 10.0, 100.0), planner, judge="fqe", seeds=seeds, count=8, length=4, **fields)
 
@@ -356,7 +357,8 @@ def test_step_sizes_are_judged_and_one_is_chosen(known, monkeypatch):
     parts, _ = known
     made = []
 
-    def planner(share, rows):
+    def planner(share, rows, reset):
+        assert reset == "episode"
         made.append((share, rows))
         return Acts(share)
 
@@ -377,9 +379,9 @@ def test_step_sizes_are_judged_and_one_is_chosen(known, monkeypatch):
 def test_a_judge_without_its_parts_is_left_out_or_refused(known):
     parts, _ = known
     less = dataclasses.replace(parts, behavior=None, critic=None)
-    found = judge_candidates(less, (0, 1.0), lambda share, _: Acts(share), judge="fqe", seeds=(0,), count=9, length=4)
+    found = judge_candidates(less, (0, 1.0), lambda share, *_: Acts(share), judge="fqe", seeds=(0,), count=9, length=4)
     assert set(found.scores) == {"fqe", "fqe_disjoint", "headroom", "imagination"}
-    given = {"planner_factory": lambda share, _: Acts(share), "seeds": (0,)}
+    given = {"planner_factory": lambda share, *_: Acts(share), "seeds": (0,)}
     with pytest.raises(UserError, match="judge: distance needs behavior: behavior comes from the component bc"):
         judge_candidates(less, (0, 1.0), judge="distance", **given)
     with pytest.raises(UserError, match=r"unknown judge 'fqa' \(did you mean 'fqe'\?\)"):

@@ -1,10 +1,13 @@
-"""The step size of adaptive MPC: given, measured in units of the action, or chosen by a judge, on request with the reset.
+"""The step size of adaptive MPC: given, measured in units of the action, or chosen by a judge.
 
 A raw α means something else on every task: it multiplies a gradient whose size depends on the rewards, the critic
 and the network. Measured in units of the action it says how far one real step's adaptation moves the action, in the
 median over held-out states of the dataset; that carries over from task to task. But gradients have long tails: where
 the median moves by a hundredth, states before a fall move by a multiple of it. In units of the state every real state
 has an α of its own, with which the action moves by the same distance everywhere.
+
+The judge may choose the reset, too, among the same sizes: a ψ that is carried over drifts, so that there the smaller
+ones matter.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
