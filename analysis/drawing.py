@@ -49,7 +49,7 @@ GREY, LIGHT = "#666666", "#c8c8c8"
 LEVEL: Any = {"color": GREY, "linestyle": "--", "linewidth": 1.2}  # a line across
 UNSET = "unset"  # tick of a field without a value
 UNSET_GAP = 0.2  # share of the axis between what has no place on it and the smallest value
-TICKS = 7  # values that get a tick each; of more, every second or third does
+TICK_GAP = 0.1  # of the axis between two ticks, so that their labels do not touch
 LOGARITHMIC = "step_size"  # part of the names of fields that always have a logarithmic axis
 WIDE_RANGE = 20.0  # largest over smallest value from which any field has
 LONE_RANGE = 10.0  # of a logarithmic axis with one value
@@ -192,11 +192,23 @@ class Scale:
             return value * (high / low if high > low else LONE_RANGE) ** aside
         return value + aside * (high - low or 1.0)
 
+    def ticked(self) -> list[float]:
+        """Return the values that get a tick: both ends, and between them what is not too near to another."""
+        along = [math.log(value) if self.log else value for value in self.values]
+        gap = TICK_GAP * (along[-1] - along[0])
+        kept = [0]
+        for place in range(1, len(along)):
+            if along[place] - along[kept[-1]] >= gap and (place == len(along) - 1 or along[-1] - along[place] >= gap):
+                kept.append(place)
+        if kept[-1] != len(along) - 1:
+            kept.append(len(along) - 1)
+        return [self.values[place] for place in kept]
+
     def apply(self, axes: Axes) -> None:
         """Give the x axis this scale, with ticks at the values."""
         if self.log:
             axes.set_xscale("log")
-        ticks = [*self.left, *self.values[:: math.ceil(len(self.values) / TICKS)]]
+        ticks = [*self.left, *self.ticked()]
         axes.xaxis.set_major_locator(FixedLocator([self.place(value) for value in ticks]))
         axes.xaxis.set_major_formatter(FixedFormatter([UNSET if tick is None else f"{tick:g}" for tick in ticks]))
         axes.xaxis.set_minor_locator(NullLocator())

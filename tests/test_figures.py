@@ -321,3 +321,16 @@ def test_looks_stay_apart_beyond_the_palette_and_legends_fit():
 def test_short_names_are_those_of_the_planners_configs():
     fields = [field for config in PLANNERS.values() for field in config.model_fields.items()]
     assert {name: field.alias for name, field in fields if field.alias} == SHORT
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([1, 2, 4], [1, 2, 4]),
+        ([1e-6, 1e-5, 0.03, 0.05, 0.1, 0.2, 0.4], [1e-6, 1e-5, 0.03, 0.4]),
+        ([0.3], [0.3]),
+        ([1.0, 2.0, 2.1, 3.0, 3.05], [1.0, 2.0, 3.05]),
+    ],
+)
+def test_ticks_that_would_touch_are_left_out_but_for_the_ends(values, ticks):
+    assert Scale.of("step_size" if values[0] < 0.1 else "horizon", values).ticked() == ticks
