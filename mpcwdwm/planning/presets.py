@@ -15,6 +15,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "critic_from": "value",
         "critic": "mean",
         "step_unit": "state",
-        "step_size": 0.2,
+        "step_size": 0.1,
     },
 }
