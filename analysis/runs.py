@@ -18,8 +18,7 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 import pyarrow.parquet
 
-from mpcwdwm.errors import UserError, did_you_mean
-from mpcwdwm.records import (
+from analysis.mlflow_store import (
     EPISODES_FILE,
     EXPERIMENT,
     KEY_TAG,
@@ -33,6 +32,7 @@ from mpcwdwm.records import (
     sqlite_file,
     sweep_key,
 )
+from mpcwdwm.errors import UserError, did_you_mean
 
 __all__ = ["Records"]
 

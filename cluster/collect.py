@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cluster import ray_cluster
+from cluster.ray import start as ray_cluster
 from mpcwdwm.data.hdf5 import MIN_ROWS, Arrays
 from mpcwdwm.data.writing import refuse_unfit_target, write_arrays
-from mpcwdwm.envs import make_env, mujoco_version
+from mpcwdwm.envs.factory import make_env, mujoco_version
 from mpcwdwm.errors import UserError
 from mpcwdwm.random import derive_seed
 
@@ -80,7 +80,7 @@ def collect(
     """Train, roll out and write the file; the same arguments and versions give the same file.
 
     Args:
-        env_id: Gymnasium id; anything `mpcwdwm.envs.make_env` makes.
+        env_id: Gymnasium id; anything `mpcwdwm.envs.factory.make_env` makes.
         out: the HDF5 file to be written.
         transitions: rows in the file.
         train_steps: environment steps PPO learns from, over all snapshots.

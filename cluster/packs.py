@@ -14,8 +14,8 @@ import json
 import time
 from typing import Any
 
-from cluster.lease import Busy, hold
-from cluster.store import Store
+from cluster.store.files import Store
+from cluster.store.lease import Busy, hold
 from cluster.units import CellUnit, ComponentUnit, Pack, pack_from_dict
 
 __all__ = ["begin", "finish", "missing", "open_pack", "open_packs", "plan_packs", "sweep_up"]

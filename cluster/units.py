@@ -22,7 +22,7 @@ class TaskRef:
     dataset: str  # path of the HDF5 file
     dataset_sha256: str
     mujoco: str  # simulator version
-    termination: str | None  # name of a rule in mpcwdwm.termination.RULES; None: unknown
+    termination: str | None  # name of a rule in mpcwdwm.envs.termination.RULES; None: unknown
     reference: tuple[float, float] | None  # D4RL's (min, max) return; None: raw returns are shown
     max_episode_steps: int
     source: str  # "d4rl", "bundled" or "local"
@@ -65,7 +65,7 @@ class Pack:
     """Units that run stacked in one process; ``id`` follows from the keys and their order."""
 
     units: tuple[ComponentUnit, ...] | tuple[CellUnit, ...]
-    compute: dict[str, Any] = field(default_factory=dict)  # of mpcwdwm.compute.ComputeConfig: what differs
+    compute: dict[str, Any] = field(default_factory=dict)  # of mpcwdwm.nn.compute.ComputeConfig: what differs
 
     @property
     def id(self) -> str:

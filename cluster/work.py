@@ -16,9 +16,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 from cluster import packs
-from cluster.lease import hold
 from cluster.provenance import provenance
-from cluster.store import MANIFEST, Store, Writer, open_store
+from cluster.store.files import MANIFEST, Store, Writer, open_store
+from cluster.store.lease import hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from mpcwdwm.errors import UserError
 
@@ -27,7 +27,7 @@ from mpcwdwm.errors import UserError
 if TYPE_CHECKING:
     from mpcwdwm.components import Component
     from mpcwdwm.data import Dataset
-    from mpcwdwm.evaluate import Episode
+    from mpcwdwm.evaluation.evaluate import Episode
 
 __all__ = [
     "Compute",
@@ -41,6 +41,7 @@ __all__ = [
     "run_pack",
 ]
 
+PACKAGES = [Path(__file__).parents[1] / name for name in ("mpcwdwm", "cluster", "sweeps")]  # our code
 CHECKPOINT = "checkpoint.safetensors"  # in the pack's work folder
 EPISODES = "episodes.parquet"  # in a result
 
@@ -84,7 +85,7 @@ def run_pack(
     """Train or evaluate a pack and publish each of its units that is missing.
 
     Args:
-        store_location: what `cluster.store.open_store` takes.
+        store_location: what `cluster.store.files.open_store` takes.
         pack: units that differ in nothing but the seed.
         device: "cpu", "cuda", or "cuda:1".
         threads: CPU threads for one operation.
@@ -130,8 +131,7 @@ def error_line(error: BaseException) -> str:
     if isinstance(error, UserError):
         return message
     frames = traceback.extract_tb(error.__traceback__)
-    packages = {"mpcwdwm", "cluster", "sweeps"}
-    ours = [frame for frame in frames if packages.intersection(Path(frame.filename).parts[-4:-1])]
+    ours = [frame for frame in frames if any(Path(frame.filename).is_relative_to(package) for package in PACKAGES)]
     where = (ours or frames)[-1:]
     place = f" (at {'/'.join(Path(where[0].filename).parts[-2:])}:{where[0].lineno})" if where else ""
     return f"{type(error).__name__}: {message}{place}"
@@ -157,11 +157,11 @@ def compute_pack(store: Store, pack: Pack, device: str, threads: int, on_progres
 
 def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:
     """Train a pack of components, seeds stacked."""
-    from mpcwdwm.artifact import write_artifact
     from mpcwdwm.components import component_config
-    from mpcwdwm.compute import ComputeConfig
-    from mpcwdwm.termination import RULES
-    from mpcwdwm.training import train
+    from mpcwdwm.components.artifact import write_artifact
+    from mpcwdwm.envs.termination import RULES
+    from mpcwdwm.nn.compute import ComputeConfig
+    from mpcwdwm.training.loop import train
 
     units = cast("tuple[ComponentUnit, ...]", pack.units)
     unit = units[0]  # the others differ in nothing but the seed
@@ -216,10 +216,10 @@ def _bases(store: Store, units: Sequence[ComponentUnit]) -> "dict[str, Component
 
 def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:
     """Evaluate a pack of cells, all episodes of all seeds in lockstep."""
-    from mpcwdwm.compute import ComputeConfig, path_of, record
-    from mpcwdwm.evaluate import evaluate
+    from mpcwdwm.envs.termination import RULES
+    from mpcwdwm.evaluation.evaluate import evaluate
+    from mpcwdwm.nn.compute import ComputeConfig, path_of, record
     from mpcwdwm.planning import load_parts, planner_config
-    from mpcwdwm.termination import RULES
 
     units = cast("tuple[CellUnit, ...]", pack.units)
     unit = units[0]  # the others differ in nothing but the seed and its parts

@@ -11,9 +11,9 @@ _EXPORTS = {
     "MpcConfig": "mpcwdwm.planning",
     "Parts": "mpcwdwm.planning",
     "UserError": "mpcwdwm.errors",
-    "evaluate": "mpcwdwm.evaluate",
+    "evaluate": "mpcwdwm.evaluation.evaluate",
     "load": "mpcwdwm.api",
-    "make_env": "mpcwdwm.envs",
+    "make_env": "mpcwdwm.envs.factory",
 }
 __all__ = ["__version__", *_EXPORTS]
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpcwdwm.artifact import read_manifest
+from mpcwdwm.components.artifact import read_manifest
+from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning.parts import Parts, load_parts
-from mpcwdwm.termination import RULES
 
 __all__ = ["load"]
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mpcwdwm.errors import UserError
-from sweeps.interrupt import EXIT_CODE, interruptible
+from sweeps.execution.interrupt import EXIT_CODE, interruptible
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from mpcwdwm.data import Task
-    from sweeps.spec import Spec
+    from sweeps.spec.spec import Spec
 
 __all__ = ["app", "main"]
 
@@ -78,10 +78,10 @@ def sweep_plan(
     spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None
 ) -> None:
     """Show what a sweep consists of, what is done, and what the rest will take; start nothing."""
-    from cluster.store import open_store
-    from sweeps.plan import build_plan
-    from sweeps.predict import predict
-    from sweeps.progress import duration
+    from cluster.store.files import open_store
+    from sweeps.cost.predict import predict
+    from sweeps.execution.progress import duration
+    from sweeps.plan.plan import build_plan
     from sweeps.reports import print_counts
 
     loaded = _load(spec, sets, tasks, seeds)
@@ -114,8 +114,8 @@ def sweep_run(
         warnings.resetwarnings()
     try:
         with interruptible():
+            from sweeps.execution.driver import run
             from sweeps.reports import print_failures
-            from sweeps.run import run
 
             loaded = _load(spec, sets, tasks, seeds)
             outcome = run(loaded, verbose=verbose)
@@ -132,10 +132,10 @@ def sweep_status(
     spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None
 ) -> None:
     """Show what is done, what runs and what failed."""
-    from cluster.lease import holder, is_held
     from cluster.packs import missing, open_packs
-    from cluster.store import open_store
-    from sweeps.plan import build_plan
+    from cluster.store.files import open_store
+    from cluster.store.lease import holder, is_held
+    from sweeps.plan.plan import build_plan
     from sweeps.reports import print_counts
 
     loaded = _load(spec, sets, tasks, seeds)
@@ -161,9 +161,9 @@ def sweep_status(
 @sweep_app.command("list")
 def sweep_list() -> None:
     """Show the sweeps of this folder and how far they are."""
-    from cluster.store import open_store
-    from sweeps.plan import build_plan
-    from sweeps.spec import list_specs, load_spec
+    from cluster.store.files import open_store
+    from sweeps.plan.plan import build_plan
+    from sweeps.spec.spec import list_specs, load_spec
 
     found = list_specs(Path.cwd())
     if not found:
@@ -194,9 +194,9 @@ def table(spec: SpecArgument) -> None:
 @app.command("models")
 def models(spec: SpecArgument) -> None:
     """Print how well a sweep's world and reward models predict held-out episodes; draw it over training."""
-    from analysis.drawing import rendered
-    from analysis.figures import models_figure
-    from analysis.models import build_models
+    from analysis.figures.drawing import rendered
+    from analysis.figures.figures import models_figure
+    from analysis.models.report import build_models
     from sweeps.reports import note_changes, terminal_width, write_files
 
     loaded = _load(spec)
@@ -211,8 +211,8 @@ def models(spec: SpecArgument) -> None:
 @app.command("figures")
 def figures(spec: SpecArgument) -> None:
     """Draw what each field of a planner does to its gain, and the learning curves of policies; print the files."""
-    from analysis.drawing import rendered
-    from analysis.figures import sweep_figures
+    from analysis.figures.drawing import rendered
+    from analysis.figures.figures import sweep_figures
     from sweeps.reports import note_changes, write_files
 
     loaded = _load(spec)
@@ -229,10 +229,10 @@ def judges(spec: SpecArgument) -> None:
     """Compare the judges of `step_size: auto` with what the environment says of fixed step sizes."""
     import pandas as pd
 
-    from analysis.judges import agreement, to_text
-    from cluster.store import open_store
-    from sweeps.judged import judged_rows
-    from sweeps.plan import build_plan
+    from analysis.agreement import agreement, to_text
+    from cluster.store.files import open_store
+    from sweeps.plan.judged import judged_rows
+    from sweeps.plan.plan import build_plan
 
     loaded = _load(spec)
     store = open_store(loaded.storage)
@@ -247,8 +247,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, times in seconds.")] = False,
 ) -> None:
     """Measure this machine in about a minute; `sweep plan` predicts with it."""
-    from sweeps.bench import bench as measure
-    from sweeps.bench import bench_place, to_json, to_text
+    from sweeps.cost.bench import bench as measure
+    from sweeps.cost.bench import bench_place, to_json, to_text
 
     place = bench_place(device, threads)
     report = measure(place, on_stage=lambda stage: print(stage, file=sys.stderr))
@@ -331,7 +331,7 @@ def data_collect(
 
 
 def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None) -> "Spec":
-    from sweeps.spec import load_spec
+    from sweeps.spec.spec import load_spec
 
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     return load_spec(spec, sets=sets or (), tasks=names, seeds=seeds)
@@ -339,7 +339,7 @@ def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, se
 
 def _print_table(spec: "Spec") -> None:
     """Print a sweep's table and write it beside its results."""
-    from analysis.table import build_table
+    from analysis.table.table import build_table
     from sweeps.reports import terminal_width, write_files
 
     built = build_table(spec.tracking_uri, spec.name)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from cluster.store import Store, open_store
+from cluster.store.files import Store, open_store
 
 if TYPE_CHECKING:  # commands that only print need none of it
-    from sweeps.plan import Plan
-    from sweeps.run import Outcome
-    from sweeps.spec import Spec
+    from sweeps.execution.driver import Outcome
+    from sweeps.plan.plan import Plan
+    from sweeps.spec.spec import Spec
 
 __all__ = ["note_changes", "print_counts", "print_failures", "terminal_width", "write_files"]
 

@@ -1,6 +1,5 @@
-"""Shared fixtures: the bundled dataset, a small part of it, and one thread per test process."""
+"""Shared fixtures: the bundled dataset, and one thread per test process."""
 
-import dataclasses
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two cores are shared by everything
@@ -8,24 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two cores are sha
 import pytest
 import torch
 
-from mpcwdwm.components import COMPONENTS, Component, ComponentConfig, component_class, component_config
 from mpcwdwm.data import Dataset, dataset_path, find_task, read_dataset
-
-BUNDLED = "hopper-medium-replay-mini-ppo-v0"
-KINDS = {  # of world models, by the name tests show: the settings that make them
-    "diffusion": {"kind": "diffusion", "denoising_steps": 3},
-    "respaced": {"kind": "diffusion", "denoising_steps": 3, "training_steps": 20, "ema": 0.9},
-    "flow": {"kind": "flow", "denoising_steps": 3, "ema": 0.9},
-    "meanflow": {"kind": "meanflow"},
-    "mlp": {"kind": "mlp", "ensemble": 2},
-    "mlp-mean": {"kind": "mlp", "ensemble": 2, "probabilistic": False, "member": "mean", "ema": 0.9},
-}
-PARTS = {  # every component, and the world model in its other kinds: name → (component, settings)
-    **{name: (name, {}) for name in COMPONENTS},
-    **{f"world_model-{name}": ("world_model", KINDS[name]) for name in ("flow", "meanflow", "mlp")},
-    "value": ("value", {"episodes": 20, "length": 12, "halt": 4.0, "ensemble": 2}),  # some end before
-}
-BASE = {"world_model": KINDS["flow"]}  # settings of what others are built on, beside a small width
+from tests.support.parts import BUNDLED
 
 LONGEST = ("run", "killed_driver", "end_to_end", "trials", "tracking")  # files, longest first
 
@@ -49,24 +32,3 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     return read_dataset(dataset_path(find_task(BUNDLED)))
-
-
-def part_of(dataset: Dataset, start: int, stop: int) -> Dataset:
-    """Rows start..stop as a dataset of its own (episodes at the cut keep their flags)."""
-    per_row = {
-        field.name: getattr(dataset, field.name)[start:stop]
-        for field in dataclasses.fields(dataset)
-        if getattr(getattr(dataset, field.name), "shape", (0,))[:1] == dataset.reward.shape[:1]
-    }
-    return dataclasses.replace(dataset, sha256=f"{dataset.sha256}-{start}-{stop}", **per_row)
-
-
-def bases_of(config: ComponentConfig, data: Dataset | list[Dataset], seeds: list[int]) -> dict[str, Component]:
-    """What `config` builds on, small, untrained but in the data's units; one dataset for all members, or one each."""
-    datasets, bases = [data] * len(seeds) if isinstance(data, Dataset) else data, {}
-    for name in config.builds_on:
-        own = component_config(name, {}, {"hidden_dim": 8, **BASE.get(name, {})})
-        bases[name] = component_class(name, own)(own, datasets[0].obs_dim, datasets[0].act_dim, seeds)
-        for member, dataset in enumerate(datasets):
-            bases[name].fit(member, dataset, torch.from_numpy(dataset.has_next_obs.nonzero()[0]))
-    return bases

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mpcwdwm.nets import Mlp, Normalizer
+from mpcwdwm.nn.networks import Mlp, Normalizer
 
 __all__ = ["Actor", "Critic", "Value"]
 

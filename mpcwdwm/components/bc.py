@@ -9,7 +9,7 @@ from mpcwdwm.components.actor_critic import Actor
 from mpcwdwm.components.component import Batch, Component, ComponentConfig
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.nets import uniform_init
+from mpcwdwm.nn.networks import uniform_init
 from mpcwdwm.random import generator
 
 __all__ = ["BcConfig", "BehaviorCloning"]

@@ -1,7 +1,7 @@
 """IQL (arXiv 2110.06169): expectile value regression and advantage-weighted cloning.
 
 Order of the authors' code: value from the target critic, actor and critic from the *new* value,
-then the target critic. Verified against ten of the authors' own updates (`tests/test_oracles.py`).
+then the target critic. Verified against ten of the authors' own updates (`tests/mpcwdwm/components/test_oracles.py`).
 """
 
 import math
@@ -16,7 +16,7 @@ from mpcwdwm.components.actor_critic import Actor, Critic, Value
 from mpcwdwm.components.component import Batch, Component, ComponentConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.nets import orthogonal_init
+from mpcwdwm.nn.networks import orthogonal_init
 from mpcwdwm.random import generator
 
 __all__ = ["Iql", "IqlConfig", "expectile_loss"]

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpcwdwm.artifact import read_manifest, read_weights
+from mpcwdwm.components.artifact import read_manifest, read_weights
 from mpcwdwm.components.component import Component, ComponentConfig
 from mpcwdwm.components.registry import component_class, component_config
 from mpcwdwm.config import Config
 from mpcwdwm.errors import UserError
-from mpcwdwm.nets import stack_states
+from mpcwdwm.nn.networks import stack_states
 
 __all__ = ["load_component", "untrained_bases"]
 

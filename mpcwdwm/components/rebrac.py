@@ -3,7 +3,7 @@
 Follows the authors' code where it and other re-implementations differ: one critic update per step,
 actor and targets every `policy_freq`-th; on those steps the actor's target moves towards the actor
 as it was *before* the step, the critic's towards the critic *after* it. Verified against ten of
-the authors' own updates (`tests/test_oracles.py`).
+the authors' own updates (`tests/mpcwdwm/components/test_oracles.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from mpcwdwm.components.actor_critic import Actor, Critic
 from mpcwdwm.components.component import Batch, Component, ComponentConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.nets import uniform_init
+from mpcwdwm.nn.networks import uniform_init
 from mpcwdwm.random import Normal, generator
 
 __all__ = ["Rebrac", "RebracConfig"]

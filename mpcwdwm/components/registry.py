@@ -8,14 +8,14 @@ from typing import Any
 
 from mpcwdwm.components.bc import BcConfig, BehaviorCloning
 from mpcwdwm.components.component import Component
-from mpcwdwm.components.diffusion import DiffusionConfig, DiffusionModel
-from mpcwdwm.components.flow import FlowConfig, FlowModel
 from mpcwdwm.components.iql import Iql, IqlConfig
-from mpcwdwm.components.meanflow import MeanFlowConfig, MeanFlowModel
-from mpcwdwm.components.mlp_model import MlpConfig, MlpModel
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from mpcwdwm.components.reward import Reward, RewardConfig
 from mpcwdwm.components.value import Value, ValueConfig
+from mpcwdwm.components.world_models.diffusion import DiffusionConfig, DiffusionModel
+from mpcwdwm.components.world_models.flow import FlowConfig, FlowModel
+from mpcwdwm.components.world_models.meanflow import MeanFlowConfig, MeanFlowModel
+from mpcwdwm.components.world_models.mlp import MlpConfig, MlpModel
 from mpcwdwm.config import Config
 from mpcwdwm.errors import UserError, did_you_mean
 

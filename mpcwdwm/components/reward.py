@@ -8,7 +8,7 @@ from torch import Tensor
 from mpcwdwm.components.component import Batch, Component, ModelConfig
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.nets import Mlp, Normalizer, uniform_init
+from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
 from mpcwdwm.random import generator
 
 __all__ = ["Reward", "RewardConfig"]

@@ -21,7 +21,7 @@ from torch.nn.functional import silu
 
 from mpcwdwm.components.component import Batch, Component, Context, ModelConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
-from mpcwdwm.nets import Mlp, Normalizer, uniform_init
+from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
 from mpcwdwm.random import Integers, generator
 
 __all__ = ["Episodes", "Value", "ValueConfig", "imagined_episodes", "returns_to_go"]

@@ -4,7 +4,7 @@ from mpcwdwm.data.audit import Audit, audit
 from mpcwdwm.data.dataset import Dataset, read_dataset
 from mpcwdwm.data.download import download, mirrors_from_settings
 from mpcwdwm.data.fingerprint import sha256_of
-from mpcwdwm.data.published import published_config
+from mpcwdwm.data.hyperparameters import published_config
 from mpcwdwm.data.tasks import TASKS, Task, custom_task, dataset_folder, dataset_path, find_task
 
 __all__ = [

@@ -192,7 +192,7 @@ def _termination_faults(dataset: Dataset, rule: str) -> list[Fault]:
     """Return where terminal flags disagree with the environment's rule, on rows with a next observation."""
     import torch  # only needed here
 
-    from mpcwdwm.termination import RULES
+    from mpcwdwm.envs.termination import RULES
 
     fallen = RULES[rule](torch.from_numpy(dataset.next_obs)).numpy() & dataset.has_next_obs
     upright = ~fallen & dataset.has_next_obs

@@ -35,7 +35,7 @@ class Task:
     path: Path | None  # where the file lies; None: in D4RL's cache folder, under the address's last part
     url: str | None  # address of the original
     reference: tuple[float, float] | None  # D4RL's (min, max) return; None: no normalized score
-    termination: str | None  # name of a rule in mpcwdwm.termination.RULES; None: unknown
+    termination: str | None  # name of a rule in mpcwdwm.envs.termination.RULES; None: unknown
     max_episode_steps: int
     not_runnable: str | None = None  # why it cannot be run, in one line; None: it can
 
@@ -103,8 +103,8 @@ def custom_task(
     Raises:
         UserError: unfit name, unknown environment or rule, impossible reference or number of steps.
     """
-    from mpcwdwm.envs import env_family, env_spec  # imports gymnasium, which the registry does not need
-    from mpcwdwm.termination import RULES
+    from mpcwdwm.envs.factory import env_family, env_spec  # imports gymnasium, which the registry does not need
+    from mpcwdwm.envs.termination import RULES
 
     if not TASK_NAME.fullmatch(name):
         raise UserError(f"task name '{name}' may contain only letters, digits and . _ + -")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mpcwdwm.nn.weight_gradients import gathered_weight_gradients
 from mpcwdwm.planning.parts import Params
-from mpcwdwm.weight_gradients import gathered_weight_gradients
 
 __all__ = ["Objective", "StepSize", "ascent", "climb", "kept_bytes", "restored", "rollouts_per_pass"]
 

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from mpcwdwm.config import Real, setting
 from mpcwdwm.planning.ascent import Objective, StepSize, climb, restored, rollouts_per_pass
-from mpcwdwm.planning.auto import Judgement
-from mpcwdwm.planning.gate import ErrorSlopes, error_slopes
 from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective, worth
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import Planner
 from mpcwdwm.planning.presets import PRESETS
-from mpcwdwm.planning.step_size import StepSizeConfig, alpha_at_state, step_sizes
-from mpcwdwm.planning.trust import action_change, shrunk
+from mpcwdwm.planning.step_size.choice import Judgement
+from mpcwdwm.planning.step_size.units import StepSizeConfig, alpha_at_state, step_sizes
+from mpcwdwm.planning.trust.gate import ErrorSlopes, error_slopes
+from mpcwdwm.planning.trust.region import action_change, shrunk
 
 __all__ = ["AdaptiveMpc", "MpcConfig", "adapt", "imagine", "objective"]
 

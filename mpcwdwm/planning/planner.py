@@ -14,9 +14,9 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from mpcwdwm.compute import Captured, ComputeConfig, matmul_precision, path_of
 from mpcwdwm.config import Config, Flag, Int, Real, setting
 from mpcwdwm.errors import UserError
+from mpcwdwm.nn.compute import Captured, ComputeConfig, matmul_precision, path_of
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.random import generator
 

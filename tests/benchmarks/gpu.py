@@ -17,11 +17,11 @@ import torch
 from planning import ACT, OBS, STEP_SIZE, Built, Plain, products, products_only
 
 from mpcwdwm.components import component_config
-from mpcwdwm.compute import ComputeConfig
+from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig
 from mpcwdwm.random import generator
-from mpcwdwm.training import Training
-from sweeps.speed import random_dataset
+from mpcwdwm.training.loop import Training
+from sweeps.cost.speed import random_dataset
 
 SEEDS = 5
 SLICES = 5  # of every measurement

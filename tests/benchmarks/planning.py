@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from mpcwdwm.components.diffusion import DiffusionConfig, DiffusionModel
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from mpcwdwm.components.reward import Reward, RewardConfig
+from mpcwdwm.components.world_models.diffusion import DiffusionConfig, DiffusionModel
 from mpcwdwm.planning import MpcConfig, Parts, adapt
 from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedWorldModel, StackedPolicy
 from mpcwdwm.random import generator

@@ -48,7 +48,7 @@ def manifests(store: Path, kind: str) -> list[dict[str, Any]]:
 
 def measured_lengths(store: Path) -> dict[str, Any]:
     """Return key → lengths of its episodes, for results and for the policies' learning curves."""
-    from sweeps.predict import LONGEST_OVER_MEAN, Lengths
+    from sweeps.cost.predict import LONGEST_OVER_MEAN, Lengths
 
     lengths = {
         one["key"]: Lengths(one["episodes_mean"]["length"], one["longest_episode"])
@@ -112,10 +112,10 @@ def main() -> None:
             print(subprocess.run([*COMMAND, "bench"], check=True, stdout=subprocess.PIPE, text=True).stdout)
         (folder / "spec.yaml").write_text(SPEC)
 
-        from cluster.store import open_store
-        from sweeps.plan import build_plan, cell_packs, component_packs
-        from sweeps.predict import predict
-        from sweeps.spec import load_spec
+        from cluster.store.files import open_store
+        from sweeps.cost.predict import predict
+        from sweeps.plan.plan import build_plan, cell_packs, component_packs
+        from sweeps.spec.spec import load_spec
 
         nothing, store = open_store(folder / "nothing"), folder / "runs"
         plan = build_plan(load_spec(folder / "spec.yaml", sets=arguments.set), nothing)

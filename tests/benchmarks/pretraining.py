@@ -36,9 +36,9 @@ import torch
 
 from mpcwdwm.components import component_config
 from mpcwdwm.components.registry import COMPONENT_CLASSES
-from mpcwdwm.compute import ComputeConfig, path_of
 from mpcwdwm.data import Dataset, dataset_path, find_task, read_dataset
-from mpcwdwm.training import Training
+from mpcwdwm.nn.compute import ComputeConfig, path_of
+from mpcwdwm.training.loop import Training
 
 TASK = "hopper-medium-replay-mini-ppo-v0"
 WIDTH = 256

@@ -34,24 +34,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy
 import yaml
 from rich.console import Console
 
-from analysis.table import build_table
-from cluster import ray_cluster
+from analysis.table.table import build_table
 from cluster.provenance import provenance
-from cluster.store import Store, open_store
+from cluster.ray import start as ray_cluster
+from cluster.store.files import Store, open_store
 from cluster.units import Pack
 from cluster.work import write_result
-from sweeps.facts import plan_record
-from sweeps.plan import Plan, build_plan, cell_packs
-from sweeps.progress import ProgressLines
-from sweeps.run import run
-from sweeps.spec import Spec, load_spec
-from sweeps.tracking import Tracker
-from sweeps.trials import Evaluation
+from sweeps.execution.driver import run
+from sweeps.execution.progress import ProgressLines
+from sweeps.execution.trials import Evaluation
+from sweeps.plan.plan import Plan, build_plan, cell_packs
+from sweeps.records.fields import plan_record
+from sweeps.records.tracker import Tracker
+from sweeps.spec.spec import Spec, load_spec
 
 TASK = "hopper-medium-replay-mini-ppo-v0"  # bundled
 SEEDS = 5
 EPISODES = 10
-MODULES = ("sweeps.cli", "cluster.work", "sweeps.run", "mlflow", "sweeps.trials", "torch")
+MODULES = ("sweeps.cli", "cluster.work", "sweeps.execution.driver", "mlflow", "sweeps.execution.trials", "torch")
 START_REPEATS = 3
 TRIALS, SECONDS, SLOTS = 60, 1.0, 2
 ROUNDS = 3  # thirds of the trials: a median with its spread

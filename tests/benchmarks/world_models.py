@@ -23,10 +23,10 @@ import torch
 
 from mpcwdwm.components import component_class, component_config
 from mpcwdwm.data import read_dataset
-from mpcwdwm.heldout import OPEN_LOOP_STEPS
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig, Parts
 from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedWorldModel, StackedPolicy
-from mpcwdwm.training import train
+from mpcwdwm.training.heldout import OPEN_LOOP_STEPS
+from mpcwdwm.training.loop import train
 
 KINDS: dict[str, dict[str, Any]] = {
     "diffusion, K = 10": {"kind": "diffusion", "denoising_steps": 10},

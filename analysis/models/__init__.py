@@ -1,0 +1,1 @@
+"""Held-out errors of the models, from their learning curves."""

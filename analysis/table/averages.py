@@ -1,0 +1,109 @@
+"""The average row: a method over all tasks, every task weighing the same.
+
+A method has an average only if it has a score on every task; otherwise a note says what it lacks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from analysis.statistics import Evidence
+from analysis.table.published_scores import published_average
+from analysis.table.rows import NUMBERED, Group, Row, published_group, with_intervals
+
+__all__ = ["AVERAGE", "average_groups"]
+
+AVERAGE = "average"  # stands where a task's name would
+Members = dict[str, Group]  # task → the method's row there
+
+
+def average_groups(by_task: Mapping[str, Sequence[Group]]) -> tuple[list[Group], list[str]]:
+    """Return the average rows in the order of the methods' first appearance, and notes.
+
+    Tasks without reference scores have no normalized score and are left out; below two tasks there
+    is no average.
+    """
+    tasks = [task for task, groups in by_task.items() if not any(g.row.score_unit == "return" for g in groups)]
+    raw = [task for task in by_task if task not in tasks]
+    if len(tasks) < 2:
+        return [], []
+    notes = [f"the average leaves out {', '.join(raw)}: no reference scores, so no normalized score"] if raw else []
+    papers = {score.method: published_group(AVERAGE, score) for score in published_average(tasks)}
+    averages: list[Group] = []
+    for label, members in _methods({task: by_task[task] for task in tasks}).items():
+        unscored = [task for task in tasks if task not in members or members[task].row.score_mean is None]
+        paper = papers.pop(label.removesuffix(" (published)"), None)
+        if paper is not None:
+            averages.append(paper)
+        elif unscored and any(group.row.kind == "published" for group in members.values()):
+            continue  # papers lack what they lack
+        elif unscored:
+            notes.append(f"average: {label} is left out, it has no score on {', '.join(unscored)}")
+        else:
+            averages.append(_average(label, [members[task] for task in tasks]))
+    return averages + list(papers.values()), notes
+
+
+def _methods(by_task: Mapping[str, Sequence[Group]]) -> dict[str, Members]:
+    """Return label → its row in each task.
+
+    A planner with exactly one cell per task, chosen there or overridden there, is one method
+    under its name in the spec even if its numbers differ between tasks.
+    """
+    cells_of: dict[str, list[str]] = {}  # planner → the tasks of its cells, one entry per cell
+    labels_of: dict[str, set[str]] = {}
+    for task, groups in by_task.items():
+        for group in groups:
+            if group.is_planner:
+                cells_of.setdefault(group.name, []).append(task)
+                labels_of.setdefault(group.name, set()).add(group.row.label)
+    single = {n for n, tasks in cells_of.items() if sorted(tasks) == sorted(by_task) and len(labels_of[n]) > 1}
+    methods: dict[str, Members] = {}
+    for task, groups in by_task.items():
+        for group in groups:
+            label = group.row.label.removesuffix(" †")
+            if group.is_planner and group.name in single:
+                label = f"{group.name} (one cell per task)"
+            methods.setdefault(label, {})[task] = group
+    return methods
+
+
+def _average(label: str, members: Sequence[Group]) -> Group:
+    rows = [group.row for group in members]
+
+    def shared(name: str) -> Any:
+        values = {getattr(row, name) for row in rows}
+        return values.pop() if len(values) == 1 else None
+
+    def total(name: str) -> Any:
+        values = [getattr(row, name) for row in rows]
+        return None if None in values else sum(values)
+
+    same = ("base", "kind", "world_model", *NUMBERED, "step_size", "n_seeds", "mujoco", "variant", "role")
+    row = Row(
+        task=AVERAGE,
+        method=shared("method") or label,
+        **{name: shared(name) for name in same},
+        score_mean=float(np.mean([r.score_mean for r in rows])),
+        n_episodes=total("n_episodes"),
+        score_unit="normalized",
+        second_hand=any(r.second_hand for r in rows) if rows[0].kind == "published" else None,
+        status="ok" if all(r.status == "ok" for r in rows) else "partial",
+        fallbacks=total("fallbacks"),
+        cpu_hours=total("cpu_hours"),
+        gpu_hours=total("gpu_hours"),
+    )
+    times = [r.ms_per_step for r in rows if r.ms_per_step is not None]
+    if times:
+        row = replace(row, ms_per_step=float(np.mean(times)))
+    return with_intervals(
+        Group(row, members[0].name, _over([g.scores for g in members]), _over([g.gains for g in members]))
+    )
+
+
+def _over(evidence: Sequence[Evidence | None]) -> Evidence | None:
+    """Join the evidence of several tasks; None if one of them has none."""
+    joined = [e.tasks for e in evidence if e is not None]
+    return Evidence(tuple(task for tasks in joined for task in tasks)) if len(joined) == len(evidence) else None

@@ -1,0 +1,268 @@
+"""The comparison table: every method on every task, beside the dataset and the published scores.
+
+`build_table` reads the records, `Table` renders them as CSV, Markdown and text. The CSV depends on
+the episodes, the learning curves and the plan alone: fixed columns, fixed formats, the plan's order, no time of day.
+"""
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+from tabulate import tabulate
+
+from analysis.runs import Records
+from analysis.table.averages import AVERAGE, average_groups
+from analysis.table.rows import UNDER_TRAINED, Cell, Group, Row, groups_of
+from analysis.table.under_training import Curve, base_keys, mark_averages, mark_under_trained, read_curves
+from analysis.table.verdicts import chosen_notes, interval_text, mixture_notes, signed, verdict
+
+__all__ = ["Table", "build_table"]
+
+COLUMNS = tuple(column.name for column in fields(Row))
+DASH = "–"
+LEGEND = (
+    "score: mean over training seeds of per-seed means, with the 95 % interval over episodes for these trained "
+    "policies (bootstrap within each seed)",
+    "gain: paired with the base policy, same training seed and same environment seed, with the same interval",
+    "new seeds: 95 % interval over new training seeds, Student's t on per-seed means; – below three seeds",
+    "hours: processor hours (threads × time; GPU-hours where marked) of the evaluation and of the training of all "
+    "the row is built on; in the average row of all tasks together",
+)
+UNDER_TRAINED_NOTE = (
+    f"{UNDER_TRAINED} under-trained: the base's score still moved over the last 20 % of updates, or is not above bc, "
+    "or not above the dataset's mean; a gain over it may be what its training left undone"
+)
+PUBLISHED_NOTE = (
+    "published scores come from their authors' runs, not from the environment and simulator version of this table"
+)
+SECOND_HAND_NOTE = "† second-hand: quoted by others, not checked against the paper"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished comparison.
+
+    Attributes:
+        sweep: its name.
+        rows: in the order of the plan, task by task, the average last.
+        verdicts: one sentence per task on whether adaptation helps.
+        notes: what is missing, what was chosen where, what may not be comparable, sources.
+    """
+
+    sweep: str
+    rows: list[Row]
+    verdicts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a frame whose columns are the CSV's."""
+        return pd.DataFrame([[getattr(row, name) for name in COLUMNS] for row in self.rows], columns=list(COLUMNS))
+
+    def to_csv(self) -> str:
+        """Return the CSV: four decimals for results, settings as they were given, nothing for None."""
+        lines = [[_csv_field(name, getattr(row, name)) for name in COLUMNS] for row in self.rows]
+        return pd.DataFrame(lines, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n")
+
+    def to_markdown(self) -> str:
+        """Return a Markdown page: one table per task with its verdict, then notes and legend."""
+        parts = [f"# {self.sweep}"]
+        for task, rows in self._by_task().items():
+            parts.append(f"## {_heading(task, rows)}")
+            cells = [[_shown(row)[name] for name in HEADERS] for row in rows]
+            aligned = ("left", *("right",) * (len(HEADERS) - 1))
+            parts.append(tabulate(cells, headers=HEADERS, tablefmt="github", disable_numparse=True, colalign=aligned))
+            parts += [f"**{line}**" for line in self.verdicts if line.startswith(f"{task}: ")]
+        parts.append("\n".join(f"- {note}" for note in [*self.notes, *self._legend()]))
+        return "\n\n".join(parts) + "\n"
+
+    def to_text(self, width: int = 100) -> str:
+        """Return the table for a terminal of ``width`` columns, without colours."""
+        out = io.StringIO()
+        console = Console(file=out, width=width, force_terminal=False, color_system=None, highlight=False)
+        headers = [name for name in HEADERS if name not in ("score, new seeds", "seeds × episodes")]
+        for task, rows in self._by_task().items():
+            grid = Grid(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+            for name in headers:
+                grid.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
+            for row in rows:
+                grid.add_row(*(Text(_shown(row)[name]) for name in headers))
+            console.print(Text(_heading(task, rows), style="bold"))
+            console.print(grid)
+            for line in self.verdicts:
+                if line.startswith(f"{task}: "):
+                    console.print(Text(f"→ {line}"), soft_wrap=False)
+            console.print()
+        for note in [*self.notes, *self._legend()]:
+            console.print(Text(f"· {note}"))
+        return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+    def _legend(self) -> list[str]:
+        return [*LEGEND, *([UNDER_TRAINED_NOTE] if any(row.under_trained for row in self.rows) else [])]
+
+    def _by_task(self) -> dict[str, list[Row]]:
+        tasks: dict[str, list[Row]] = {}
+        for row in self.rows:
+            tasks.setdefault(row.task, []).append(row)
+        return tasks
+
+
+def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = None) -> Table:
+    """Return the table of a sweep from its MLflow records.
+
+    Args:
+        tracking_uri: where the sweep was recorded.
+        sweep: its name.
+        keys: cells to show, in order; by default those of the sweep's plan.
+
+    Raises:
+        UserError: the store or the sweep does not exist, or cannot be reached.
+    """
+    records = Records(tracking_uri)
+    plan = records.plan(sweep)
+    keys = list(keys if keys is not None else plan["cells"])
+    cells, parts = records.cells_and_parts(keys)
+    episodes = records.episodes(cells)
+    recorded, trained = _by_key(cells), _by_key(parts)
+    notes: list[str] = []
+    by_task: dict[str, dict[str, list[Cell]]] = {}  # task → role → cells
+    for key in keys:
+        # What this sweep calls a cell counts: it may have been recorded by another that names it otherwise.
+        facts = {**recorded.get(key, {}), **plan.get("labels", {}).get(key, {})}
+        failure = plan.get("failed", {}).get(key)
+        if not facts:
+            notes.append(f"{key}: {f'failed: {failure}' if failure else 'no result yet'}")
+            continue
+        hours = _hours(recorded[key], trained) if key in recorded else (0.0, 0.0)
+        cell = Cell(key, facts, episodes.get(key), failure, hours)
+        if cell.episodes is not None and not all(map(math.isfinite, cell.scores.values())):
+            cell = replace(cell, episodes=None, failure="the score of an episode is not finite")
+        by_task.setdefault(facts["task"], {}).setdefault(facts["role"], []).append(cell)
+    bases = base_keys(cell for roles in by_task.values() for cell in roles.get("report", []))
+    curves = read_curves(records, parts, bases)
+    return _assemble(sweep, by_task, curves, notes, mixture_notes(pd.concat([cells, parts])) if len(cells) else [])
+
+
+def _assemble(
+    sweep: str,
+    by_task: Mapping[str, Mapping[str, list[Cell]]],
+    curves: Mapping[str, Curve],
+    notes: list[str],
+    mixtures: list[str],
+) -> Table:
+    groups: dict[str, list[Group]] = {}
+    for task, roles in by_task.items():
+        reported, lacking = groups_of(roles.get("report", []))
+        groups[task], under_trained = mark_under_trained(reported, curves)
+        candidates, unchosen = groups_of(roles.get("select", []))
+        notes += lacking + unchosen + chosen_notes(task, candidates, groups[task]) + under_trained
+    averages, left_out = average_groups(groups)
+    groups = {**groups, AVERAGE: mark_averages(averages, groups)} if averages else groups
+    shown = [group for task_groups in groups.values() for group in task_groups]
+    sentences = [verdict(task, task_groups) for task, task_groups in groups.items()]
+    return Table(
+        sweep=sweep,
+        rows=[group.row for group in shown],
+        verdicts=[sentence for sentence in sentences if sentence],
+        notes=mixtures + notes + left_out + _sources(shown),
+    )
+
+
+def _sources(groups: Sequence[Group]) -> list[str]:
+    sources: dict[str, list[str]] = {}
+    for group in groups:
+        if group.source:
+            sources.setdefault(group.source, []).append(group.row.label)
+    notes = [f"{', '.join(dict.fromkeys(labels))}: {source}" for source, labels in sources.items()]
+    if any(group.row.second_hand for group in groups):
+        notes.append(SECOND_HAND_NOTE)
+    return [PUBLISHED_NOTE, *notes] if notes else []
+
+
+def _by_key(units: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    return {str(key): {str(name): value for name, value in row.items()} for key, row in units.to_dict("index").items()}
+
+
+def _hours(cell: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
+    """Return (CPU-hours, GPU-hours) of a cell's evaluation and the training of its components."""
+    used = [key for name, key in cell.items() if name.startswith("part.")]
+    cpu = gpu = 0.0
+    for run in [cell, *(trained[key] for key in used if key in trained)]:
+        hours = float(run.get("seconds", 0.0)) / 3600  # this unit's share, if it was stacked with others
+        if str(run["device"]).startswith("cuda"):
+            gpu += hours
+        else:
+            cpu += hours * (int(run["threads"]) if str(run["threads"]).isdigit() else 1)
+    return cpu, gpu
+
+
+# ---- how a row is shown -------------------------------------------------------------------------
+
+HEADERS = (
+    "method",
+    "score [95 %]",
+    "score, new seeds",
+    "gain [95 %]",
+    "gain, new seeds",
+    "ms/step",
+    "hours",
+    "seeds × episodes",
+)
+
+
+def _shown(row: Row) -> dict[str, str]:
+    """Return a row as text, by header."""
+    mark = f" {UNDER_TRAINED}" if row.under_trained else ""
+    status = "" if row.status == "ok" else f" ({row.status})"
+    score = DASH if row.score_mean is None else f"{row.score_mean:.1f}".replace("-", "−")
+    if row.published_std is not None:
+        score += f" ± {row.published_std:.1f}"
+    elif row.score_low is not None:
+        score += f" {interval_text(row.score_low, row.score_high)}"
+    gain = DASH
+    if row.gain_mean is not None:
+        gain = signed(row.gain_mean)
+        if row.gain_low is not None:
+            gain += f" {interval_text(row.gain_low, row.gain_high, sign=True)}"
+    hours = DASH
+    if row.cpu_hours is not None or row.gpu_hours is not None:
+        hours = f"{row.cpu_hours or 0:.2f}" + (f" + {row.gpu_hours:.2f} GPU" if row.gpu_hours else "")
+    count = DASH if row.n_seeds is None else f"{row.n_seeds} × {(row.n_episodes or 0) / row.n_seeds:g}"
+    return {
+        "method": row.label + mark + status,
+        "score [95 %]": score,
+        "score, new seeds": interval_text(row.score_seed_low, row.score_seed_high),
+        "gain [95 %]": gain,
+        "gain, new seeds": interval_text(row.gain_seed_low, row.gain_seed_high, sign=True),
+        "ms/step": DASH if row.ms_per_step is None else f"{row.ms_per_step:.2f}",
+        "hours": hours,
+        "seeds × episodes": count,
+    }
+
+
+def _heading(task: str, rows: Sequence[Row]) -> str:
+    for row in rows:
+        if row.env_id:
+            unit = "raw return: no reference scores" if row.score_unit == "return" else "normalized score"
+            return f"{task} ({row.env_id}, mujoco {row.mujoco}, {unit})"
+    return f"{task} (normalized score)" if task == AVERAGE else task
+
+
+SETTINGS = ("step_size",)  # written as given, so 1e-05 stays 1e-05
+
+
+def _csv_field(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return json.dumps(value) if name in SETTINGS else f"{value:.4f}"
+    return str(value)

@@ -1,0 +1,235 @@
+"""Which bases are not trained to the end: a gain over one of those is not yet a gain of adaptation.
+
+A base (rebrac, iql, any trained policy but bc) is judged on each task by three questions:
+
+* *Does its score still move?* A seed's move is the rise, over the last 20 % of updates, of the least-squares line
+  through the points of its learning curve from 80 % of the updates to the end, both included; with three equally
+  spaced points it is the last minus the first. The base's move is the mean over training seeds. It counts if its
+  size exceeds the half width of the score's 95 % interval over new training seeds, so that it matters beside what
+  the table says of the score, and the half width of its own 95 % interval over new training seeds (Student's t on
+  the seeds' moves), so that it is not the noise of a few episodes. A move between the two cannot be told from noise.
+* *Does it beat bc?* The mean paired difference to bc, same training seeds and environment seeds, is above zero. It
+  is asked where the sweep has those episodes of bc.
+* *Does it beat its data?* Its score is above the mean return of the dataset's episodes.
+
+Under-trained is what moves, or fails to beat one of the two. Where nothing of this is shown but the move is not
+known (fewer than three seeds, no curve, fewer than two points of it in that range, noise), it cannot be judged.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.runs import Records
+from analysis.statistics import Evidence, Interval, UnpairedError, paired_differences, seed_interval
+from analysis.table.rows import UNDER_TRAINED, Cell, Group
+from analysis.table.verdicts import interval_text, signed
+from mpcwdwm.errors import UserError
+
+__all__ = ["Curve", "base_keys", "mark_averages", "mark_under_trained", "move", "read_curves"]
+
+Curve = Sequence[Mapping[str, Any]]  # a component's points in rising order of "step", as training wrote them
+
+CLONE = "bc"  # what a base has to beat; not judged itself
+LAST = 0.2  # share of the updates over which a trained policy's score no longer moves
+RANGE = f"the last {LAST:.0%} of updates".replace("%", " %")
+
+
+# ---- learning curves ----------------------------------------------------------------------------
+
+
+def base_keys(cells: Iterable[Cell]) -> list[str]:
+    """Return the keys of the components that are judged: bases that were themselves evaluated, each once."""
+    baselines = (cell for cell in cells if _is_judged(cell) and cell.episodes is not None)
+    return list(dict.fromkeys(str(cell.facts["base_key"]) for cell in baselines))
+
+
+def _is_judged(cell: Cell) -> bool:
+    return cell.facts["kind"] == "none" and cell.facts["base"] != CLONE
+
+
+def read_curves(records: Records, parts: pd.DataFrame, keys: Collection[str]) -> dict[str, Curve]:
+    """Return the learning curves of these components, by key; one that cannot be read is left out.
+
+    Args:
+        records: where they are.
+        parts: rows of `Records.units`, components.
+        keys: which of them.
+    """
+    wanted = parts.loc[[key for key in keys if key in parts.index]]
+    try:
+        return dict(records.curves(wanted))
+    except UserError:  # one of them is not there: a table without a judgement is better than none
+        return dict(pair for key in wanted.index for pair in _curve_if_whole(records, wanted, key))
+
+
+def _curve_if_whole(records: Records, parts: pd.DataFrame, key: str) -> list[tuple[str, Curve]]:
+    try:
+        return list(records.curves(parts.loc[[key]]).items())
+    except UserError:
+        return []
+
+
+def move(curve: Curve, column: str) -> float | None:
+    """Return by how much a learning curve rose over the last 20 % of updates; None below two points there.
+
+    Args:
+        curve: its points; the last one stands at the end of training.
+        column: what is followed, in whose unit the move is.
+    """
+    end = float(curve[-1]["step"])
+    late = [  # points stand at whole updates, so one meant for 80 % may be rounded to half an update before
+        (float(point["step"]), float(point[column]))
+        for point in curve
+        if float(point["step"]) + 0.5 >= (1 - LAST) * end and _is_finite(point.get(column))
+    ]
+    if len(late) < 2:
+        return None
+    steps, values = np.array(late).T
+    away = steps - steps.mean()
+    slope = (away * (values - values[-1])).sum() / (away**2).sum()  # exactly 0 for a flat curve
+    return float(slope * LAST * end)
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))
+
+
+# ---- what they say ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to one question about a base: whether it speaks against it (None: unknown), and its reason."""
+
+    against: bool | None
+    reason: str = ""
+
+
+def mark_under_trained(groups: Sequence[Group], curves: Mapping[str, Curve]) -> tuple[list[Group], list[str]]:
+    """Return the rows of one task with ``under_trained`` filled in, and a note on each base that is not trained.
+
+    A planner's row has the word on its base. bc, planners on it, the dataset and papers have none.
+
+    Args:
+        groups: as `analysis.table.rows.groups_of` returns them.
+        curves: learning curves by component key.
+    """
+    baselines = [group for group in groups if group.row.kind == "none" and group.scores is not None]
+    clones = [group for group in baselines if group.row.base == CLONE]
+    dataset = next((group.row.score_mean for group in groups if group.row.kind == "dataset"), None)
+    words: dict[str, bool | None] = {}  # base key → whether it is under-trained
+    notes = []
+    for base in baselines:
+        if base not in clones:
+            answers = [_moving(base, curves), *(_below_clone(base, clone) for clone in clones)]
+            answers += [] if dataset is None else [_below_dataset(base, dataset)]
+            word = _joint(answer.against for answer in answers)
+            words |= dict.fromkeys((str(cell.facts["base_key"]) for cell in base.cells), word)
+            notes += _notes(base, word, answers)
+    return [_marked(group, (words.get(str(c.facts["base_key"])) for c in group.cells)) for group in groups], notes
+
+
+def mark_averages(averages: Sequence[Group], by_task: Mapping[str, Sequence[Group]]) -> list[Group]:
+    """Return the average rows, under-trained where the row of one task is.
+
+    Args:
+        averages: as `analysis.table.averages.average_groups` returns them for ``by_task``.
+        by_task: the rows of the tasks, marked; those in raw returns are in no average.
+    """
+    rows = [group for groups in by_task.values() for group in groups if group.row.score_unit != "return"]
+
+    def is_member(group: Group, average: Group) -> bool:
+        # the average of a planner with one cell per task has no base or variant where its cells differ in it
+        same_base = average.row.base in (None, group.row.base)
+        return group.name == average.name and same_base and average.row.variant in (None, group.row.variant)
+
+    return [
+        _marked(average, (group.row.under_trained for group in rows if group.cells and is_member(group, average)))
+        for average in averages
+    ]
+
+
+def _moving(base: Group, curves: Mapping[str, Curve]) -> Answer:
+    """Say whether a base's score still moves."""
+    assert base.scores is not None
+    done = [cell for cell in base.cells if cell.episodes is not None]
+    scores = base.scores.for_new_seeds()
+    if scores is None:
+        return Answer(None, f"that takes three training seeds and there {'is 1' if len(done) == 1 else 'are 2'}")
+    column = "eval/return" if base.row.score_unit == "return" else "eval/normalized_score"
+    own = {cell.seed: curves.get(str(cell.facts["base_key"])) for cell in done}
+    if without := [seed for seed, curve in own.items() if not curve]:
+        return Answer(None, f"there is no learning curve of {_seeds(without)}")
+    moves = {seed: move(curve, column) for seed, curve in own.items() if curve}
+    if short := [seed for seed, value in moves.items() if value is None]:
+        return Answer(None, f"the learning curve of {_seeds(short)} has fewer than two scores in {RANGE}")
+    values = [value for value in moves.values() if value is not None]
+    mean, noise = float(np.mean(values)), seed_interval(values)
+    assert noise is not None
+    allowed, spread = _half(scores), _half(noise)
+    text = f"its score moved by {signed(mean)} over {RANGE} (interval ±{allowed:.1f}, of the move ±{spread:.1f})"
+    if abs(mean) <= allowed:
+        return Answer(False, text)
+    return Answer(True, text) if abs(mean) > spread else Answer(None, f"{text}, which may be noise")
+
+
+def _below_clone(base: Group, clone: Group) -> Answer:
+    """Say whether a base fails to beat bc on its own seeds and starting states; not asked where bc lacks some."""
+    try:
+        evidence = Evidence((paired_differences(_scores(base), _scores(clone)),))
+    except UnpairedError:
+        return Answer(False)
+    interval = evidence.for_new_seeds() or evidence.for_these_policies()
+    return _below(evidence.mean(), interval, clone.row.label)
+
+
+def _below_dataset(base: Group, dataset: float) -> Answer:
+    """Say whether a base fails to beat the mean return of its data."""
+    assert base.scores is not None
+    interval = base.scores.for_new_seeds() or base.scores.for_these_policies()
+    shifted = Interval(interval.low - dataset, interval.high - dataset) if interval else None
+    return _below(base.scores.mean() - dataset, shifted, "the dataset's mean")
+
+
+def _below(difference: float, interval: Interval | None, what: str) -> Answer:
+    ends = f" {interval_text(-interval.high, -interval.low)}" if interval else ""
+    return Answer(difference <= 0, f"it is {abs(difference):.1f}{ends} below {what}")
+
+
+def _notes(base: Group, word: bool | None, answers: Sequence[Answer]) -> list[str]:
+    if word is False:
+        return []
+    unknown = [f"whether its score still moves cannot be judged: {a.reason}" for a in answers if a.against is None]
+    row = base.row
+    if word is None:
+        return [f"{row.task}: {row.label} may be under-trained; {unknown[0]}"]
+    reasons = [answer.reason for answer in answers if answer.against]
+    return [f"{row.task}: {row.label} is under-trained {UNDER_TRAINED}: {'; '.join(reasons + unknown)}"]
+
+
+def _joint(words: Iterable[bool | None]) -> bool | None:
+    """Return True if one of the words is, else None if one is unknown or there is none."""
+    known = list(words)
+    if True in known:
+        return True
+    return None if None in known or not known else False
+
+
+def _marked(group: Group, words: Iterable[bool | None]) -> Group:
+    return replace(group, row=replace(group.row, under_trained=_joint(words)))
+
+
+def _scores(group: Group) -> dict[int, dict[int, float]]:
+    return {cell.seed: cell.scores for cell in group.cells if cell.episodes is not None}
+
+
+def _half(interval: Interval) -> float:
+    return (interval.high - interval.low) / 2
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"

@@ -1,0 +1,1 @@
+"""Ray: starting it, and the actors that pretrain."""

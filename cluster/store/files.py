@@ -1,0 +1,283 @@
+"""The artifact store: immutable folders under a key, and the small files around them.
+
+    <storage>/components/<key>/   weights.safetensors, manifest.json, curve.json
+    <storage>/results/<key>/      episodes.parquet, manifest.json
+    <storage>/work/<pack id>/     pack.json, lease, checkpoint: removed when its units are published
+    <storage>/failures/<key>.json why a unit could not be computed; removed on success
+    <storage>/logs/<name>.log     tracebacks
+    <storage>/sweeps/<name>/      resolved spec, tables
+    <storage>/.tmp/               what is being written, named after its writer
+
+Whatever appears under its own name is complete: it is written under a temporary name, flushed to
+the disk and renamed. A process killed at any moment leaves at most a temporary name, which
+`Store.sweep_up` removes once its writer is dead. Publishing a key twice is a no-op: the first
+writer wins, nothing is ever overwritten.
+
+`Store` is a folder that every worker sees: a local disk, NFS, Lustre. `cluster.store.urls.RemoteStore`
+keeps the same things behind a URL.
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from cluster.provenance import host_name, is_dead, now
+from mpcwdwm.errors import UserError
+
+__all__ = ["KINDS", "MANIFEST", "Store", "Writer", "open_store"]
+
+KINDS = ("components", "results")
+MANIFEST = "manifest.json"
+STALE_AFTER = 24 * 3600.0  # seconds; of another host's writer we see only the age, and no write takes a day
+
+Writer = Callable[[Path], None]
+"""Fills an existing empty folder with an artifact, its manifest.json included."""
+
+
+def open_store(location: str | Path) -> "Store":
+    """Open the store at a folder path, a ``file://`` URL or any fsspec URL (``s3://``, ``gs://``).
+
+    Nothing is created before something is written.
+
+    Raises:
+        UserError: the place is a file, or nothing installed can read such a URL.
+    """
+    text = str(location)
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    if "://" in text:
+        from cluster.store.urls import RemoteStore  # fsspec and its back ends load only when needed
+
+        return RemoteStore(text)
+    root = Path(text).expanduser().resolve()  # absolute: actors have another working directory
+    if root.exists() and not root.is_dir():
+        raise UserError(f"storage '{root}' is a file: give a folder or a URL")
+    return Store(root)
+
+
+class Store:
+    """An artifact store in a folder. Names are relative paths below it, with "/"."""
+
+    has_locks = True  # whether a lease can be a lock on a file; behind a URL there are none
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.location = str(root)
+
+    # Artifacts
+
+    def has(self, kind: str, key: str) -> bool:
+        """Say whether the artifact is published."""
+        return self.exists(f"{_shelf(kind)}/{_plain(key)}/{MANIFEST}")
+
+    def keys(self, kind: str) -> list[str]:
+        """Return the keys of all published artifacts of a kind, sorted."""
+        return [key for key in self.names(_shelf(kind)) if self.has(kind, key)]
+
+    def manifest(self, kind: str, key: str) -> dict[str, Any]:
+        """Return what is known about a published artifact; UserError if there is none."""
+        text = self.read_text(f"{_shelf(kind)}/{_plain(key)}/{MANIFEST}")
+        if text is None:
+            raise UserError(f"{kind[:-1]} '{key}' is not in the store {self.location}: run the sweep again")
+        return dict(json.loads(text))
+
+    def folder(self, kind: str, key: str) -> Path:
+        """Return the folder of a published artifact, for reading; UserError if there is none."""
+        self.manifest(kind, key)
+        return self.root / kind / key
+
+    def publish(self, kind: str, key: str, write: Writer) -> bool:
+        """Write an artifact and give it its name; False, and nothing changed, if it exists already."""
+        if self.has(kind, key):
+            return False
+        target = self.root / kind / key
+        with self.temporary() as folder:
+            fill(folder, key, write)
+            flush(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                if self.has(kind, key):
+                    return False  # another writer came first
+                raise UserError(f"{target} exists but has no {MANIFEST}: move it out of the way") from None
+            _flush_one(target.parent)
+        return True
+
+    def delete(self, kind: str, key: str) -> None:
+        """Remove an artifact; at no moment is half of it to be seen."""
+        self.delete_tree(f"{_shelf(kind)}/{_plain(key)}")
+
+    # Failures and logs
+
+    def record_failure(self, key: str, error: str, log: str) -> None:
+        """Note why a unit failed: one line, and where the traceback is."""
+        record = {"key": key, "error": error, "log": log, "time": now()}
+        self.write_text(f"failures/{_plain(key)}.json", json.dumps(record, indent=1))
+
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """Return the recorded failure of a unit: key, error, log, time; None if there is none."""
+        text = self.read_text(f"failures/{_plain(key)}.json")
+        return None if text is None else dict(json.loads(text))
+
+    def clear_failure(self, key: str) -> None:
+        """Forget the failure of a unit, if there is one."""
+        if self.exists(f"failures/{_plain(key)}.json"):
+            self.delete_tree(f"failures/{key}.json")
+
+    def append_log(self, name: str, text: str) -> str:
+        """Append a dated entry to a log and return the log's place, for messages."""
+        path = f"logs/{_plain(name)}.log"
+        self.write_text(path, f"{self.read_text(path) or ''}=== {now()} {host_name()}\n{text.rstrip()}\n\n")
+        return self.place(path)
+
+    # Work in progress
+
+    def work_folder(self, pack_id: str) -> Path:
+        """Return the folder where a pack keeps its checkpoint; it is created."""
+        folder = self.root / "work" / _plain(pack_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def work_ids(self) -> list[str]:
+        """Return the ids of all packs that were begun and not removed, sorted."""
+        return self.names("work")
+
+    def remove_work(self, pack_id: str) -> None:
+        """Remove all a pack kept; its lease goes too, so only the holder may do this."""
+        self.delete_tree(f"work/{_plain(pack_id)}")
+
+    # Sweeps
+
+    def save_sweep_file(self, name: str, filename: str, text: str) -> str:
+        """Write one of a sweep's files and return its place, for messages."""
+        path = f"sweeps/{_plain(name)}/{_plain(filename)}"
+        self.write_text(path, text)
+        return self.place(path)
+
+    # Small files, on which the rest is built
+
+    def place(self, name: str) -> str:
+        """Return where a name lies, for messages."""
+        return str(self.root / name)
+
+    def names(self, name: str) -> list[str]:
+        """Return what lies in a folder, sorted, dot names left out; empty if there is no such folder."""
+        try:
+            return sorted(entry for entry in os.listdir(self.root / name) if not entry.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    def exists(self, name: str) -> bool:
+        """Say whether there is such a file."""
+        return (self.root / name).is_file()
+
+    def read_text(self, name: str) -> str | None:
+        """Return the content of a file; None if there is none."""
+        try:
+            return (self.root / name).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file; readers see the old content or the new, nothing between."""
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.temporary() as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            _flush_one(temporary)
+            os.replace(temporary, target)
+
+    def delete_tree(self, name: str) -> None:
+        """Remove a file or folder under its name at once, its content after that."""
+        with self.temporary() as temporary:
+            try:
+                os.rename(self.root / name, temporary)
+            except FileNotFoundError:
+                return
+
+    @contextmanager
+    def temporary(self) -> Iterator[Path]:
+        """Yield an unused name that says who writes there; what is left of it at the end is removed."""
+        path = self.root / ".tmp" / writer_name()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield path
+        finally:
+            _remove(path)
+
+    def sweep_up(self) -> int:
+        """Remove what dead writers left under temporary names; return how many there were."""
+        stale = [path for path in (self.root / ".tmp").glob("*~*~*~*") if is_stale(path.name)]
+        for path in stale:
+            _remove(path)
+        return len(stale)
+
+
+# Writing so that it lasts
+
+
+def writer_name() -> str:
+    """Return an unused temporary name: host, pid, time and a random part."""
+    return f"{host_name()}~{os.getpid()}~{int(time.time())}~{uuid.uuid4().hex[:12]}"
+
+
+def is_stale(name: str) -> bool:
+    """Say whether the writer of a temporary name is dead, or as good as dead."""
+    host, pid, started, _ = name.rsplit("~", 3)
+    return is_dead(host, int(pid)) or time.time() - int(started) > STALE_AFTER
+
+
+def fill(folder: Path, key: str, write: Writer) -> None:
+    """Create the folder and have the artifact written into it, its manifest included."""
+    folder.mkdir()
+    write(folder)
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"the writer of '{key}' left no {MANIFEST}")
+
+
+def flush(folder: Path) -> None:
+    """Have the system put all of a folder on the disk, so that a rename never outruns the content."""
+    for path in [*folder.rglob("*"), folder]:
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# Names
+
+
+def _shelf(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"kind of artifact '{kind}': one of {', '.join(KINDS)}")
+    return kind
+
+
+def _plain(name: str) -> str:
+    """Refuse a name that would lead out of its folder or hide there."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise ValueError(f"'{name}' is not a plain name")
+    return name

@@ -1,0 +1,182 @@
+"""An exclusive lock on a pack's work that dies with its holder.
+
+Two drivers, or a driver and the orphans of a killed one, may want the same pack. Whoever holds the
+lease works; the other waits, and finds the artifacts published.
+
+In a folder the lease is ``flock`` on ``work/<pack id>/lease``: the kernel lets go of it when the
+holder ends, however it ends, on NFS also across machines. The file's content only serves messages.
+Behind a URL, and on file systems without locks, it is a heartbeat: an object renewed every few
+seconds, taken over when it is not. Clocks that disagree by more than a minute, or two takers within
+one second, can there let two processes in; that costs time, not correctness, because publishing
+never overwrites.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.provenance import is_dead, process
+from cluster.store.files import Store
+
+__all__ = ["Busy", "hold", "holder", "is_held"]
+
+POLL = 0.2  # seconds between two looks while waiting: short against any work, long against a syscall
+RENEW = 15.0  # seconds between two heartbeats
+EXPIRY = 90.0  # seconds without a heartbeat until the holder counts as dead: several were missed
+SETTLE = 1.0  # seconds between writing a heartbeat and trusting it: another taker would show by then
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems without flock answer
+
+Release = Callable[[], None]
+
+
+class Busy(RuntimeError):
+    """Another process holds the lease; the message says which."""
+
+
+@contextmanager
+def hold(
+    store: Store | Path, pack_id: str, *, wait: bool, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Hold the lease of a pack for the length of the block.
+
+    Whoever waited has to look again at what is published: the previous holder probably did the work.
+
+    Args:
+        store: where the pack's work folder lies; a path is the root of a folder store.
+        pack_id: `cluster.units.Pack.id`.
+        wait: wait until the lease is free; otherwise raise `Busy` at once.
+        on_wait: called with "another process (pid … on …) is computing …, waiting", once per holder.
+    """
+    store = Store(store) if isinstance(store, Path) else store
+    told = ""
+    while (release := _take(store, pack_id)) is None:
+        message = f"{_describe(holder(store, pack_id))} is computing {pack_id}"
+        if not wait:
+            raise Busy(message)
+        if on_wait and message != told:
+            told = message
+            on_wait(f"{message}, waiting")
+        time.sleep(POLL)
+    try:
+        yield
+    finally:
+        release()
+
+
+def holder(store: Store, pack_id: str) -> dict[str, Any] | None:
+    """Return who took the lease last: host, pid, started; None if nobody did or it cannot be read."""
+    try:
+        return dict(json.loads(store.read_text(_name(pack_id)) or "null"))
+    except (ValueError, TypeError):
+        return None  # caught between truncation and writing
+
+
+def is_held(store: Store, pack_id: str) -> bool:
+    """Say whether a living process holds the lease, without leaving traces."""
+    if not store.exists(_name(pack_id)):
+        return False
+    try:
+        with hold(store, pack_id, wait=False):
+            return False
+    except Busy:
+        return True
+
+
+def _name(pack_id: str) -> str:
+    return f"work/{pack_id}/lease"
+
+
+def _describe(record: dict[str, Any] | None) -> str:
+    return f"another process (pid {record['pid']} on {record['host']})" if record else "another process"
+
+
+def _take(store: Store, pack_id: str) -> Release | None:
+    if store.has_locks:
+        try:
+            return _lock(store.root / _name(pack_id))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+    return _beat(store, pack_id)
+
+
+# The lock of a folder
+
+
+def _lock(path: Path) -> Release | None:
+    """Lock the file and return what unlocks it; None if another process has it."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except (FileNotFoundError, FileExistsError):
+            if path.parent.is_file():
+                raise
+            continue  # the holder removed the finished work between two of these steps (mkdir has two)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, path):
+                break
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # we locked a file that was removed while we opened it: a lock on nothing
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps(process()).encode())
+    return lambda: os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Say whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+# The heartbeat behind a URL
+
+
+def _beat(store: Store, pack_id: str) -> Release | None:
+    """Start a heartbeat and return what stops it; None if another process's is fresh."""
+    name, token = _name(pack_id), uuid.uuid4().hex
+    record = holder(store, pack_id)
+    if record and time.time() - record["renewed"] < EXPIRY and not is_dead(record["host"], record["pid"]):
+        return None
+    me = {**process(), "token": token}
+
+    def is_ours() -> bool:
+        return (holder(store, pack_id) or {}).get("token") == token
+
+    def renew() -> None:
+        store.write_text(name, json.dumps({**me, "renewed": time.time()}))
+
+    def keep_renewing() -> None:
+        while not stopped.wait(RENEW) and is_ours():
+            renew()
+
+    def stop() -> None:
+        stopped.set()
+        thread.join()
+        if is_ours():
+            store.delete_tree(name)
+
+    renew()
+    time.sleep(SETTLE)
+    if not is_ours():
+        return None
+    stopped = threading.Event()
+    thread = threading.Thread(target=keep_renewing, name=f"lease {pack_id}", daemon=True)
+    thread.start()
+    return stop

@@ -1,0 +1,148 @@
+"""A store behind a URL: S3, GCS, or whatever fsspec speaks.
+
+Object stores have no rename, so an artifact's files are uploaded first, under a name of their own,
+and ``manifest.json``, which says where they are, last: it is the commit marker. Two writers of one
+key can therefore never mix their files. What is read is downloaded once into the user's cache;
+keys name content, so a cached copy is never out of date.
+
+Checkpoints stay on the disk of the machine that writes them: work lost with its machine starts
+again, all that is published is kept.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import fsspec
+
+from cluster.store.files import KINDS, MANIFEST, Store, Writer, fill, is_stale, writer_name
+from mpcwdwm.data.fingerprint import cache_folder
+from mpcwdwm.errors import UserError
+
+__all__ = ["RemoteStore"]
+
+UPLOAD = "upload"  # field of a remote manifest: the folder, below the key's, that holds the files
+
+
+class RemoteStore(Store):
+    """An artifact store behind a URL; cached artifacts and work in progress lie in a local folder."""
+
+    has_locks = False
+
+    def __init__(self, location: str) -> None:
+        location = location.rstrip("/")
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(location)
+        except (ImportError, ValueError) as error:  # no such protocol, or its package is missing
+            raise UserError(f"storage '{location}' cannot be opened: {error}") from None
+        super().__init__(cache_folder() / "stores" / hashlib.sha256(location.encode()).hexdigest()[:12])
+        self.location = location
+        self._cache = Store(self.root)
+
+    # Artifacts
+
+    def keys(self, kind: str) -> list[str]:
+        """Return the keys of all published artifacts of a kind, sorted, from one listing."""
+        self._files.invalidate_cache()
+        found = self._files.glob(f"{self._root}/{kind}/*/{MANIFEST}")
+        return sorted(str(path).split("/")[-2] for path in found)
+
+    def folder(self, kind: str, key: str) -> Path:
+        """Return a local folder with a published artifact; it is downloaded the first time."""
+        if not self._cache.has(kind, key):
+            manifest = self.manifest(kind, key)
+            source = f"{self._root}/{kind}/{key}/{manifest[UPLOAD]}"
+
+            def download(folder: Path) -> None:
+                for path in self._files.ls(source, detail=False):
+                    self._files.get_file(path, str(folder / str(path).rstrip("/").split("/")[-1]))
+                (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+            self._cache.publish(kind, key, download)
+        return self._cache.folder(kind, key)
+
+    def publish(self, kind: str, key: str, write: Writer) -> bool:
+        """Upload an artifact, its manifest last; False, and nothing changed, if it exists already."""
+        if self.has(kind, key):
+            return False
+        upload = writer_name()
+        with self._cache.temporary() as folder:
+            fill(folder, key, write)
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            for path in sorted(folder.iterdir()):
+                if path.name != MANIFEST:
+                    self._files.makedirs(f"{self._root}/{kind}/{key}/{upload}", exist_ok=True)
+                    self._files.put_file(str(path), f"{self._root}/{kind}/{key}/{upload}/{path.name}")
+        if self.has(kind, key):  # another writer came first while we uploaded
+            self.delete_tree(f"{kind}/{key}/{upload}")
+            return False
+        self.write_text(f"{kind}/{key}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1))
+        return True
+
+    def delete(self, kind: str, key: str) -> None:
+        """Remove an artifact, its manifest first, and our copy of it."""
+        if self.has(kind, key):
+            self._files.rm_file(f"{self._root}/{kind}/{key}/{MANIFEST}")
+        super().delete(kind, key)
+        self._cache.delete(kind, key)
+
+    # Work in progress and sweeps: names are shared, checkpoints are local
+
+    def remove_work(self, pack_id: str) -> None:
+        """Remove all a pack kept, here and there."""
+        super().remove_work(pack_id)
+        self._cache.remove_work(pack_id)
+
+    # Small files
+
+    def place(self, name: str) -> str:
+        """Return where a name lies, for messages."""
+        return f"{self.location}/{name}"
+
+    def names(self, name: str) -> list[str]:
+        """Return what lies under a prefix, sorted, dot names left out."""
+        self._files.invalidate_cache()
+        try:
+            found = self._files.ls(f"{self._root}/{name}", detail=False)
+        except FileNotFoundError:
+            return []
+        entries = {str(path).rstrip("/").split("/")[-1] for path in found}
+        return sorted(entry for entry in entries if not entry.startswith("."))
+
+    def exists(self, name: str) -> bool:
+        """Say whether there is such an object."""
+        self._files.invalidate_cache()
+        return bool(self._files.isfile(f"{self._root}/{name}"))
+
+    def read_text(self, name: str) -> str | None:
+        """Return the content of an object; None if there is none."""
+        self._files.invalidate_cache()
+        try:
+            return bytes(self._files.cat_file(f"{self._root}/{name}")).decode()
+        except FileNotFoundError:
+            return None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write an object; object stores replace whole objects."""
+        path = f"{self._root}/{name}"
+        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        self._files.pipe_file(path, text.encode())
+
+    def delete_tree(self, name: str) -> None:
+        """Remove an object, or all below a prefix."""
+        self._files.invalidate_cache()
+        path = f"{self._root}/{name}"
+        if self._files.exists(path):
+            self._files.rm(path, recursive=True)
+
+    def sweep_up(self) -> int:
+        """Remove what dead writers left, uploads without a commit included; return how many there were."""
+        removed = super().sweep_up()
+        for kind in KINDS:
+            for key in self.names(kind):
+                for upload in (name for name in self.names(f"{kind}/{key}") if name.count("~") == 3):
+                    committed = json.loads(self.read_text(f"{kind}/{key}/{MANIFEST}") or "{}").get(UPLOAD)
+                    if upload != committed and is_stale(upload):
+                        self.delete_tree(f"{kind}/{key}/{upload}")
+                        removed += 1
+        return removed

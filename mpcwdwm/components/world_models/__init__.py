@@ -1,0 +1,1 @@
+"""World models: differentiable models of the next observation."""

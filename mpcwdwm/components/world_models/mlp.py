@@ -1,0 +1,99 @@
+"""The MLP world model: an ensemble of regressions, deterministic or Gaussian (PETS, arXiv 1805.12114).
+
+The ablation of the diffusion model: it predicts the next observation in one pass. The noise of a
+transition chooses the member that makes it and the Gaussian sample, so `sample` is a deterministic
+function of (s, a), as every kind's. What the members disagree on is open to planners
+(`predict_members`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from mpcwdwm.components.component import Batch
+from mpcwdwm.components.world_models.world_model import WorldModel, WorldModelConfig
+from mpcwdwm.config import Flag, Int, setting
+
+__all__ = ["MlpConfig", "MlpModel"]
+
+# Of the log-variance in standardised units, PETS's initial ones: it cannot run away on noiseless data.
+LOG_VARIANCE_BOUNDS = (-10.0, 0.5)
+
+
+class MlpConfig(WorldModelConfig):
+    """Hyper-parameters of the MLP world model; the paper has none of this kind."""
+
+    kind: Literal["mlp"] = setting("mlp", "kind of world model", paper="diffusion")
+    ensemble: Int = setting(5, "networks of the ensemble", unit="networks", ge=1, le=100)
+    probabilistic: Flag = setting(True, "Gaussian with learnt variances; false: squared error, no noise")
+    member: Literal["drawn", "mean"] = setting(
+        "drawn", "who predicts a transition: one network, drawn by the noise, or the mean of all"
+    )
+
+
+class MlpModel(WorldModel):
+    """S stacked ensembles of E networks: the ensemble is a second stack dimension."""
+
+    config: MlpConfig
+
+    def __init__(
+        self,
+        config: MlpConfig,
+        obs_dim: int,
+        act_dim: int,
+        seeds: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ):
+        outputs = 2 * obs_dim if config.probabilistic else obs_dim
+        sizes = {"inputs": obs_dim + act_dim, "outputs": outputs}
+        super().__init__(config, obs_dim, act_dim, seeds, dtype, **sizes, ensemble=(config.ensemble,))
+
+    def loss(self, batch: Batch, noise: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared error, or the negative log-likelihood but for a constant; mean over the ensemble."""
+        output = self.net(self.condition(batch.obs, batch.action).unsqueeze(-3))  # (S, E, B, ·)
+        mean, log_variance = self.split(output)
+        error = (mean - self.target(batch.obs, batch.next_obs).unsqueeze(-3)).square()
+        if log_variance is not None:
+            error = 0.5 * (error * (-log_variance).exp() + log_variance)
+        return error.mean((-3, -2, -1)), {}
+
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the mean and, of a probabilistic model, the bounded log-variance; (S, E, B, obs_dim) each."""
+        if not self.config.probabilistic:
+            return output, None
+        mean, raw = output.chunk(2, -1)
+        low, high = LOG_VARIANCE_BOUNDS
+        return mean, low + softplus(high - softplus(high - raw) - low)  # bounds that never stop the gradient
+
+    # -------------------------------------------------------------------------------- sampling
+
+    @property
+    def noise_shape(self) -> tuple[int]:
+        """Shape of one transition's noise: what draws the network, then what draws from its Gaussian."""
+        return (1 + self.obs_dim,) if self.config.probabilistic else (1,)
+
+    def sample(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """Return s' (S, B, obs_dim) from noise (S, B, 1 + obs_dim), or (S, B, 1) if deterministic."""
+        mean, log_variance = self.split(self.sampling_net(self.condition(obs, action).unsqueeze(-3)))
+        x = self.reduced(mean, noise)
+        if log_variance is not None:
+            x = x + (0.5 * self.reduced(log_variance, noise)).exp() * noise[..., 1:]
+        return self.next_obs(obs, x)
+
+    def reduced(self, values: Tensor, noise: Tensor) -> Tensor:  # (S, E, B, n) → (S, B, n)
+        """Return the drawn network's values on every row, or the mean of all networks'."""
+        if self.config.member == "mean":
+            return values.mean(-3)
+        ensemble = self.config.ensemble
+        uniform = torch.special.ndtr(noise[..., :1])  # (S, B, 1)
+        drawn = (ensemble * uniform).long().clamp(max=ensemble - 1)
+        return values.gather(-3, drawn.expand(*drawn.shape[:-1], values.shape[-1]).unsqueeze(-3)).squeeze(-3)
+
+    def predict_members(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return every network's mean next observation, (S, E, B, obs_dim): their spread is their disagreement."""
+        mean, _ = self.split(self.sampling_net(self.condition(obs, action).unsqueeze(-3)))
+        members = [self.next_obs(obs, own) for own in mean.unbind(-3)]
+        return torch.stack(members, -3)

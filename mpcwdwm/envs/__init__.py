@@ -1,0 +1,1 @@
+"""Real environments, and what is known of the robots in them."""

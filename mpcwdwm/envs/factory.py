@@ -1,0 +1,158 @@
+"""Environments: made through Gymnasium, guarded where a silent difference would spoil a score.
+
+D4RL's Gym-MuJoCo -v2 tasks are evaluated in Gymnasium's -v4 environments, whose dynamics and rewards
+equal those of gym's -v2 when MuJoCo is older than 3.5. Any other Gymnasium id works too; where an
+action space is not [-1, 1] it is rescaled, because every policy here acts in [-1, 1].
+"""
+
+import importlib
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from mpcwdwm.errors import UserError, did_you_mean
+
+__all__ = ["Family", "check_env", "env_family", "env_spec", "make_env", "mujoco_version"]
+
+# From 3.5.0 on the contact margin of a pair is the sum of both geoms' margins, before it was the larger
+# one: Hopper and Ant then move differently from the environments the datasets were recorded in.
+FIRST_UNFIT_MUJOCO = (3, 5)
+MUJOCO_INSTALL = "pip uninstall -y mujoco mujoco-core mujoco-studio && pip install 'mujoco>=3.3.7,<3.5'"
+
+
+# ── Known robots ──────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known about a robot, whatever the version of its environment."""
+
+    termination: str  # name of a rule in mpcwdwm.envs.termination.RULES
+    reference: tuple[float, float]  # D4RL's (min, max) return
+    max_episode_steps: int
+
+
+FAMILIES = {
+    "HalfCheetah": Family("halfcheetah", (-280.178953, 12135.0), 1000),
+    "Hopper": Family("hopper", (-20.272305, 3234.3), 1000),
+    "Walker2d": Family("walker2d", (1.629008, 4592.3), 1000),
+    "Ant": Family("ant", (-325.6, 3879.7), 1000),
+}
+
+
+def env_family(env_id: str) -> Family | None:
+    """Return what is known about the robot of a Gymnasium id (``Hopper-v4``), None if nothing is."""
+    match = re.fullmatch(r"(\w+)-v\d+", env_id)
+    return FAMILIES.get(match[1]) if match else None
+
+
+# ── Guards ────────────────────────────────────────────────────────────────────
+
+
+def mujoco_version() -> str:
+    """Return the version of the MuJoCo library that steps the environments, such as "3.4.0"."""
+    import mujoco
+
+    return str(mujoco.mj_versionString())
+
+
+def env_spec(env_id: str) -> Any:
+    """Return Gymnasium's registration of an id; ``module:Id-v0`` imports the module first.
+
+    Raises:
+        UserError: the id is malformed or unknown, or names a -v2 or -v3 robot Gymnasium has given up.
+    """
+    module, _, name = env_id.rpartition(":")
+    old = re.fullmatch(r"(\w+)-v[0-3]", name)
+    if old and f"{old[1]}-v4" in gymnasium.registry:
+        raise UserError(f"environment '{env_id}' is no longer made by gymnasium: use '{old[1]}-v4'")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+    except ImportError as error:
+        raise UserError(f"environment '{env_id}': module '{module}' cannot be imported ({error})") from None
+    except gymnasium.error.Error:
+        hint = did_you_mean(name, gymnasium.registry)
+        raise UserError(
+            f"environment '{env_id}' is not known to gymnasium{hint};"
+            f" write 'module:{name}' if a package of yours registers it"
+        ) from None
+
+
+def _refuse_unfit_mujoco(spec: Any) -> None:
+    """Raise UserError if the environment is one of Gymnasium's MuJoCo robots and MuJoCo is too new."""
+    if not str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
+        return
+    version = mujoco_version()
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers >= FIRST_UNFIT_MUJOCO:
+        raise UserError(
+            f"mujoco {version} is too new for '{spec.id}': contacts differ from 3.5 on, so scores would not"
+            f" be comparable; install an older one: {MUJOCO_INSTALL}"
+        )
+
+
+def _refuse_unfit_spaces(env: Any, env_id: str) -> None:
+    """Raise UserError unless observation and action are vectors and the action is bounded."""
+    for what, space in (("observation", env.observation_space), ("action", env.action_space)):
+        if not isinstance(space, gymnasium.spaces.Box):
+            kind = type(space).__name__
+            raise UserError(f"environment '{env_id}': {what} space is {kind}, only Box (a vector of floats) works")
+        if len(space.shape) != 1:
+            raise UserError(f"environment '{env_id}': {what} has shape {space.shape}, only vectors work")
+    box = env.action_space
+    if not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
+        raise UserError(f"environment '{env_id}': the action space is unbounded, it cannot be scaled to [-1, 1]")
+
+
+# ── The factory ───────────────────────────────────────────────────────────────
+
+
+def make_env(env_id: str) -> Any:
+    """Return a ready Gymnasium environment with vector observations and actions in [-1, 1].
+
+    An action space with other bounds is rescaled (`gymnasium.wrappers.RescaleAction`), so a dataset
+    for it must hold actions divided by those bounds. Nothing is printed.
+
+    Raises:
+        UserError: unknown or retired id, unfit MuJoCo, spaces that are not vectors, or the
+            environment's own constructor failed.
+    """
+    spec = env_spec(env_id)
+    _refuse_unfit_mujoco(spec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gymnasium calls -v4 out of date; here it is the one wanted
+        try:
+            env = gymnasium.make(spec, disable_env_checker=True)
+        except Exception as error:  # a foreign constructor may raise anything
+            raise UserError(f"environment '{env_id}' cannot be made: {type(error).__name__}: {error}") from error
+    try:
+        _refuse_unfit_spaces(env, env_id)
+    except UserError:
+        env.close()
+        raise
+    low, high = env.action_space.low, env.action_space.high
+    if (low != -1).any() or (high != 1).any():
+        return gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+    return env
+
+
+def check_env(env_id: str, obs_dim: int, act_dim: int) -> None:
+    """Raise UserError unless the environment's observation and action have these dimensions."""
+    env = make_env(env_id)
+    env_obs_dim, env_act_dim = env.observation_space.shape[0], env.action_space.shape[0]
+    env.close()
+    for what, data_dim, env_dim in (
+        ("observations", obs_dim, env_obs_dim),
+        ("actions", act_dim, env_act_dim),
+    ):
+        if data_dim != env_dim:
+            raise UserError(
+                f"the dataset's {what} have {data_dim} dimensions, those of environment '{env_id}'"
+                f" have {env_dim}: give the environment the data were recorded in"
+            )

@@ -1,0 +1,98 @@
+"""Real environments, stepped in lockstep.
+
+All episodes of a batch take their first step together, then their second, and so on, so that the
+policy (or the planner) sees one batch per step. An episode that has ended keeps its row: the batch
+keeps its composition, and with it every number, whatever the lengths turn out to be.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpcwdwm.envs.factory import make_env
+from mpcwdwm.random import derive_seed
+
+__all__ = ["Rollout", "episode_seeds", "normalized_score", "rollout"]
+
+Act = Callable[[Tensor, Tensor], Tensor]
+"""(obs (N, obs_dim), alive (N,) bool) → action (N, act_dim)."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One finished episode."""
+
+    env_seed: int
+    return_: float  # undiscounted, in the environment's unit
+    length: int  # steps
+    ms_per_step: float  # time to act: wall milliseconds per step of the batch, over the batch's size
+
+
+def episode_seeds(env_seed: int, episodes: int, purpose: str = "evaluation") -> list[int]:
+    """Return the reset seed of each episode; the same for every method, so that comparisons are paired."""
+    return [derive_seed(env_seed, purpose, episode) % 2**31 for episode in range(episodes)]
+
+
+def normalized_score(return_: float, reference: tuple[float, float] | None) -> float | None:
+    """Return D4RL's 100 (R − min) / (max − min), or None without reference scores."""
+    if reference is None:
+        return None
+    low, high = reference
+    return 100 * (return_ - low) / (high - low)
+
+
+def rollout(
+    env_id: str,
+    act: Act,
+    env_seeds: Sequence[int],
+    *,
+    max_steps: int,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> list[Rollout]:
+    """Run one episode per seed and return them in order.
+
+    Args:
+        env_id: Gymnasium id.
+        act: the policy; it is asked for every row, ended episodes included, and their actions ignored.
+        env_seeds: one reset seed per episode, N in all.
+        max_steps: episodes are cut here at the latest.
+        device: where observations are put.
+        dtype: of the observations.
+        on_step: called with the number of steps done and which episodes are still running.
+    """
+    envs = [make_env(env_id) for _ in env_seeds]
+    try:
+        obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, env_seeds, strict=True)])
+        alive = np.ones(len(envs), dtype=bool)
+        returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=int)
+        seconds = 0.0
+        milliseconds = np.zeros(len(envs))
+        for step in range(max_steps):
+            running = torch.from_numpy(alive.copy())
+            started = time.perf_counter()
+            # the copy to the host waits for the device, so the clock sees the work
+            actions = act(torch.from_numpy(obs).to(device, dtype), running.to(device)).cpu().double().numpy()
+            seconds = time.perf_counter() - started
+            milliseconds[alive] += 1000 * seconds / len(envs)
+            for i in np.flatnonzero(alive):
+                obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+                returns[i] += float(reward)
+                lengths[i] += 1
+                alive[i] = not (terminated or truncated)
+            if on_step is not None:
+                on_step(step + 1, torch.from_numpy(alive.copy()))
+            if not alive.any():
+                break
+    finally:
+        for env in envs:
+            env.close()
+    return [
+        Rollout(int(seed), float(r), int(n), float(ms / n))
+        for seed, r, n, ms in zip(env_seeds, returns, lengths, milliseconds, strict=True)
+    ]

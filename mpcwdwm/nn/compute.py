@@ -1,0 +1,129 @@
+"""How the arithmetic is done: eagerly, compiled, or captured and replayed; never what is computed.
+
+All ways compute the same up to the rounding of float32 (`tests/mpcwdwm/training/test_captured.py` holds each against
+the eager one). Which of them made a result is written into its manifest.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+from mpcwdwm.config import Config, Flag, setting
+from mpcwdwm.errors import UserError
+
+__all__ = ["Captured", "ComputeConfig", "Path", "compiled", "matmul_precision", "path_of", "record"]
+
+Path = Literal["graph", "compile", "eager"]
+COMPILE_STEPS = 20_000  # a compilation takes 10 to 60 s, and where it pays saves 2 to 10 ms an update
+WARM_UP = 3  # calls before a capture: lazy initialisation and the allocator's first requests must lie behind
+
+
+class ComputeConfig(Config):
+    """How the work is run. Belongs to the machine, not to the method."""
+
+    capture: Literal["auto", "graph", "compile", "eager"] = setting(
+        "auto", "repeated work: a CUDA graph, torch.compile, or eager; auto chooses what measures best"
+    )
+    tf32: Flag = setting(False, "matrix products in TF32 on a GPU: faster, with 10 bits of mantissa")
+
+
+def path_of(
+    compute: ComputeConfig, device: str | torch.device, *, updates: int | None = None, compile_pays: bool = False
+) -> Path:
+    """Return how a training of so many updates is run on a device; a planner's steps, where None is given.
+
+    Planning is not compiled: on a processor that gained a tenth and took a minute (docs/benchmarks.md).
+
+    Args:
+        compute: what the user asks for.
+        device: where the work is done.
+        updates: of the whole training.
+        compile_pays: whether compiling made this component's updates faster on a processor.
+
+    Raises:
+        UserError: what was asked for is not there.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    if compute.capture == "graph" and not on_gpu:
+        raise UserError("capture: graph needs a GPU; on a processor use capture: auto, compile or eager")
+    if compute.capture == "compile" and not on_gpu and not compiler():
+        raise UserError("capture: compile needs a C++ compiler (g++, c++ or clang++), and none is found: use eager")
+    if compute.capture in ("graph", "eager") or (compute.capture == "compile" and updates is not None):
+        return compute.capture
+    if on_gpu:
+        return "graph"
+    return "compile" if compile_pays and (updates or 0) >= COMPILE_STEPS and compiler() else "eager"
+
+
+def record(compute: ComputeConfig, device: str | torch.device, path: Path) -> dict[str, Any]:
+    """Return what a manifest says of how a result was computed."""
+    return {"path": path, "tf32": compute.tf32 and torch.device(device).type == "cuda"}
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that torch.compile would find."""
+    return next((found for name in ("g++", "c++", "clang++") if (found := shutil.which(name))), None)
+
+
+@contextmanager
+def matmul_precision(compute: ComputeConfig) -> Iterator[None]:
+    """Use TF32 for matrix products on a GPU, or float32, whatever was set before."""
+    settings = torch.backends.cuda.matmul
+    before, settings.allow_tf32 = settings.allow_tf32, compute.tf32
+    try:
+        yield
+    finally:
+        settings.allow_tf32 = before
+
+
+def compiled(part: Any) -> Callable[..., Any]:
+    """Return a component's `advance`, compiled by torch.compile; the optimizer's step stays outside of it."""
+    import torch._inductor.config as inductor
+
+    inductor.compile_threads = torch.get_num_threads()  # as many as this process was given, no pool beside it
+    torch.compiler.reset()  # a process may train several parts; the compiler stops at so many versions of a function
+    part.descend = torch.compiler.disable(part.descend)
+    return torch.compile(part.advance, dynamic=False)
+
+
+class Captured:
+    """Work on tensors that stay where they are, recorded as one CUDA graph and replayed.
+
+    The first calls run eagerly on a stream of their own; they are ordinary work, not a rehearsal. On a
+    processor every call runs the work itself, which makes it the eager twin.
+
+    Args:
+        work: reads and writes only tensors that persist between calls, and never waits for the device.
+        device: where these tensors are.
+    """
+
+    def __init__(self, work: Callable[[], Any], device: str | torch.device) -> None:
+        self.work, self.device = work, torch.device(device)
+        self._calls, self._result = 0, None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream: Any = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    def __call__(self) -> Any:
+        """Do the work and return what it returned; the same tensors at every call, once captured."""
+        if self._stream is None:
+            return self.work()
+        if self._graph is None and self._calls >= WARM_UP:
+            self._capture()
+        if self._graph is not None:
+            self._graph.replay()
+            return self._result
+        self._calls += 1
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            result = self.work()
+        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        return result
+
+    def _capture(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):  # records, does not run
+            self._result = self.work()
+        self._graph = graph

@@ -1,0 +1,365 @@
+"""Judges: is what a planner would do better than what the pretrained policy does? Without the environment.
+
+Each judge scores the actions of a candidate along recorded stretches (`Windows`); higher is better, the scores
+of candidates can be compared within a judge and a member, and a candidate that acts as the pretrained policy scores
+0. They differ in what they trust: the critic, recorded rewards, the behaviour's own exploration, the world model,
+the data's support, or the data's best episodes. What all critics fitted to one dataset get wrong alike, a further
+critic cannot see.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mpcwdwm.planning.imagination import unroll
+from mpcwdwm.planning.parts import Parts, SharedCritic, SharedValue
+from mpcwdwm.planning.step_size.windows import Acting, Windows
+from mpcwdwm.random import generator
+
+__all__ = [
+    "IMAGINED_STEPS",
+    "JUDGES",
+    "NEEDS",
+    "Judge",
+    "critic",
+    "distance",
+    "fqe",
+    "fqe_disjoint",
+    "headroom",
+    "imagination",
+    "lstd_weights",
+    "monte_carlo",
+]
+
+Judge = Callable[[Parts, Windows, Tensor, Tensor], Tensor]
+"""(parts, windows, the pretrained policy's actions (N, L, act_dim), a candidate's) → scores (members,), float64."""
+
+# λ per row, for features of variance 1: a direction that the rows hardly show has no say. With 1e-2 the recorded
+# behaviour's value on Hopper's data is that of its returns to 3 %, from disjoint halves to 7 %; with 1e-3 and less,
+# values of other policies from disjoint halves came out up to seventeen times too large.
+FQE_RIDGE = 1e-2
+VALUE_RIDGE = 1e-3  # the same for the control variate, which has few features
+SMALLEST_STD = 0.01  # of the behaviour's exploration, in units of action: below it the data explore nothing
+BEST_SHARE = 0.1  # of the episodes, by discounted return: what the data show to be within reach
+LEEWAY = 1.0  # root mean square change of action granted to a policy that reaches nothing: half an action's range
+IMAGINED_STEPS = 200  # T: far beyond any plan's horizon; what makes a robot fall takes a hundred steps and more
+DOUBT = 1.0  # standard errors, over stretches, by which an imagined gain is taken to be smaller
+
+
+# -------------------------------------------------------------------------------------- the critic
+
+
+@torch.no_grad()
+def critic(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
+    """Mean of Q(s, a) − Q(s, π₀(s)), the smaller of the twins; in the critic's return.
+
+    The obvious judge, and the reference. It cannot see what the critic gets wrong, which is what a planner that
+    maximises the same critic exploits.
+    """
+    assert parts.critic is not None
+    obs = windows.by_member(windows.obs)
+    values = [parts.critic(obs, windows.by_member(a)).amin(1).double() for a in (candidate, base)]
+    return (values[0] - values[1]).mean(1)
+
+
+# ---------------------------------------------------------------------------- fitted Q evaluation
+
+
+def fqe(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
+    """Value of the adapted policy minus that of the pretrained one at recorded states, in the critic's return.
+
+    Each policy's Q is the fixed point of its own Bellman equation over the recorded transitions
+    (s, a, r, s′, a′ = what the policy does at s′), linear in the last hidden layer of the member's frozen critics, and
+    solved for at once (LSTD-Q with ridge; least squares, nothing is maximised over). So the rewards are recorded
+    ones, and the policy judged is the adapted one at every step, not only the first. It cannot see what the
+    features do not show, nor actions unlike all recorded ones. A critic that is not one of ours shows no features;
+    then they are all products of two of (1, s, a).
+    """
+    return _policy_value(parts, windows, candidate) - _policy_value(parts, windows, base)
+
+
+def fqe_disjoint(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
+    """`fqe` with weights and states from disjoint episodes, one half's weights at the other half's states.
+
+    A value that was fitted to the chance of some episodes does not repeat it on others. nan where a member's
+    stretches come from a single episode.
+    """
+    values = [_policy_value(parts, windows, actions, disjoint=True) for actions in (candidate, base)]
+    return values[0] - values[1]
+
+
+@torch.no_grad()
+def _policy_value(parts: Parts, windows: Windows, action: Tensor, *, disjoint: bool = False) -> Tensor:
+    """Return the mean over recorded states of Q^π(s, π(s)), π being what took these actions: (members,)."""
+    w = windows.per_member
+    own = _features(parts, windows, windows.by_member(windows.obs), windows.by_member(action))
+    at = own.unflatten(1, (w, -1)).mean(2)  # (S, W, F): values are linear in the features
+    if not disjoint:
+        every = torch.ones(windows.members, w, dtype=torch.bool, device=at.device)
+        return (at * _fitted(parts, windows, action, every).unsqueeze(1)).sum(-1).mean(1)
+    half = _halves(windows)
+    first, second = (_fitted(parts, windows, action, side).unsqueeze(1) for side in (~half, half))
+    return (at * torch.where(half.unsqueeze(-1), first, second)).sum(-1).mean(1)
+
+
+def _fitted(parts: Parts, windows: Windows, action: Tensor, stretches: Tensor) -> Tensor:
+    """Return the weights of Q^π, (S, F), π being what took these actions, from some of the stretches, (S, W)."""
+    shape = (windows.members, windows.per_member, windows.obs.shape[1])  # S, W, L
+    obs = windows.by_member(windows.obs)
+    recorded, own = (
+        _features(parts, windows, obs, windows.by_member(a)).view(*shape, -1) for a in (windows.action, action)
+    )
+    reward, mask = windows.reward.double().view(shape), windows.mask.double().view(shape)
+    # the last step of a stretch lacks the next action, and needs none where the episode ended
+    known = (torch.arange(shape[-1], device=mask.device) < shape[-1] - 1) | (mask == 0)
+    use, following = known & stretches.unsqueeze(-1), own.roll(-1, 2)
+    members = [
+        lstd_weights(recorded[m][used], following[m][used], reward[m][used], mask[m][used], parts.discount, FQE_RIDGE)
+        for m, used in enumerate(use)
+    ]
+    return torch.stack(members)
+
+
+def lstd_weights(
+    recorded: Tensor, following: Tensor, reward: Tensor, mask: Tensor, discount: float, ridge: float
+) -> Tensor:
+    """Return w of Q(s, a) = φ(s, a)ᵀw: (Φᵀ(Φ − γ mask Φ′)/R + λI)⁻¹ Φᵀr/R, the first feature, 1, without ridge.
+
+    Args:
+        recorded: Φ, φ(s, a) of R transitions, (R, F).
+        following: Φ′, φ(s′, π(s′)), (R, F).
+        reward: (R,).
+        mask: 0 where the episode ended, (R,).
+        discount: γ.
+        ridge: λ.
+
+    Returns:
+        (F,), float64; nan where the equation has no solution or there are no rows.
+    """
+    size = recorded.shape[1]
+    if not len(recorded):
+        return recorded.new_full((size,), torch.nan)
+    matrix = recorded.T @ (recorded - discount * mask.unsqueeze(1) * following) / len(recorded)
+    penalty = torch.full_like(matrix[0], ridge)
+    penalty[0] = 0
+    weights, failed = torch.linalg.solve_ex(matrix + penalty.diag(), recorded.T @ reward / len(recorded))
+    return torch.where(failed == 0, weights, torch.nan)
+
+
+def _features(parts: Parts, windows: Windows, obs: Tensor, action: Tensor) -> Tensor:
+    """Return φ(s, a), 1 first, the others standardised over the recorded steps: (S, R, F), float64.
+
+    Args:
+        parts: the critic, if it is one of ours.
+        windows: the recorded steps.
+        obs: (S, R, obs_dim).
+        action: (S, R, act_dim).
+    """
+    steps = (windows.by_member(windows.obs), windows.by_member(windows.action))
+    if isinstance(parts.critic, SharedCritic):
+        recorded, own = _hidden_layer(parts.critic, *steps), _hidden_layer(parts.critic, obs, action)
+    else:
+        recorded, own = _products(*steps, *steps), _products(*steps, obs, action)
+    mean, std = recorded.mean(1, keepdim=True), recorded.std(1, correction=0, keepdim=True)
+    # a unit that is dead over the recorded steps may not come alive with an arbitrary weight
+    scaled = torch.where(std > 1e-6 * (1 + mean.abs()), (own - mean) / std, 0.0)
+    return torch.cat([torch.ones_like(scaled[..., :1]), scaled], -1)
+
+
+def _hidden_layer(critic: SharedCritic, obs: Tensor, action: Tensor) -> Tensor:
+    """Return the inputs of the twins' last layers, side by side: (S, R, 2 · hidden), float64."""
+    inputs: list[Tensor] = []
+    handle = critic.part.net.head.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    try:
+        critic(obs, action)
+    finally:
+        handle.remove()
+    return inputs[0].double().transpose(1, 2).flatten(2)  # (S, 2, R, hidden) before
+
+
+def _products(recorded_obs: Tensor, recorded_action: Tensor, obs: Tensor, action: Tensor) -> Tensor:
+    """Return s, a and all products of two of them, standardised before over the recorded: (S, R, ·), float64."""
+    recorded, own = torch.cat([recorded_obs, recorded_action], -1).double(), torch.cat([obs, action], -1).double()
+    x = (own - recorded.mean(1, keepdim=True)) / recorded.std(1, correction=0, keepdim=True).clamp_min(1e-6)
+    i, j = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
+    return torch.cat([x, x[..., i] * x[..., j]], -1)
+
+
+def _halves(windows: Windows) -> Tensor:
+    """Return which stretches belong to the second half of their member's episodes, (S, W)."""
+    episodes = windows.episode.view(windows.members, -1)
+    half = [torch.unique(own, return_inverse=True)[1] % 2 == 1 for own in episodes]
+    return torch.stack(half)
+
+
+# ----------------------------------------------------------------------------- recorded exploration
+
+
+@torch.no_grad()
+def monte_carlo(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
+    """Mean of (G − V(s)) ⟨a − μ(s), Δa⟩ / σ², Δa being the candidate's change of the pretrained policy's action.
+
+    The policy gradient from the behaviour's own exploration: where a recorded action lay on Δa's side of the mean μ,
+    was the recorded return G above what is usual at s? To first order the gain in return of one step's change, in
+    the critic's unit. No critic and no model enters, but at the end of episodes that a time limit cut: what is
+    believed happened. It sees the first order at the behaviour's own actions only, not how far is too far, and
+    its noise is that of whole returns. μ is the behaviour-cloned mean, σ² the variance about it, V a ridge
+    regression of G on (1, s, s²) from the member's other episodes.
+    """
+    assert parts.behavior is not None
+    deviation, variance = _exploration(parts, windows)
+    change = windows.by_member(candidate - base).double()
+    advantage = windows.by_member(windows.returns) - _usual_return(windows)
+    return (advantage * (deviation * change / variance).sum(-1)).mean(1)
+
+
+@torch.no_grad()
+def distance(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
+    """Mean of log N(a; μ(s), σ²) − log N(π₀(s); μ(s), σ²): how much less the data support the action, in nats.
+
+    It looks at no reward: only whether the planner goes back to the data or away from them, where all that was
+    learnt is extrapolated. By itself it prefers whatever clones the data.
+    """
+    assert parts.behavior is not None
+    mean = parts.behavior(windows.by_member(windows.obs)).double()
+    _, variance = _exploration(parts, windows)
+    squares = [((windows.by_member(a).double() - mean).square() / variance).sum(-1) for a in (candidate, base)]
+    return -0.5 * (squares[0] - squares[1]).mean(1)
+
+
+def _exploration(parts: Parts, windows: Windows) -> tuple[Tensor, Tensor]:
+    """Return a − μ(s), (S, W · L, act_dim), and its variance in each action dimension, (S, 1, act_dim)."""
+    assert parts.behavior is not None
+    deviation = (windows.by_member(windows.action) - parts.behavior(windows.by_member(windows.obs))).double()
+    return deviation, deviation.square().mean(1, keepdim=True).clamp_min(SMALLEST_STD**2)
+
+
+def _usual_return(windows: Windows) -> Tensor:
+    """Return V(s) of every step, by ridge regression on the member's other half of episodes, (S, W · L)."""
+    obs, returns = windows.by_member(windows.obs).double(), windows.by_member(windows.returns)
+    steps = windows.obs.shape[1]
+    half = _halves(windows).repeat_interleave(steps, 1)
+    x = (obs - obs.mean(1, keepdim=True)) / obs.std(1, correction=0, keepdim=True).clamp_min(1e-6)
+    x = torch.cat([torch.ones_like(x[..., :1]), x, x.square()], -1)
+    usual = torch.zeros_like(returns)
+    for m in range(windows.members):
+        for side in (half[m], ~half[m]):
+            fitted = ~side if (~side).any() else side  # a single episode is its own
+            usual[m, side] = x[m, side] @ _ridge(x[m, fitted], returns[m, fitted])
+    return usual
+
+
+def _ridge(x: Tensor, y: Tensor) -> Tensor:
+    """Return w of y ≈ x w, the first feature without ridge."""
+    penalty = torch.full_like(x[0], VALUE_RIDGE * len(x))
+    penalty[0] = 0
+    return torch.linalg.solve(x.T @ x + penalty.diag(), x.T @ y)
+
+
+# ------------------------------------------------------------------------------ the best episodes
+
+
+@torch.no_grad()
+def headroom(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
+    """h x − x² / (2 LEEWAY): x the root mean square change of action, h how far the policy is from the data's best.
+
+    h = (G_best − V₀) / |G_best|, G_best the mean discounted return of the best tenth of the dataset's episodes, V₀
+    the pretrained policy's mean value at the starts of all, by fitted Q evaluation (`fqe`): the critic's own may be
+    far too low or too high. So the best change is h · LEEWAY, in units of action, and none where the policy is as
+    good as the best. It looks at neither the direction nor the reward of the change, only at what there is to win, and
+    with a discount it sees no more than the first of an episode's steps.
+    """
+    every = torch.ones(windows.members, windows.per_member, dtype=torch.bool, device=base.device)
+    weights = _fitted(parts, windows, base, every)
+    starts = parts.policy(parts.policy.initial(1), windows.start_obs)
+    at = _features(parts, windows, windows.start_obs, starts).mean(1)
+    own = (at * weights).sum(-1)
+    best = max(1, round(BEST_SHARE * windows.start_returns.shape[1]))
+    reached = windows.start_returns.topk(best, 1).values.mean(1)
+    room = (reached - own) / reached.abs().clamp_min(torch.finfo(reached.dtype).tiny)
+    change = windows.by_member(candidate - base).double().square().mean((1, 2)).sqrt()
+    return room * change - change.square() / (2 * LEEWAY)
+
+
+# ------------------------------------------------------------------------------------ imagination
+
+
+def imagination(
+    parts: Parts, windows: Windows, planner: Acting, seeds: Sequence[int], *, steps: int = IMAGINED_STEPS
+) -> Tensor:
+    """Discounted reward of T steps of imagination with the planner acting, minus with the pretrained policy.
+
+    In the critic's unit, from the first observation of every stretch; who falls earns nothing any more. Behind the
+    last step stands the pretrained policy's own value, where the parts have it (`critic_from: value`), else nothing:
+    a critic would repeat what the planner climbed. The mean over stretches, less one standard error: little evidence
+    is no reason to adapt. It judges at the states that adaptation itself leads to, which no recorded state shows, and
+    over more steps than a plan has. What the world model gets wrong at these states it cannot see.
+
+    Args:
+        parts: world model, reward, termination.
+        windows: where to start.
+        planner: over as many rows as the windows.
+        seeds: one per member; every planner meets the same noise.
+        steps: T.
+    """
+    psi0 = parts.policy.initial(1)
+    w = windows.per_member
+
+    def pretrained(obs: Tensor) -> Tensor:
+        return parts.policy(psi0, obs.view(windows.members, w, -1)).flatten(0, 1)
+
+    def adapted(obs: Tensor) -> Tensor:
+        with torch.enable_grad():  # a planner may follow a gradient
+            return planner.act(obs)[0].detach().clone()
+
+    planner.reset()
+    noise = _imagination_noise(parts, windows, seeds, steps)
+    gain = _imagined_return(parts, windows, adapted, noise) - _imagined_return(parts, windows, pretrained, noise)
+    stderr = gain.std(1, correction=0) / max(1, w - 1) ** 0.5
+    return gain.mean(1) - DOUBT * stderr
+
+
+def _imagination_noise(parts: Parts, windows: Windows, seeds: Sequence[int], steps: int) -> Tensor:
+    """Return (N, T, 1, *noise_shape), a member's rows from its own seed."""
+    assert parts.world_model is not None
+    size = (windows.per_member, steps, 1, *parts.world_model.noise_shape)
+    drawn = [torch.randn(size, generator=generator(seed, "judge/imagination"), dtype=torch.float64) for seed in seeds]
+    return torch.cat(drawn).to(windows.obs)
+
+
+@torch.no_grad()
+def _imagined_return(parts: Parts, windows: Windows, act: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
+    """Return Σ_j γ^j r_j, terms behind a termination dropped, of every stretch: (members, W)."""
+    assert parts.reward is not None
+    imagined = unroll(parts, windows.obs[:, 0], noise, lambda _, obs: act(obs.squeeze(1)).unsqueeze(1))
+    total = torch.zeros(len(noise), 1, dtype=torch.float64, device=noise.device)
+    for j in range(noise.shape[1]):
+        reward = parts.reward(imagined.obs[j], imagined.action[j])
+        # what is imagined behind a termination need not be finite
+        total += parts.discount**j * torch.where(imagined.alive[j] > 0, reward, 0.0)
+    if isinstance(parts.critic, SharedValue):
+        beyond = parts.critic(imagined.obs[-1], imagined.action[-1]).mean(1)
+        total += parts.discount ** noise.shape[1] * torch.where(imagined.alive[-1] > 0, beyond, 0.0)
+    return total.view(windows.members, -1)
+
+
+JUDGES: dict[str, Judge] = {
+    "critic": critic,
+    "fqe": fqe,
+    "fqe_disjoint": fqe_disjoint,
+    "monte_carlo": monte_carlo,
+    "distance": distance,
+    "headroom": headroom,
+}
+"""The judges of actions; `imagination` judges the planner itself."""
+NEEDS: dict[str, tuple[str, ...]] = {
+    "critic": ("critic",),
+    "fqe": (),
+    "fqe_disjoint": (),
+    "monte_carlo": ("behavior",),
+    "distance": ("behavior",),
+    "headroom": (),
+    "imagination": ("world_model", "reward"),
+}
+"""Judge → the fields of `Parts` it cannot do without, beside the dataset."""

@@ -1,0 +1,159 @@
+"""The step size of adaptive MPC: given, measured in units of the action, or chosen by a judge.
+
+A raw α means something else on every task: it multiplies a gradient whose size depends on the rewards, the critic
+and the network. Measured in units of the action it says how far one real step's adaptation moves the action, in the
+median over held-out states of the dataset; that carries over from task to task. But gradients have long tails: where
+the median moves by a hundredth, states before a fall move by a multiple of it. In units of the state every real state
+has an α of its own, with which the action moves by the same distance everywhere.
+
+The judge may choose the reset, too, among the same sizes: a ψ that is carried over drifts, so that there the smaller
+ones matter.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.func import jvp
+
+from mpcwdwm.config import Config, Int, Real, setting
+from mpcwdwm.errors import UserError
+from mpcwdwm.planning.parts import Params, Policy
+from mpcwdwm.planning.step_size.choice import Judgement, judge_candidates
+from mpcwdwm.random import generator
+
+if TYPE_CHECKING:
+    from mpcwdwm.planning.mpc import AdaptiveMpc
+
+__all__ = ["StepSizeConfig", "action_unit", "alpha_at_state", "sizes", "step_sizes"]
+
+PROBED_ROWS = 64  # held-out states on which the change of the action is measured
+PROBED_ROLLOUTS = 16  # at most: the size of a mean gradient hardly depends on more, the memory does
+PROBE = 0.01  # change of the action aimed at: small enough to be proportional to α, far above rounding
+FIRST_ALPHA = 1e-5  # tried first
+PROBES = 8  # at most; each may correct α by a factor of
+LARGEST_CORRECTION = 1e3
+BOTH_RESETS = ("step", "episode")  # of equal scores the one whose ψ cannot drift
+
+
+class StepSizeConfig(Config):
+    """How α is found."""
+
+    step_size: Annotated[Real, Ge(0)] | Literal["auto"] = setting(
+        1e-5, "α, step of the gradient ascent, 0 or more; auto: chosen by `judge`", paper="1e-3 (v1), 5e-7 to 5e-4 (v2)"
+    )
+    step_unit: Literal["raw", "action", "state"] = setting(
+        "raw",
+        "raw: α itself; action: how far a real step's adaptation moves the action, in the median over held-out states; "
+        "state: how far each update moves it at every real state, to first order: α follows the gradient's size there",
+        paper="raw",
+    )
+
+    judge: Literal["critic", "fqe", "fqe_disjoint", "monte_carlo", "imagination", "distance", "headroom"] = setting(
+        "imagination",
+        "of step_size: auto: who chooses; imagination rolls the planner itself through the world model, far beyond its "
+        "horizon; what the others say is recorded, too",
+        paper="none",
+    )
+    smallest: Real = setting(0.01, "of step_size: auto: the smallest step size tried beside 0", unit="action", gt=0)
+    largest: Real = setting(0.3, "of step_size: auto: the largest", unit="action", gt=0)
+    candidates: Int = setting(4, "of step_size: auto: how many, in equal ratios", ge=2, le=100)
+    candidate_resets: Literal["given", "both"] = setting(
+        "given",
+        "of step_size: auto: given: all with the reset as given; both: each with either, and it is chosen, too",
+        paper="none",
+    )
+
+    @property
+    def judges_need(self) -> tuple[str, ...]:
+        """The components that only judge."""
+        return ("bc",) if self.step_size == "auto" else ()
+
+
+def step_sizes(planner: "AdaptiveMpc") -> tuple[float | Tensor, Judgement | None]:
+    """Return α, one or one per row (N,), and the judgement that led to it, if any did.
+
+    Raises:
+        UserError: it has to be measured, and there is no dataset or nothing held out.
+    """
+    config = planner.config
+    if config.step_unit != "action" and config.step_size != "auto":
+        return float(config.step_size), None
+    own_unit = config.step_unit == "state"  # then sizes need no conversion
+    unit = torch.ones(len(planner.seeds), dtype=planner.dtype) if own_unit else action_unit(planner)  # (S,)
+    unit = unit.to(planner.parts.device)
+    if config.step_size != "auto":
+        return (unit * config.step_size).repeat_interleave(planner.episodes), None
+
+    def stepping(size: float, rows: int, reset: str = config.reset) -> "AdaptiveMpc":
+        twin = planner.twin(rows, step_size=0.0, step_unit="state" if own_unit else "raw", reset=reset)
+        twin.alpha = (unit * size).repeat_interleave(rows)
+        return twin
+
+    resets = BOTH_RESETS if config.candidate_resets == "both" else (config.reset,)
+    judgement = judge_candidates(
+        planner.parts, sizes(config), stepping, judge=config.judge, seeds=planner.seeds, resets=resets
+    )
+    return (unit * unit.new_tensor(judgement.chosen)).repeat_interleave(planner.episodes), judgement
+
+
+def alpha_at_state(policy: Policy, psi: Params, gradient: Params, obs: Tensor, size: float | Tensor) -> Tensor:
+    """Return the α of every row with which ψ + α ∇Ĵ moves its action at `obs` by `size`, to first order: (N,).
+
+    The slope of the action along the gradient is exact (forward-mode differentiation). 0 where the gradient does
+    not move the action.
+
+    Args:
+        policy: π.
+        psi: ψ, one set per row.
+        gradient: ∇Ĵ, alike.
+        obs: the real observation, (N, obs_dim).
+        size: one, or one per row (N,), in units of the action.
+    """
+    with torch.no_grad():
+        along = jvp(lambda moved: policy(moved, obs.unsqueeze(1)), (psi,), (gradient,))
+        slope: Tensor = along[1]  # (N, 1, act_dim)
+        change = slope.flatten(1).norm(dim=1)
+        return torch.where(change > 0, size / change, 0.0)
+
+
+def sizes(config: StepSizeConfig) -> list[float]:
+    """Return the step sizes among which `auto` chooses, in units of the action: 0, and a geometric row.
+
+    To two digits, so that the same numbers can be written in a YAML.
+    """
+    ratio = (config.largest / config.smallest) ** (1 / (config.candidates - 1))
+    return [0.0, *(float(f"{config.smallest * ratio**i:.2g}") for i in range(config.candidates))]
+
+
+def action_unit(planner: "AdaptiveMpc") -> Tensor:
+    """Return the α at which one real step's adaptation moves the action by 1, extrapolated from small steps.
+
+    In the median over held-out states, starting from the pretrained policy: one for every member, (S,). 0 where the
+    action does not move whatever α is.
+    """
+    dataset = planner.parts.dataset
+    if dataset is None or not dataset.heldout.any():
+        raise UserError("step_unit: action is measured on held-out episodes: set parts.dataset to one that has some")
+    rows = torch.from_numpy(dataset.heldout.nonzero()[0])
+    picked = [
+        rows[torch.randint(len(rows), (PROBED_ROWS,), generator=generator(seed, "step_size"))] for seed in planner.seeds
+    ]
+    obs = torch.from_numpy(dataset.obs)[torch.cat(picked)].to(planner.parts.device, planner.dtype)
+    rollouts = min(planner.config.rollouts, PROBED_ROLLOUTS)
+    twin = planner.twin(PROBED_ROWS, step_size=0.0, step_unit="raw", reset="step", trust_region=None, rollouts=rollouts)
+    alpha = obs.new_full((len(planner.seeds),), FIRST_ALPHA)
+    change = torch.zeros_like(alpha)
+    for probe in range(PROBES):
+        twin.alpha = alpha.repeat_interleave(PROBED_ROWS)
+        twin.reset()
+        action = twin.act(obs)[0]
+        moved = (action - twin.pretrained_action()).norm(dim=-1)
+        change = moved.unflatten(0, (-1, PROBED_ROWS)).median(1).values  # (S,)
+        near = (change > PROBE / 2) & (change < PROBE * 2)
+        if near.all() or probe == PROBES - 1:
+            break
+        correction = (PROBE / change).clamp(1 / LARGEST_CORRECTION, LARGEST_CORRECTION)
+        alpha = torch.where(near, alpha, alpha * correction)
+    return torch.where(change > 0, alpha / change, 0.0)

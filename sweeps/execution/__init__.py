@@ -1,0 +1,1 @@
+"""Doing it: the driver, its trials and its progress."""

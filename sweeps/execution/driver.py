@@ -1,0 +1,359 @@
+"""The driver: carries out a plan until nothing is missing, and records it.
+
+A run is a new plan minus what is published, so the same command starts a sweep, continues one that
+was killed, and finds a finished one done. Components go to the actors of `cluster.ray.pool.Pool`, cells
+to `sweeps.execution.trials.Evaluation`, each once all its parts are published, while other tasks still pretrain.
+This process computes nothing: it schedules, draws progress, and is the only one that writes to
+MLflow, by a thread beside the work.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cluster import packs
+from cluster.store.files import Store, open_store
+from cluster.units import Pack
+from mpcwdwm.errors import UserError
+from sweeps.execution.interrupt import Background, catch_signals, interruptible
+from sweeps.execution.meter import Meter, kind_of
+from sweeps.execution.progress import ProgressLines, relative_work
+from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
+from sweeps.records.fields import Unit, plan_record
+from sweeps.records.recorder import Recorder, shelf_folder
+from sweeps.records.tracker import Tracker
+from sweeps.spec.spec import Spec
+
+if TYPE_CHECKING:  # Ray takes seconds to import, and a run that finds everything done needs none
+    from cluster.ray.pool import Finished, Pool
+    from cluster.work import Compute
+    from sweeps.execution.trials import Evaluation
+
+__all__ = ["Failure", "Outcome", "run"]
+
+TICK = 0.2  # seconds between two rounds of the driver: short against any pack, idle in between
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a unit has no result, and where the traceback is."""
+
+    error: str
+    log: str
+
+
+@dataclass
+class Outcome:
+    """What a run did."""
+
+    trained: int = 0  # units published by this run
+    evaluated: int = 0
+    failed: dict[str, Failure] = field(default_factory=dict)  # key → why
+
+
+def run(
+    spec: Spec, *, verbose: bool = False, lines: ProgressLines | None = None, compute: "Compute | None" = None
+) -> Outcome:
+    """Compute and record whatever of a sweep is missing.
+
+    Units that fail after their retries do not stop the others; they are in the outcome and are tried
+    again by the next run.
+
+    Args:
+        spec: the sweep.
+        verbose: show what Ray's workers print.
+        lines: where progress is drawn; by default stderr.
+        compute: what computes a pack, `cluster.work.compute_pack` by default.
+
+    Raises:
+        UserError: the plan is impossible, or Ray or MLflow cannot be reached; nothing was computed.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after the workers were stopped.
+    """
+    store = open_store(spec.storage)
+    plan = build_plan(spec, store)
+    with interruptible(), lines or ProgressLines() as lines:
+        for notice in plan.notices:
+            lines.note(f"note: {notice}")
+        tracker = Tracker(spec.tracking_uri, spec.name)
+        driver = Driver(spec, store, tracker, lines, verbose=verbose, compute=compute)
+        return driver.carry_out(plan)
+
+
+class Driver:
+    """One run of a sweep."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        store: Store,
+        tracker: Tracker,
+        lines: ProgressLines,
+        *,
+        verbose: bool,
+        compute: "Compute | None",
+    ) -> None:
+        self.spec, self.store, self.tracker, self.lines = spec, store, tracker, lines
+        self.verbose, self.compute = verbose, compute
+        self.outcome = Outcome()
+        self.meter, self.recorder = Meter(lines), Recorder(tracker, store)
+        self._pool: Pool | None = None
+        self._evaluation: Evaluation | None = None
+        self._recorded = False  # whether MLflow has our parent run
+        self._waiting: list[Pack] = []  # packs whose parts are not all published
+        self._open: set[str] = set()  # ids of the packs that have not ended
+
+    def carry_out(self, plan: Plan) -> Outcome:
+        """Compute and record what is missing, choices that follow from results included."""
+        status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
+        try:
+            self._take(plan)
+            if self._is_complete():
+                self._record_plan()
+            else:
+                in_background = Background(self._record_plan)
+                self._start_ray()
+                in_background.join()
+            self.tracker.sync(self._published())
+            while not self._is_complete():
+                self._work_off()
+                self._complain(self.recorder.drain())
+                if self.plan.awaiting_choice:
+                    self._take(build_plan(self.spec, self.store))
+                    self._record_plan()
+                # What MLflow missed, and what a second driver beside this one has recorded too.
+                self.tracker.sync(self._published())
+            status = "FAILED" if self.outcome.failed else "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self._close()
+            self._close_record(status)
+        return self.outcome
+
+    # The plan
+
+    def _take(self, plan: Plan) -> None:
+        """Take a plan, and what is published of it."""
+        self.plan = plan
+        units: list[Unit] = [*plan.components, *plan.cells]
+        self.units = {unit.key: unit for unit in units}
+        self._look_up()
+        for kind, planned in (("component", len(plan.components)), ("cell", len(plan.cells))):
+            self.meter.plan(kind, planned, len(self.done[kind]))
+
+    def _look_up(self) -> None:
+        """Take note of what is published."""
+        shelves = packs.SHELF.items()
+        self.done = {kind: set(self.store.keys(shelf)).intersection(self.units) for kind, shelf in shelves}
+
+    def _is_complete(self) -> bool:
+        settled = self.done["component"] | self.done["cell"] | set(self.outcome.failed)
+        return settled.issuperset(self.units)
+
+    def _published(self) -> Iterator[tuple[Unit, Path]]:
+        """Yield the units of the plan that are published, with their folders."""
+        for key, unit in self.units.items():
+            if key in self.done[kind_of(unit)]:
+                yield unit, shelf_folder(self.store, unit)
+
+    # Records: MLflow is written by one thread at a time, once the store exists
+
+    def _record_plan(self) -> None:
+        text = self.spec.to_yaml()
+        self.tracker.start(plan_record(self.spec.name, self.plan.components, self.plan.cells, {}), text)
+        self._recorded = True
+        self.store.save_sweep_file(self.spec.name, "spec.yaml", text)
+
+    def _complain(self, complaint: str | None) -> None:
+        """Say why MLflow cannot be reached: the work goes on, and the log is made up for at the end."""
+        if complaint is not None:
+            self.lines.note(f"{complaint}; going on, the records follow at the end")
+
+    def _close_record(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Note in MLflow how the run ended; what keeps it from that has been, or will be, reported."""
+        if not self.recorder.close() or not self._recorded:
+            return
+        failed = {key: failure.error for key, failure in self.outcome.failed.items()}
+        try:
+            self.tracker.finish(status, failed)
+        except UserError as error:
+            self.lines.note(str(error))
+
+    # Work
+
+    def _start_ray(self) -> None:
+        # Without this a thread that still waits for Tune would start another Ray after the end.
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+        from cluster.ray import start as ray_cluster
+        from cluster.ray.pool import Pool
+        from sweeps.execution.trials import Evaluation
+
+        wants = self.spec.resources
+        ray_cluster.start(wants.address, quiet=not self.verbose)
+        catch_signals()  # Ray has put its own handler in place of ours
+        actor, trial = ((share.cpus, share.gpus or 0.0) for share in (wants.actor, wants.trial))
+        self._slots = tuple(min(wants.concurrency or 10**6, ray_cluster.capacity(*each)) for each in (actor, trial))
+        self._pool = Pool(
+            self.store.location,
+            slots=self._slots[0],
+            cpus=actor[0],
+            gpus=actor[1],
+            retries=wants.retries,
+            compute=self.compute,
+        )
+        self._evaluation = Evaluation(
+            self.store, cpus=trial[0], gpus=trial[1], retries=wants.retries, compute=self.compute
+        )
+        packs.sweep_up(self.store)
+
+    def _work_off(self) -> None:
+        """Run what the plan lacks until everything is published or has failed."""
+        assert self._pool is not None
+        assert self._evaluation is not None
+        pool, evaluation = self._pool, self._evaluation
+        evaluation.rest()  # after a choice: idle trials would keep their processors from training
+        training, cells = self._missing_packs()
+        self._look_up()  # what others have published since the plan was made is in no pack
+        self.meter.expect("component", training)
+        self.meter.expect("cell", cells)
+        self._open = {pack.id for pack in [*training, *cells]}
+        self._waiting = [*(pack for pack in training if _parts(pack)), *cells]
+        for pack in training:
+            if not _parts(pack):
+                pool.submit(pack)
+        while self._open:
+            ended = [*pool.poll(timeout=0.0), *evaluation.poll()]
+            for end in ended:
+                self._settle(end)
+            self._release_ready()
+            self._share_out()
+            self._complain(self.recorder.complaint())
+            if ended or self.meter.due():
+                self._draw()
+            if not ended:
+                time.sleep(TICK)
+        self._draw()
+
+    def _missing_packs(self) -> tuple[list[Pack], list[Pack]]:
+        """Return what to train and what to evaluate: packs that were begun as they were, the rest anew.
+
+        Task by task, so that the first can be evaluated early; within a task the longest first, so
+        that no slot is idle at the end.
+        """
+        wanted = set(self.units) - set(self.outcome.failed)
+        planned = [*component_packs(self.plan), *cell_packs(self.plan)]
+        chosen = packs.plan_packs(self.store, planned, wanted)
+        tasks = [task.name for task in self.spec.tasks]
+        training = [pack for pack in chosen if pack.kind == "component"]
+        training.sort(key=lambda pack: (tasks.index(pack.units[0].task.name), -relative_work(pack)))
+        return training, [pack for pack in chosen if pack.kind == "cell"]
+
+    def _settle(self, end: "Finished") -> None:
+        """Take note of a pack that has ended: record what it published, and what failed."""
+        for unit in end.pack.units:
+            if unit.key not in self.units:
+                continue  # of a pack begun by another sweep, which records it
+            kind = kind_of(unit)
+            if self.store.has(packs.SHELF[kind], unit.key):
+                self.done[kind].add(unit.key)
+                if kind == "component":
+                    self.outcome.trained += 1
+                else:
+                    self.outcome.evaluated += 1
+                self.recorder.add(unit)
+            else:
+                self._fail(unit, Failure(end.error or "it ended without a result", end.log))
+        self.meter.advance(end.pack)
+        self._open.discard(end.pack.id)
+
+    def _fail(self, unit: Unit, failure: Failure) -> None:
+        self.outcome.failed[unit.key] = failure
+        self.lines.note(f"failed: {unit.key}: {failure.error} (log: {failure.log})")
+
+    def _release_ready(self) -> None:
+        """Submit the packs for whose parts nothing is left to wait; units whose parts have failed fail too."""
+        assert self._pool is not None
+        assert self._evaluation is not None
+        training = set(self.units) - self.done["component"] - set(self.outcome.failed)
+        ready = [pack for pack in self._waiting if training.isdisjoint(_parts(pack))]
+        for pack in ready:
+            self._waiting.remove(pack)
+            runnable = tuple(unit for unit in pack.units if self._has_parts(unit))
+            self._open.discard(pack.id)
+            if runnable:
+                left = Pack(runnable, pack.compute)  # type: ignore[arg-type]
+                self._open.add(left.id)
+                self.meter.know(left)
+                (self._pool if left.kind == "component" else self._evaluation).submit(left)
+
+    def _has_parts(self, unit: Any) -> bool:
+        """Return whether a unit can be computed; it fails with a failed part of its own."""
+        for name, key in unit.parts.items():
+            if key in self.outcome.failed:
+                failure = self.outcome.failed[key]
+                inherited = Failure(f"component {name} failed: {failure.error}", failure.log)
+                self.store.record_failure(unit.key, inherited.error, inherited.log)
+                self._fail(unit, inherited)
+                return False
+            if key not in self.units and not self.store.has("components", key):
+                return False  # the pack was begun for more seeds than are planned now: nobody trains its part
+        return True
+
+    def _share_out(self) -> None:
+        """Divide the slots between training and evaluation.
+
+        Training has them all while it can use them, because the cells of its tasks wait for it. Cells
+        of tasks that are completely trained get half; others get what training leaves free.
+        """
+        assert self._pool is not None
+        assert self._evaluation is not None
+        train, trial = self._slots
+        free = max(0.0, 1 - self._pool.pending / train)
+        if self._evaluation.waiting + self._evaluation.running == 0:
+            self._pool.resize(train)
+            if free == 0.0:
+                self._evaluation.rest()
+            return
+        if train > 1 and trial > 1 and self._has_trained_task():
+            free = max(free, 0.5)
+        self._evaluation.allow(int(free * trial))
+        if free * trial < 1:
+            self._evaluation.rest()  # its actors, idle by now, would keep processors that training may have
+        self._pool.resize(train - int(free * train))
+
+    def _has_trained_task(self) -> bool:
+        """Return whether cells are left of a task of which nothing is left to train."""
+        settled = self.done["component"] | set(self.outcome.failed)
+        training = {unit.task.name for unit in self.plan.components if unit.key not in settled}
+        return any(unit.key not in self.done["cell"] and unit.task.name not in training for unit in self.plan.cells)
+
+    def _draw(self) -> None:
+        """Bring both lines up to date."""
+        assert self._pool is not None
+        assert self._evaluation is not None
+        failed = Counter(kind_of(self.units[key]) for key in self.outcome.failed)
+        under_way = {"component": self._pool.progress(), "cell": self._evaluation.progress()}
+        notes = {**self._pool.notes(), **self._evaluation.notes()}
+        self.meter.draw(self.done, failed, under_way, notes.values())
+
+    # The end
+
+    def _close(self) -> None:
+        """Stop the workers; what they have checkpointed is continued by the next run."""
+        if self._evaluation is not None:
+            self._evaluation.close()
+        if self._pool is not None:
+            from cluster.ray import start as ray_cluster
+
+            self._pool.close()
+            ray_cluster.stop()
+
+
+def _parts(pack: Pack) -> set[str]:
+    """Return the keys of the components that a pack is built on."""
+    return {key for unit in pack.units for key in unit.parts.values()}

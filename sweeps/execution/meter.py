@@ -1,0 +1,86 @@
+"""How far a run is: the work of each phase, settled and under way, drawn as one line a phase."""
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+
+from cluster.units import CellUnit, ComponentUnit, Pack
+from sweeps.execution.progress import Phase, ProgressLines, relative_work
+
+__all__ = ["Meter", "kind_of"]
+
+DRAW_EVERY = 1.0  # seconds between two questions for the actors' progress
+
+
+def kind_of(unit: ComponentUnit | CellUnit) -> str:
+    """Return "component" or "cell"."""
+    return "cell" if isinstance(unit, CellUnit) else "component"
+
+
+class Meter:
+    """Counts units and work, and draws them.
+
+    Args:
+        lines: where to draw.
+    """
+
+    def __init__(self, lines: ProgressLines) -> None:
+        self.lines = lines
+        self.phases = {"component": Phase("pretrain"), "cell": Phase("evaluate")}
+        self._weights: dict[str, float] = {}  # pack id → its relative work
+        self._settled = dict.fromkeys(self.phases, 0.0)
+        self._told: set[str] = set()  # messages shown once
+        self._drawn = 0.0
+
+    def plan(self, kind: str, total: int, done: int) -> None:
+        """Note how many units of a kind there are and how many are published; more than before reopens a line."""
+        phase = self.phases[kind]
+        if 0 < phase.total < total:
+            self.lines.reopen(phase)
+        phase.total, phase.done = total, done
+
+    def expect(self, kind: str, packs: Iterable[Pack]) -> None:
+        """Note the work of a phase."""
+        weights = {pack.id: relative_work(pack) for pack in packs}
+        self._weights |= weights
+        self._settled[kind] = 0.0
+        self.phases[kind].work = sum(weights.values())
+
+    def know(self, pack: Pack) -> None:
+        """Note the work of a pack that takes another's place."""
+        self._weights[pack.id] = relative_work(pack)
+
+    def advance(self, pack: Pack) -> None:
+        """Count a pack as done."""
+        self.phases[pack.kind].begin(time.monotonic())
+        self._settled[pack.kind] += relative_work(pack)
+
+    def due(self) -> bool:
+        """Return whether it is time to draw again."""
+        return time.monotonic() - self._drawn >= DRAW_EVERY
+
+    def draw(
+        self,
+        done: Mapping[str, Collection[str]],
+        failed: Mapping[str, int],
+        under_way: Mapping[str, Mapping[str, float]],
+        notes: Iterable[str],
+    ) -> None:
+        """Bring both lines up to date.
+
+        Args:
+            done: kind → keys of the units that are published.
+            failed: kind → how many units have failed.
+            under_way: kind → pack id → the fraction of it that is done.
+            notes: for the user, each shown once.
+        """
+        self._drawn = time.monotonic()
+        for message in set(notes) - self._told:
+            self._told.add(message)
+            self.lines.note(message)
+        for kind, phase in self.phases.items():
+            if under_way[kind]:
+                phase.begin(self._drawn)
+            phase.done, phase.failed = len(done[kind]), failed[kind]
+            partly = sum(fraction * self._weights.get(pack_id, 0.0) for pack_id, fraction in under_way[kind].items())
+            phase.worked = self._settled[kind] + partly
+            self.lines.show(phase)

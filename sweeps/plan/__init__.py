@@ -1,0 +1,1 @@
+"""What has to be done: the units of a sweep, and their keys."""

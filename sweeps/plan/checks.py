@@ -1,0 +1,128 @@
+"""What can only be checked with the datasets and the simulator at hand, before anything starts.
+
+`check` finds and validates every dataset, compares its dimensions with its environment's and sees
+that each part has rows to learn from. What it learns of a file is remembered by the file's hash, so
+that planning a sweep again does not read gigabytes again.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.units import TaskRef
+from mpcwdwm.components.registry import COMPONENT_CLASSES
+from mpcwdwm.data import Task, dataset_path, read_dataset, sha256_of
+from mpcwdwm.data.fingerprint import cache_folder, write_json
+from mpcwdwm.envs.factory import check_env, mujoco_version
+from mpcwdwm.errors import UserError
+from mpcwdwm.training.buffer import usable_rows
+from sweeps.plan.keys import code_hash
+from sweeps.spec.document import Key
+
+if TYPE_CHECKING:
+    from sweeps.spec.spec import Spec
+
+__all__ = ["Checked", "DatasetFacts", "Learner", "check"]
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What planning needs to know of a dataset."""
+
+    obs_dim: int
+    act_dim: int
+    rows: int
+    mean_length: float  # of its episodes [steps]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The tasks of a sweep as workers need them, and what the user should know about them."""
+
+    tasks: dict[str, TaskRef]
+    facts: dict[str, DatasetFacts]
+    notices: list[str]  # one line each; nothing here stops a sweep
+
+
+Learner = tuple[str, bool]
+"""A component, and whether it learns from all episodes or holds some back."""
+
+
+def check(spec: "Spec", learners: dict[str, set[Learner]]) -> Checked:
+    """Check every task of a sweep.
+
+    Args:
+        spec: the sweep.
+        learners: task name → what will be trained on it.
+
+    Raises:
+        UserError: a dataset that is absent or unfit, an environment that cannot be made or has other
+            dimensions, a task that cannot be run; with the task's line in the YAML.
+    """
+    mujoco = mujoco_version()
+    tasks, facts, notices = dict[str, TaskRef](), dict[str, DatasetFacts](), list[str]()
+    fitting = set[tuple[Any, ...]]()
+    for task in spec.tasks:
+        try:
+            if task.not_runnable:
+                raise UserError(f"task '{task.name}' cannot be run: {task.not_runnable}")
+            path = dataset_path(task).resolve()
+            known = dataset_facts(path, learners[task.name])
+            dims = (task.env_id, known.obs_dim, known.act_dim)
+            if dims not in fitting:
+                check_env(*dims)
+                fitting.add(dims)
+        except UserError as error:
+            raise spec.document.error(_entry(spec, task), f"task '{task.name}': {error}") from None
+        facts[task.name] = known
+        tasks[task.name] = TaskRef(
+            name=task.name,
+            env_id=task.env_id,
+            dataset=str(path),
+            dataset_sha256=sha256_of(path),
+            mujoco=mujoco,
+            termination=task.termination,
+            reference=task.reference,
+            max_episode_steps=task.max_episode_steps,
+            source=task.source,
+        )
+        if spec.planners and task.termination is None:
+            notices.append(f"{task.name}: no termination rule is known, so imagined rollouts do not end")
+        if task.reference is None:
+            notices.append(f"{task.name}: no reference scores are known, so raw returns are shown")
+    return Checked(tasks, facts, notices)
+
+
+def _entry(spec: "Spec", task: Task) -> Key:
+    """Return where the task stands in the YAML."""
+    for index, entry in enumerate(spec.document.data["tasks"]):
+        if entry == task.name or (isinstance(entry, dict) and entry.get("name") == task.name):
+            return ("tasks", index)
+    return ("tasks",)
+
+
+def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
+    """Return what is known of a dataset after validating it for these learners; from memory if it can be.
+
+    Raises:
+        UserError: the file is unfit, or a component finds no rows in it that it can learn from.
+    """
+    wanted = {f"{name}/{'all' if everything else 'train'}" for name, everything in learners}
+    code = code_hash("mpcwdwm.data.dataset", "mpcwdwm.training.buffer")  # another validation judges anew
+    memory = cache_folder() / "datasets" / f"{sha256_of(path)[:32]}-{code[:8]}.json"
+    fit_for = set[str]()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: read the file
+        remembered = json.loads(memory.read_text())
+        facts, fit_for = DatasetFacts(**remembered["facts"]), set(remembered["fit_for"])
+        if wanted <= fit_for:
+            return facts
+    dataset = read_dataset(path)
+    for name, everything in learners:
+        usable_rows(dataset, COMPONENT_CLASSES[name].rows, heldout=None if everything else False)
+    facts = DatasetFacts(dataset.obs_dim, dataset.act_dim, len(dataset.reward), float(dataset.lengths.mean()))
+    with contextlib.suppress(OSError):  # a memory that cannot be written only costs time
+        write_json(memory, {"facts": asdict(facts), "fit_for": sorted(wanted | fit_for)})
+    return facts

@@ -1,0 +1,369 @@
+"""The plan: which units of work a sweep consists of, as a pure function of the spec and the store.
+
+A cell is a method (a frozen baseline, or one point of a planner's grid with one variant of each part
+it uses) on a task for one training seed. From the cells follow the components: only what a cell is
+built on gets trained. Nothing here depends on what is finished, with one exception that is the
+point of it: with ``evaluation.select`` the cells to report are chosen by finished results.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
+from mpcwdwm.components import COMPONENTS, POLICIES
+from mpcwdwm.data import Task
+from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
+from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
+from sweeps.spec.grid import Choice, aliases, label
+from sweeps.spec.spec import Spec
+
+__all__ = ["Plan", "StoreView", "build_plan", "cell_packs", "component_packs"]
+
+MAX_UNITS = 200_000  # cells of a sweep; more is a slip of the pen
+
+
+class StoreView(Protocol):
+    """What a plan asks of the store."""
+
+    def has(self, kind: str, key: str) -> bool:
+        """Say whether an artifact ("components") or result ("results") is published."""
+        ...
+
+    def manifest(self, kind: str, key: str) -> dict[str, Any]:
+        """Return the manifest of a published one."""
+        ...
+
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """Return why a unit failed, if it did."""
+        ...
+
+
+@dataclass
+class Plan:
+    """All units of a sweep, finished or not, in the order of the table."""
+
+    spec: Spec
+    components: list[ComponentUnit]
+    cells: list[CellUnit]
+    awaiting_choice: int = 0  # report cells that a select phase has still to choose
+    notices: list[str] = field(default_factory=list)  # one line each, for the user
+    facts: dict[str, DatasetFacts] = field(default_factory=dict)  # task name → its dataset
+
+    def states(self, store: StoreView) -> dict[str, str]:
+        """Return "cached", "failed" (and to be tried again) or "new" for every key."""
+        units = [("components", unit.key) for unit in self.components]
+        units += [("results", unit.key) for unit in self.cells]
+        return {
+            key: "cached" if store.has(kind, key) else "failed" if store.failure(key) else "new" for kind, key in units
+        }
+
+
+# A method: one row of the table on one task
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is evaluated, seeds left open."""
+
+    name: str  # of the planner or baseline in the spec
+    label: str  # the row's
+    planner: Choice | None
+    base: str
+    parts: dict[str, Choice]  # component name → the variant used
+    variant: str  # what differs in the components
+    trained_with: dict[str, Choice] = field(default_factory=dict)  # what parts build on that is no part itself
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """Return the variant of every component that has to be trained."""
+        return {**self.parts, **self.trained_with}
+
+
+def baseline_methods(spec: Spec, task: Task) -> list[Method]:
+    """Return the frozen policies, one per variant of each."""
+    methods = []
+    for name in spec.baselines:
+        for choice in spec.components_of(task, name):
+            variant = label(choice.axes, aliases(COMPONENTS[name]))
+            methods.append(Method(name, f"{name} {variant}".strip(), None, name, {name: choice}, variant))
+    return methods
+
+
+def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
+    """Return a planner's grid, each point crossed with the variants of the parts it uses."""
+    variants = {part: spec.components_of(task, part) for part in COMPONENTS}
+    values = {base: _values_of(base, variants["value"]) for base in POLICIES}
+    methods = []
+    for choice in spec.planners_of(task, name):
+        base = choice.config.base  # type: ignore[attr-defined]  # every planner has one
+        needs = choice.config.needs  # type: ignore[attr-defined]
+        used = dict.fromkeys((base, *needs))
+        found = {part: values[base] if part == "value" else variants[part] for part in used}
+        for combination in itertools.product(*found.values()):
+            parts = dict(zip(used, combination, strict=True))
+            for others in _trained_with(parts, variants):
+                differs = (label(p.axes, aliases(type(p.config)), f"{n}.") for n, p in {**parts, **others}.items())
+                variant = " ".join(text for text in differs if text)
+                point = label(choice.axes, aliases(type(choice.config)))
+                text = " ".join(part for part in (name, point, variant) if part)
+                methods.append(Method(name, text, choice, base, parts, variant, others))
+            if len(methods) > MAX_UNITS:
+                raise spec.document.error(("planners", name), f"planners.{name} has more than {MAX_UNITS} cells")
+        if not all(found.values()):
+            message = f"planners.{name} adapts {base}, and components.value is of other policies: leave out its 'of'"
+            raise spec.document.error(("planners", name), message)
+    return methods
+
+
+def _values_of(base: str, variants: Sequence[Choice]) -> list[Choice]:
+    """Return the variants of the component value that are of this policy, those of "base" among them."""
+    resolved = [replace(v, config=v.config.model_copy(update={"of": base})) for v in variants if _of(v) == "base"]
+    return [*resolved, *(variant for variant in variants if _of(variant) == base)]
+
+
+def _of(value: Choice) -> str:
+    return str(value.config.of)  # type: ignore[attr-defined]
+
+
+def _trained_with(parts: Mapping[str, Choice], variants: Mapping[str, list[Choice]]) -> list[dict[str, Choice]]:
+    """Return what the parts build on without being among them: one entry per combination of its variants."""
+    bases = itertools.chain(*(_bases_of(choice) for choice in parts.values()))
+    names = list(dict.fromkeys(base for base in bases if base not in parts))
+    return [dict(zip(names, found, strict=True)) for found in itertools.product(*(variants[n] for n in names))]
+
+
+def _bases_of(choice: Choice) -> tuple[str, ...]:
+    """Return the components that have to be trained before this one."""
+    return choice.config.builds_on  # type: ignore[attr-defined]  # every component's config says
+
+
+# Units
+
+
+class _Units:
+    """Makes units on one task and remembers the components they are built on."""
+
+    def __init__(self, spec: Spec, task: TaskRef) -> None:
+        self.spec, self.task = spec, task
+        self.components: dict[str, ComponentUnit] = {}
+        self._configs: dict[int, dict[str, Any]] = {}
+        self._trained: dict[tuple[Any, ...], ComponentUnit] = {}  # many cells are built on each
+        self._codes: dict[tuple[Any, ...], str] = {}
+
+    def component(self, name: str, choices: Mapping[str, Choice], seed: int) -> ComponentUnit:
+        """Return the unit that trains one of a method's choices with a seed, and note that it is needed."""
+        choice = choices[name]
+        built_on = {base: self.component(base, choices, seed) for base in _bases_of(choice)}
+        parts = {part: unit.key for part, unit in built_on.items()}
+        which = (name, id(choice), seed, *parts.values())
+        if which not in self._trained:
+            config, code = self.config(choice), component_code(name, choice.config)
+            key = component_key(name, config, self.task, seed, code, parts=parts, tf32=self.spec.compute.tf32)
+            configs = {part: unit.config for part, unit in built_on.items()}
+            self._trained[which] = ComponentUnit(key, name, config, self.task, seed, configs, parts)
+        return self.components.setdefault(self._trained[which].key, self._trained[which])
+
+    def cells(self, method: Method, seeds: Sequence[int], *, role: str) -> list[CellUnit]:
+        """Return the method's cells, one per training seed."""
+        where = self.spec.evaluation.select if role == "select" else self.spec.evaluation
+        assert where is not None
+        config, code = self.config(method.planner) if method.planner else None, self._code(method)
+        cells = []
+        for seed in seeds:
+            parts = {name: self.component(name, method.choices, seed).key for name in method.parts}
+            judged = {"episodes": where.episodes, "env_seed": where.env_seed}
+            cells.append(
+                CellUnit(
+                    key=cell_key(
+                        config, method.base, parts, self.task, seed, **judged, code=code, tf32=self.spec.compute.tf32
+                    ),
+                    method=method.label,
+                    name=method.name,
+                    planner=config,
+                    base=method.base,
+                    configs={name: self.config(choice) for name, choice in method.parts.items()},
+                    parts=parts,
+                    task=self.task,
+                    seed=seed,
+                    role=role,
+                    variant=method.variant,
+                    **judged,
+                )
+            )
+        return cells
+
+    def config(self, choice: Choice) -> dict[str, Any]:
+        """Return a choice's config as plain data, always the same object for the same choice."""
+        if id(choice) not in self._configs:
+            self._configs[id(choice)] = choice.config.to_dict()
+        return self._configs[id(choice)]
+
+    def _code(self, method: Method) -> str:
+        """Return the hash of the code that evaluates a method; a planner's points with the same parts share it."""
+        planner = method.planner.config if method.planner else None
+        which = (planner and planner.kind, *((name, id(choice)) for name, choice in method.parts.items()))  # type: ignore[attr-defined]
+        if which not in self._codes:
+            self._codes[which] = cell_code(planner, {name: choice.config for name, choice in method.parts.items()})
+        return self._codes[which]
+
+
+# The plan
+
+
+def build_plan(spec: Spec, store: StoreView) -> Plan:
+    """Return everything a sweep consists of, after checking all that could stop it.
+
+    Raises:
+        UserError: see `sweeps.plan.checks.check`; or two methods of the sweep are the same.
+    """
+    methods = {
+        task.name: [baseline_methods(spec, task), *(planner_methods(spec, task, name) for name in spec.planners)]
+        for task in spec.tasks
+    }
+    checked = check(spec, {name: _learners(itertools.chain(*groups)) for name, groups in methods.items()})
+    notices = [*checked.notices, *_notices(spec, itertools.chain(*itertools.chain(*methods.values())))]
+    plan = Plan(spec, [], [], notices=notices, facts=checked.facts)
+    for name, (baselines, *grids) in methods.items():
+        _add_task(plan, store, checked, name, baselines, grids)
+    return plan
+
+
+def _add_task(
+    plan: Plan, store: StoreView, checked: Checked, name: str, baselines: list[Method], grids: list[list[Method]]
+) -> None:
+    """Add a task's cells in table order, then the components they are built on."""
+    spec = plan.spec
+    units = _Units(spec, checked.tasks[name])
+    cells = [cell for method in baselines for cell in units.cells(method, spec.seeds, role="report")]
+    for grid in grids:
+        if spec.evaluation.select is None:
+            cells += [cell for method in grid for cell in units.cells(method, spec.seeds, role="report")]
+            continue
+        for variant in dict.fromkeys(method.variant for method in grid):
+            found, awaiting = _selected(units, [m for m in grid if m.variant == variant], store)
+            cells += found
+            plan.awaiting_choice += awaiting
+    _refuse_twins(spec, cells)
+    plan.cells += cells
+    select = spec.evaluation.select
+    seeds = [*spec.seeds, *(select.seeds if select else ())]
+    order = {part: position for position, part in enumerate(COMPONENTS)}
+    variants = dict.fromkeys(_text(unit.config) for unit in units.components.values())
+    ranks = {text: rank for rank, text in enumerate(variants)}  # in order of appearance
+    plan.components += sorted(
+        units.components.values(),
+        key=lambda unit: (order[unit.component], ranks[_text(unit.config)], seeds.index(unit.seed)),
+    )
+
+
+def _selected(units: _Units, candidates: list[Method], store: StoreView) -> tuple[list[CellUnit], int]:
+    """Return the cells that choose among candidates, with the chosen one's once all of them are there.
+
+    Also returns how many report cells wait for the choice.
+    """
+    spec, select = units.spec, units.spec.evaluation.select
+    assert select is not None
+    if len(candidates) == 1:  # nothing to choose
+        return units.cells(_reported(candidates[0]), spec.seeds, role="report"), 0
+    trials = [units.cells(method, select.seeds, role="select") for method in candidates]
+    cells = list(itertools.chain(*trials))
+    scores = [score for own in trials if (score := _mean_score(own, store)) is not None]
+    if len(scores) < len(candidates):  # parts that every candidate uses are needed whatever is chosen
+        first = candidates[0].choices
+        shared = {name for name, choice in first.items() if all(m.choices.get(name) is choice for m in candidates)}
+        for name in shared.intersection(candidates[0].parts):
+            if shared.issuperset(_bases_of(first[name])):
+                for seed in spec.seeds:
+                    units.component(name, first, seed)
+        return cells, len(spec.seeds)
+    best = max(range(len(candidates)), key=scores.__getitem__)  # the first of equals
+    return [*cells, *units.cells(_reported(candidates[best]), spec.seeds, role="report")], 0
+
+
+def _reported(method: Method) -> Method:
+    """Return a chosen method under its planner's name: what was chosen may differ from task to task."""
+    return replace(method, label=" ".join(part for part in (method.name, method.variant) if part))
+
+
+def _mean_score(cells: list[CellUnit], store: StoreView) -> float | None:
+    """Return the mean score of a candidate over its seeds, by which it is chosen; None if one is missing."""
+    scores = []
+    for cell in cells:
+        if not store.has("results", cell.key):
+            return None
+        mean = store.manifest("results", cell.key)["episodes_mean"]
+        score = mean["return"] if mean["normalized_score"] is None else mean["normalized_score"]
+        scores.append(score if math.isfinite(score) else -math.inf)
+    return sum(scores) / len(scores)
+
+
+def _refuse_twins(spec: Spec, cells: list[CellUnit]) -> None:
+    """Raise UserError if two methods on a task are one and the same: they would share their results."""
+    first: dict[str, CellUnit] = {}
+    for cell in cells:
+        twin = first.setdefault(cell.key, cell)
+        if twin is not cell:
+            message = f"'{cell.method}' is the same as '{twin.method}' on {cell.task.name}: leave one of them out"
+            raise spec.document.error(("planners", cell.name), message)
+
+
+def _learners(methods: Iterable[Method]) -> set[Learner]:
+    """Return which components the methods need, and which episodes they learn from."""
+    parts = {(n, choice.config.train_on) for m in methods for n, choice in m.choices.items()}  # type: ignore[attr-defined]
+    return {(name, episodes == "all") for name, episodes in parts}
+
+
+def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:
+    """Return what the user may not have meant."""
+    notices, methods = [], list(methods)
+    used = {part for method in methods for part in method.choices}
+    for name in spec.components:
+        if name not in used:
+            notices.append(f"components.{name} is set, but no method of this sweep uses {name}")
+    for base in sorted({method.base for method in methods} - set(spec.baselines)):
+        notices.append(f"baselines lack {base}, on which a planner is based: no gain over it can be shown")
+    return notices
+
+
+# Packs
+
+
+def component_packs(plan: Plan, store: StoreView | None = None) -> list[Pack]:
+    """Return the components grouped for stacking: units that differ in nothing but the seed.
+
+    The groups are cut as if nothing were finished, so that they do not depend on it.
+
+    Args:
+        plan: the plan.
+        store: leave out of the packs what is published there; None keeps everything.
+    """
+    return _packs(plan.components, "components", plan.spec, store)
+
+
+def cell_packs(plan: Plan, store: StoreView | None = None) -> list[Pack]:
+    """Return the cells grouped like `component_packs`."""
+    return _packs(plan.cells, "results", plan.spec, store)
+
+
+def _packs(units: Sequence[ComponentUnit | CellUnit], kind: str, spec: Spec, store: StoreView | None) -> list[Pack]:
+    limit, compute = spec.resources.seeds_per_pack, spec.compute.to_dict()
+    groups: dict[str, list[Any]] = {}
+    for unit in units:
+        own = {name: value for name, value in asdict(unit).items() if name not in ("key", "seed", "parts")}
+        groups.setdefault(_text(own), []).append(unit)
+    packs = []
+    for group in groups.values():
+        size = limit or len(group)
+        for start in range(0, len(group), size):
+            part = [u for u in group[start : start + size] if store is None or not store.has(kind, u.key)]
+            if part:
+                packs.append(Pack(tuple(part), compute))
+    return packs
+
+
+def _text(data: Any) -> str:
+    return json.dumps(data, sort_keys=True)

@@ -1,0 +1,89 @@
+"""Recording beside the driver: finished units are logged to MLflow by a thread of their own.
+
+A record takes MLflow tens of milliseconds, during which the driver would neither hand out work nor
+draw progress. If MLflow cannot be reached the work goes on: the recorder stops, says why once, and
+`sweeps.records.tracker.Tracker.sync` makes up for it at the end.
+"""
+
+import queue
+import threading
+from pathlib import Path
+
+from cluster import packs
+from cluster.store.files import Store
+from cluster.units import CellUnit
+from mpcwdwm.errors import UserError
+from sweeps.records.fields import Unit
+from sweeps.records.tracker import TOGETHER, Tracker
+
+__all__ = ["Recorder", "shelf_folder"]
+
+END_WITHIN = 10.0  # seconds for the record under way when a run is interrupted; a lost server takes minutes
+
+
+def shelf_folder(store: Store, unit: Unit) -> Path:
+    """Return the local folder of a published unit; behind a URL it is downloaded first."""
+    return store.folder(packs.SHELF["cell" if isinstance(unit, CellUnit) else "component"], unit.key)
+
+
+class Recorder:
+    """Logs units in the order in which they are given, those that wait together, in a thread.
+
+    Args:
+        tracker: what writes to MLflow; until `drain` or `close` has returned nobody else may use it.
+        store: where the units are published.
+    """
+
+    def __init__(self, tracker: Tracker, store: Store) -> None:
+        self._tracker, self._store = tracker, store
+        self._waiting: queue.Queue[Unit | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._dropping = False  # what waits is not wanted any more
+        self._error: BaseException | None = None
+
+    def add(self, unit: Unit) -> None:
+        """Have a published unit recorded."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+            self._thread.start()
+        self._waiting.put(unit)
+
+    def complaint(self) -> str | None:
+        """Return, once, why recording has stopped; raises what is not the user's to mend."""
+        error, self._error = self._error, None
+        if error is None or isinstance(error, UserError):
+            return None if error is None else str(error)
+        raise error
+
+    def drain(self) -> str | None:
+        """Wait until everything is recorded, or given up; return what `complaint` does."""
+        self._end(None)
+        self._dropping = False
+        return self.complaint()
+
+    def close(self) -> bool:
+        """Give up what waits; return whether the tracker is free, which a record that hangs prevents."""
+        self._dropping = True
+        return self._end(END_WITHIN)
+
+    def _end(self, within: float | None) -> bool:
+        if self._thread is None:
+            return True
+        self._waiting.put(None)
+        self._thread.join(within)
+        ended = not self._thread.is_alive()
+        self._thread = None
+        return ended
+
+    def _run(self) -> None:
+        units: list[Unit | None] = []
+        while None not in units:  # it is the last that comes
+            units = [self._waiting.get()]
+            while len(units) < TOGETHER and not self._waiting.empty():
+                units.append(self._waiting.get())
+            if self._dropping:
+                continue
+            try:
+                self._tracker.log_all([(unit, shelf_folder(self._store, unit)) for unit in units if unit is not None])
+            except BaseException as error:  # handed to the driver
+                self._error, self._dropping = error, True

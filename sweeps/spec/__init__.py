@@ -1,0 +1,1 @@
+"""What is asked for: a sweep's YAML, read and checked."""

@@ -1,0 +1,157 @@
+"""The schema of a sweep's YAML, one class a section.
+
+What stands inside ``components`` and ``planners`` is not declared here: those fields belong to the
+config classes of `mpcwdwm.components` and `mpcwdwm.planning`, and each may be a list.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Strict, model_validator
+
+from mpcwdwm.config import Config, Int, Real, setting
+from mpcwdwm.nn.compute import ComputeConfig
+from sweeps.spec.document import Key, shortened
+
+__all__ = [
+    "Evaluation",
+    "OverrideSection",
+    "Resources",
+    "Select",
+    "Share",
+    "SpecFile",
+    "TaskSection",
+    "Tracking",
+    "known_keys",
+    "read_seeds",
+]
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError(f"'{value}' cannot be a name: names are letters, digits, '.', '_' and '-', and never a path")
+    return value
+
+
+def read_seeds(value: Any) -> Any:
+    """Read n as 0..n-1, a list as it is."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not (1 <= value <= MAX_SEEDS and value == int(value)):
+            raise ValueError(f"should be a whole number from 1 to {MAX_SEEDS}, not {shortened(value)}")
+        return tuple(range(int(value)))
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"should be a number n (for 0..n-1) or a list, not {shortened(value)}")
+    for index, seed in enumerate(value):
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+            raise ValueError(f"every seed should be a whole number from 0 up, not {shortened(seed)}")
+        if seed in value[:index]:
+            raise ValueError(f"seed {seed} is given twice")
+    return tuple(value)
+
+
+MAX_SEEDS = 1000  # of "seeds: n"; more is a mistyped list
+Name = Annotated[str, Strict(), AfterValidator(_name)]
+Seeds = Annotated[tuple[int, ...], BeforeValidator(read_seeds)]
+
+
+class Share(Config):
+    """What one Ray process takes of a machine."""
+
+    cpus: Real = setting(1.0, "processor cores, also the number of threads", gt=0)
+    gpus: Real | None = setting(None, "GPUs or a fraction of one; unset: fits this machine", ge=0)
+
+    @model_validator(mode="after")
+    def _ray_can_grant_it(self) -> "Share":
+        if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus above 1 should be a whole number, not {self.gpus}")
+        return self
+
+
+class Resources(Config):
+    """How the work is spread; never part of a key."""
+
+    actor: Share = setting(Share(), "of one pretraining actor")
+    trial: Share = setting(Share(), "of one evaluation trial")
+    concurrency: Int | None = setting(None, "processes at a time at most; unset: as many as fit", ge=1)
+    retries: Int = setting(2, "how often a failed pack of work is tried again", ge=0)
+    seeds_per_pack: Int | None = setting(None, "seeds stacked in one process at most; unset: all", ge=1)
+    address: str | None = setting(None, "address of a running Ray cluster; unset: Ray on this machine")
+
+
+class Select(Config):
+    """Choose among the cells of a grid on seeds other than those reported."""
+
+    seeds: Seeds = setting(..., "training seeds used only to choose")
+    env_seed: Int = setting(..., "seed of the episodes used only to choose", ge=0)
+    episodes: Int = setting(10, "episodes per cell and seed", ge=1)
+
+
+class Evaluation(Config):
+    """How every method is judged in the real environment."""
+
+    episodes: Int = setting(10, "episodes per cell and training seed", paper=10, ge=1)
+    env_seed: Int = setting(0, "seed of the episodes, the same for every method: comparisons are paired", ge=0)
+    select: Select | None = setting(None, "choose cells there, report only the chosen ones")
+
+
+class Tracking(Config):
+    """Where MLflow records."""
+
+    uri: str | None = setting(None, "MLflow tracking URI; unset: sqlite beside the storage")
+
+
+class TaskSection(Config):
+    """One's own dataset as a task."""
+
+    name: Name = setting(..., "what the task is called")
+    dataset: str = setting(..., "HDF5 file in D4RL's layout, relative to the YAML")
+    env: str = setting(..., "Gymnasium id of the environment to evaluate in")
+    reference: tuple[Real, Real] | None = setting(None, "returns that score 0 and 100; unset: raw returns")
+    termination: str | None = setting(None, "rule that ends imagined rollouts; unset: by the environment")
+    max_episode_steps: Int | None = setting(None, "time limit; unset: the environment's", ge=1)
+
+
+class OverrideSection(Config):
+    """Settings for some of the tasks."""
+
+    tasks: list[str] = setting(..., "patterns over task names", min_length=1)
+    components: dict[str, Any] | None = setting(None, "as at the top")
+    planners: dict[str, Any] | None = setting(None, "as at the top")
+
+
+class SpecFile(Config):
+    """The top level of the YAML."""
+
+    name: Name = setting(..., "name of the sweep")
+    tasks: list[Any] = setting(..., "task names, or mappings for one's own datasets", min_length=1)
+    seeds: Seeds = setting(..., "training seeds: n for 0..n-1, or a list")
+    components: dict[str, Any] | None = setting(None, "what differs from the task's defaults")
+    planners: dict[Name, Any] | None = setting(None, "named planners; a list is an axis of the grid")
+    baselines: list[str] = setting(["rebrac", "iql"], "policies evaluated without a planner")
+    overrides: list[OverrideSection] | None = setting(None, "per task, applied in order")
+    evaluation: Evaluation = setting(Evaluation(), "episodes and their seeds")
+    compute: ComputeConfig = setting(ComputeConfig(), "how the arithmetic is done; only tf32 is part of a key")
+    resources: Resources | None = setting(None, "cores and GPUs; the defaults fit this machine")
+    storage: str = setting("runs", "folder, relative to the YAML, or URL for artifacts and results")
+    tracking: Tracking | None = setting(None, "MLflow")
+
+
+SECTIONS: dict[Key, type[BaseModel]] = {
+    (): SpecFile,
+    ("evaluation",): Evaluation,
+    ("evaluation", "select"): Select,
+    ("compute",): ComputeConfig,
+    ("resources",): Resources,
+    ("resources", "actor"): Share,
+    ("resources", "trial"): Share,
+    ("tracking",): Tracking,
+}
+
+
+def known_keys(at: Key) -> Iterable[str]:
+    """Return the keys that the mapping at `at` may have, for did-you-mean."""
+    if at[:1] == ("tasks",):
+        return TaskSection.model_fields
+    section = OverrideSection if at[:1] == ("overrides",) else SECTIONS.get(at)
+    return section.model_fields if section else ()

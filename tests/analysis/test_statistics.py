@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.statistics import (
+    Evidence,
+    UnpairedError,
+    bootstrap_means,
+    episode_interval,
+    mean_of_means,
+    paired_differences,
+    seed_interval,
+)
+from analysis.table.published_scores import published_average, published_scores
+
+RNG = np.random.default_rng(7)
+GROUPS = [RNG.normal(50, 10, 12), RNG.normal(70, 3, 12), RNG.normal(40, 20, 5)]
+
+
+def test_one_seed_agrees_with_scipys_percentile_bootstrap():
+    ours = episode_interval(GROUPS[:1], resamples=40_000)
+    theirs = stats.bootstrap(
+        (GROUPS[0],), np.mean, method="percentile", n_resamples=40_000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
+
+
+def test_several_seeds_agree_with_scipys_bootstrap_of_the_mean_of_means():
+    ours = episode_interval(GROUPS, resamples=40_000)
+    theirs = stats.bootstrap(
+        GROUPS,
+        lambda a, b, c, axis: (a.mean(axis=axis) + b.mean(axis=axis) + c.mean(axis=axis)) / 3,
+        method="percentile",
+        n_resamples=40_000,
+        vectorized=True,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
+
+
+def test_the_vectorised_bootstrap_is_the_loop_it_stands_for():
+    weights = [0.5, 0.3, 0.2]
+    rows = [np.random.default_rng([3, i]).integers(len(g), size=(50, len(g))) for i, g in enumerate(GROUPS)]
+    loop = [
+        sum(w * np.mean([g[j] for j in own[r]]) for w, g, own in zip(weights, GROUPS, rows, strict=True))
+        for r in range(50)
+    ]
+    np.testing.assert_allclose(bootstrap_means(GROUPS, weights, resamples=50, seed=3), loop, rtol=1e-12)
+
+
+def test_seeds_weigh_the_same_whatever_their_number_of_episodes():
+    assert mean_of_means([np.array([0.0]), np.full(99, 100.0)]) == 50.0
+
+
+def test_the_same_episodes_always_give_the_same_interval():
+    assert episode_interval(GROUPS) == episode_interval([g.copy() for g in GROUPS])
+
+
+def test_differences_between_seeds_do_not_widen_the_interval_for_these_policies():
+    far_apart = [np.array([10.0, 11.0, 12.0]), np.array([90.0, 91.0, 92.0])]
+    interval = episode_interval(far_apart)
+    assert interval.high - interval.low < 2.0
+
+
+def test_one_episode_per_seed_gives_no_interval():
+    assert episode_interval([np.array([1.0]), np.array([2.0])]) is None
+
+
+def test_no_episodes_at_all_is_an_error():
+    with pytest.raises(ValueError, match="at least one stratum"):
+        episode_interval([np.array([])])
+
+
+def test_the_seed_interval_is_students_t():
+    means = [61.0, 64.5, 58.0, 70.0]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(means), scale=stats.sem(means))
+    interval = seed_interval(means)
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+
+
+def test_two_seeds_give_no_seed_interval():
+    assert seed_interval([1.0, 2.0]) is None
+
+
+def coverage(draw, interval, truth, repeats=400):
+    hits = 0
+    for _ in range(repeats):
+        found = interval(draw())
+        hits += found.low <= truth <= found.high
+    return hits / repeats
+
+
+def test_the_seed_interval_covers_the_mean_of_new_seeds_and_the_episode_interval_does_not():
+    rng = np.random.default_rng(11)
+
+    def draw():  # 4 seeds of 20 episodes, seeds spread by 8 about 60
+        return [rng.normal(rng.normal(60, 8), 5, 20) for _ in range(4)]
+
+    assert 0.92 <= coverage(draw, lambda e: seed_interval([g.mean() for g in e]), 60) <= 0.98
+    assert coverage(draw, lambda e: episode_interval(e, resamples=500), 60) < 0.5
+
+
+def test_the_episode_interval_covers_the_mean_of_the_policies_at_hand():
+    rng = np.random.default_rng(12)
+
+    def draw():  # skewed episodes of three fixed policies whose true means are 10, 20 and 60
+        return [rng.exponential(scale, 20) for scale in (10, 20, 60)]
+
+    assert 0.88 <= coverage(draw, lambda e: episode_interval(e, resamples=500), 30) <= 0.98
+
+
+def test_differences_are_taken_on_the_same_seeds_whatever_their_order():
+    method = {1: {5: 12.0, 3: 10.0}, 0: {3: 1.0}}
+    base = {0: {3: 4.0, 9: 0.0}, 1: {3: 1.0, 5: 2.0}, 2: {3: 0.0}}
+    found = paired_differences(method, base)
+    assert {seed: list(values) for seed, values in found.items()} == {0: [-3.0], 1: [9.0, 10.0]}
+
+
+@pytest.mark.parametrize(
+    ("base", "message"), [({1: {0: 1.0}}, "training seed 0"), ({0: {1: 1.0}}, "lacks environment seed 0")]
+)
+def test_an_episode_without_counterpart_is_not_paired(base, message):
+    with pytest.raises(UnpairedError, match=message):
+        paired_differences({0: {0: 1.0}}, base)
+
+
+def test_every_task_weighs_the_same_in_an_average_and_new_seeds_are_matched():
+    evidence = Evidence(
+        (
+            {0: np.array([0.0, 2.0]), 1: np.array([4.0, 4.0]), 2: np.array([2.0, 2.0])},
+            {0: np.array([10.0]), 1: np.array([20.0]), 2: np.array([30.0])},
+        )
+    )
+    assert evidence.mean() == pytest.approx((7 / 3 + 20) / 2)
+    assert evidence.for_new_seeds() == seed_interval([5.5, 12.0, 16.0])
+    assert Evidence((evidence.tasks[0], {0: np.array([1.0])})).for_new_seeds() is None
+
+
+def test_tasks_of_an_average_are_resampled_independently():
+    episodes = {0: np.array([0.0, 1.0] * 20)}
+    one, four = Evidence((episodes,)).for_these_policies(), Evidence((episodes,) * 4).for_these_policies()
+    assert (four.high - four.low) == pytest.approx((one.high - one.low) / 2, rel=0.1)
+
+
+def test_published_scores_know_their_tasks_and_what_is_second_hand():
+    scores = published_scores("hopper-medium-replay-v2")
+    assert [(s.method, s.mean, s.second_hand) for s in scores] == [
+        ("ReBRAC", 98.1, False),
+        ("IQL", 89.6, False),
+        ("MPCwDWM", 103.14, True),
+    ]
+    assert published_scores("hopper-medium-replay-mini-ppo-v0") == []
+
+
+def test_the_papers_averages_are_those_of_their_own_rows_and_only_for_their_suite():
+    kinds = ("random", "medium", "expert", "medium-expert", "medium-replay", "full-replay")
+    tasks = [f"{robot}-{kind}-v2" for robot in ("halfcheetah", "hopper", "walker2d") for kind in kinds]
+    average = {score.method: score.mean for score in published_average(tasks)}
+    for method in ("ReBRAC", "IQL"):
+        rows = [s.mean for task in tasks for s in published_scores(task) if s.method == method]
+        assert len(rows) == 18
+        assert average[method] == pytest.approx(np.mean(rows), abs=0.06)
+    assert published_average(tasks[:-1]) == []

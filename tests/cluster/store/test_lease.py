@@ -1,0 +1,183 @@
+"""Leases: one holder, and none that is dead."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.store import lease
+from cluster.store.files import Store, open_store
+from cluster.store.lease import Busy, hold, holder, is_held
+
+HOLD_AND_SLEEP = """
+import sys, time
+from pathlib import Path
+from cluster.store.lease import hold
+from cluster.store.files import Store
+with hold(Store(Path(sys.argv[1])), "pack", wait=True):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(lease, "POLL", 0.02)
+    monkeypatch.setattr(lease, "SETTLE", 0.02)
+    monkeypatch.setattr(lease, "RENEW", 0.05)
+    monkeypatch.setattr(lease, "EXPIRY", 0.5)
+    return open_store(tmp_path / "runs" if request.param == "folder" else f"memory://lease-{tmp_path.name}")
+
+
+def holding_process(store: Store) -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-c", HOLD_AND_SLEEP, store.location], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_a_held_lease_is_refused_with_its_holder_named(store: Store) -> None:
+    with hold(store, "pack", wait=False):
+        assert is_held(store, "pack")
+        named = rf"pid {os.getpid()} on .* is computing pack"
+        with pytest.raises(Busy, match=named), hold(store, "pack", wait=False):
+            pytest.fail("two holders")
+    assert not is_held(store, "pack")
+    with hold(store, "pack", wait=False):
+        pass
+
+
+def test_leases_of_other_packs_are_free(store: Store) -> None:
+    with hold(store, "one", wait=False), hold(store, "two", wait=False):
+        assert holder(store, "one") == holder(store, "one")
+
+
+def test_asking_leaves_no_traces(store: Store) -> None:
+    assert not is_held(store, "pack")
+    assert store.work_ids() == []
+
+
+def test_the_lease_is_free_after_an_error(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), hold(store, "pack", wait=False):
+        raise ZeroDivisionError
+    assert not is_held(store, "pack")
+
+
+def test_waiting_ends_when_the_holder_lets_go(store: Store) -> None:
+    order, notes = [], []
+
+    def wait_for_it() -> None:
+        with hold(store, "pack", wait=True, on_wait=notes.append):
+            order.append("second")
+
+    with hold(store, "pack", wait=False):
+        thread = threading.Thread(target=wait_for_it)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert len(notes) == 1
+    assert notes[0].endswith("is computing pack, waiting")
+
+
+def test_a_lease_outlives_many_expiries_while_its_holder_lives(store: Store) -> None:
+    with hold(store, "pack", wait=False):
+        time.sleep(1.2)
+        assert is_held(store, "pack")
+
+
+def test_a_lease_is_handed_over_when_its_holder_is_killed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    process = holding_process(store)
+    try:
+        assert is_held(store, "pack")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    started = time.monotonic()
+    with hold(store, "pack", wait=True):
+        assert time.monotonic() - started < 5
+
+
+def test_a_heartbeat_that_stopped_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(lease, "SETTLE", 0.02)
+    store = open_store(f"memory://stopped-{tmp_path.name}")
+
+    def beat(host: str, pid: int, age: float) -> None:
+        record = {"host": host, "pid": pid, "token": "t", "renewed": time.time() - age}
+        store.write_text("work/pack/lease", json.dumps(record))
+
+    beat("elsewhere", 1, age=1)
+    assert is_held(store, "pack")
+    beat("elsewhere", 1, age=lease.EXPIRY + 1)
+    assert not is_held(store, "pack")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    beat(os.uname().nodename, dead.pid, age=1)  # fresh, but known to be dead
+    assert not is_held(store, "pack")
+
+
+def test_a_file_system_without_locks_falls_back_to_heartbeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(lease.NO_LOCKS[1], "not supported")
+
+    monkeypatch.setattr(lease.fcntl, "flock", refuse)
+    monkeypatch.setattr(lease, "SETTLE", 0.02)
+    store = Store(tmp_path)
+    with hold(store, "pack", wait=False):
+        assert "renewed" in (holder(store, "pack") or {})
+        assert is_held(store, "pack")
+    assert not is_held(store, "pack")
+
+
+def test_a_lock_on_a_removed_file_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, real_open = Store(tmp_path), os.open
+    others = contextlib.ExitStack()
+
+    def open_late(path: Path, *arguments: int) -> int:
+        """Between our opening and our locking, the holder finishes, and another one begins anew."""
+        monkeypatch.setattr(lease.os, "open", real_open)
+        descriptor = real_open(path, *arguments)
+        store.remove_work("pack")
+        others.enter_context(hold(store, "pack", wait=False))
+        return descriptor
+
+    monkeypatch.setattr(lease.os, "open", open_late)
+    with others, pytest.raises(Busy), hold(store, "pack", wait=False):
+        pytest.fail("two holders")
+
+
+def _contend(root: str, name: int) -> None:
+    """Take the lease again and again, remove the work folder while holding it, and note overlaps."""
+    store, inside = Store(Path(root)), Path(root) / "inside"
+    for _ in range(60):
+        with hold(store, "pack", wait=True):
+            descriptor = os.open(inside, os.O_CREAT | os.O_EXCL)  # fails if another one is inside
+            os.close(descriptor)
+            inside.unlink()
+            store.remove_work("pack")
+        with (Path(root) / f"count-{name}").open("a") as file:
+            file.write("x")
+
+
+def test_removing_the_work_folder_never_lets_two_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "POLL", 0.001)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_contend, args=(str(tmp_path), name)) for name in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [len((tmp_path / f"count-{name}").read_text()) for name in range(3)] == [60, 60, 60]

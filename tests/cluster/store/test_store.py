@@ -1,0 +1,242 @@
+"""The artifact store: what has a name is complete, and stays as it is."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.store.files import Store, open_store
+from mpcwdwm.errors import UserError
+
+PUBLISH_FOREVER = """
+import hashlib, itertools, json, os, sys
+from cluster.store.files import open_store
+store = open_store(sys.argv[1])
+def write(folder):
+    content = os.urandom(300_000)
+    for part in range(3):
+        (folder / f"weights-{part}").write_bytes(content[part * 100_000:(part + 1) * 100_000])
+    (folder / "manifest.json").write_text(json.dumps({"sha": hashlib.sha256(content).hexdigest()}))
+for n in itertools.count():
+    store.publish("components", f"{os.getpid()}-{n}", write)
+    store.write_text("failures/k.json", json.dumps({"n": n, "padding": "x" * 50_000}))
+    if n % 3 == 2:
+        store.delete("components", f"{os.getpid()}-{n - 1}")
+"""
+
+
+def artifact(**manifest: object):
+    def write(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"w" * 1000)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return write
+
+
+@pytest.fixture(params=["folder", "file URL", "memory URL"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place = tmp_path / "with space"
+    return open_store(
+        {
+            "folder": str(place),
+            "file URL": place.as_uri(),
+            "memory URL": f"memory://{tmp_path.name}-{random.getrandbits(40):x}",
+        }[request.param]
+    )
+
+
+def test_an_artifact_is_found_after_it_was_published(store: Store) -> None:
+    assert not store.has("components", "bc-s0")
+    assert store.keys("components") == []
+    assert store.publish("components", "bc-s0", artifact(seed=0))
+    assert store.publish("components", "bc-s1", artifact(seed=1))
+    assert store.keys("components") == ["bc-s0", "bc-s1"]
+    assert store.keys("results") == []
+    assert store.manifest("components", "bc-s1")["seed"] == 1
+    folder = store.folder("components", "bc-s0")
+    assert (folder / "weights").read_bytes() == b"w" * 1000
+    assert json.loads((folder / "manifest.json").read_text())["seed"] == 0
+
+
+def test_publishing_twice_changes_nothing(store: Store) -> None:
+    assert store.publish("results", "k", artifact(version=1))
+    assert not store.publish("results", "k", artifact(version=2))
+    assert store.manifest("results", "k")["version"] == 1
+
+
+def test_of_two_writers_at_once_the_first_wins_and_no_files_mix(store: Store) -> None:
+    def overtaken(folder: Path) -> None:
+        artifact(version="late")(folder)
+        (folder / "extra").write_text("late")
+        assert store.publish("components", "k", artifact(version="first"))
+
+    assert not store.publish("components", "k", overtaken)
+    assert store.manifest("components", "k")["version"] == "first"
+    assert not (store.folder("components", "k") / "extra").exists()
+
+
+def test_a_writer_that_fails_leaves_nothing(store: Store) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.publish("components", "k", fail)
+    assert not store.has("components", "k")
+    assert store.keys("components") == []
+    assert list((store.root / ".tmp").iterdir()) == []
+
+
+def test_an_artifact_without_manifest_is_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        store.publish("components", "k", lambda folder: None)
+    assert not store.has("components", "k")
+
+
+def test_a_deleted_artifact_is_gone_and_can_be_published_anew(store: Store) -> None:
+    store.publish("components", "k", artifact(version=1))
+    store.folder("components", "k")
+    store.delete("components", "k")
+    assert not store.has("components", "k")
+    with pytest.raises(UserError, match="not in the store"):
+        store.folder("components", "k")
+    assert store.publish("components", "k", artifact(version=2))
+    assert json.loads((store.folder("components", "k") / "manifest.json").read_text())["version"] == 2
+
+
+def test_a_failure_is_remembered_until_it_is_cleared(store: Store) -> None:
+    assert store.failure("k") is None
+    store.clear_failure("k")
+    store.record_failure("k", "ValueError: no", "/logs/p.log")
+    record = store.failure("k")
+    assert record is not None
+    assert (record["key"], record["error"], record["log"]) == ("k", "ValueError: no", "/logs/p.log")
+    store.clear_failure("k")
+    assert store.failure("k") is None
+
+
+def test_log_entries_are_appended(store: Store) -> None:
+    place = store.append_log("component-1", "first trouble")
+    assert store.append_log("component-1", "second trouble\n") == place
+    text = store.read_text("logs/component-1.log")
+    assert text is not None
+    assert text.index("first trouble") < text.index("second trouble")
+
+
+def test_a_reader_of_a_file_that_is_replaced_sees_one_version(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_text("failures/k.json", "old content")
+    with (tmp_path / "failures" / "k.json").open() as reader:
+        store.write_text("failures/k.json", "new")
+        assert reader.read() == "old content"
+    assert store.read_text("failures/k.json") == "new"
+
+
+def test_work_is_listed_until_it_is_removed(store: Store) -> None:
+    store.write_text("work/cell-1/pack.json", "{}")
+    (store.work_folder("cell-1") / "checkpoint.safetensors").write_bytes(b"c")
+    assert store.work_ids() == ["cell-1"]
+    store.remove_work("cell-1")
+    assert store.work_ids() == []
+    assert not (store.work_folder("cell-1") / "checkpoint.safetensors").exists()
+
+
+def test_sweep_files_are_saved_under_the_sweeps_name(store: Store) -> None:
+    place = store.save_sweep_file("quick", "table.md", "| a |")
+    assert place.endswith("sweeps/quick/table.md")
+    assert store.read_text("sweeps/quick/table.md") == "| a |"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(store: Store, name: str) -> None:
+    with pytest.raises(ValueError, match="plain name"):
+        store.publish("components", name, artifact())
+
+
+def test_opening_a_store_creates_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "runs")
+    assert store.keys("results") == []
+    assert store.work_ids() == []
+    assert store.failure("k") is None
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_location_is_absolute_because_actors_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_store("runs").location == str(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("location", ["nosuchprotocol://bucket/x", "FILE"])
+def test_a_place_that_cannot_hold_a_store_is_the_users_error(location: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError):
+        open_store(location.replace("FILE", str(tmp_path / "file")))
+
+
+def test_a_folder_without_manifest_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "components" / "k").mkdir(parents=True)
+    (tmp_path / "components" / "k" / "weights").write_text("copied by hand, half of it")
+    with pytest.raises(UserError, match="components/k"):
+        Store(tmp_path).publish("components", "k", artifact())
+
+
+def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(store: Store) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    host, _, started, _ = _temporary_name(store).split("~")
+    folder = store.root / ".tmp"
+    for name in (f"{host}~{dead.pid}~{started}~a", f"{host}~{os.getpid()}~{started}~b", f"elsewhere~1~{started}~c"):
+        (folder / name).mkdir()
+        (folder / name / "weights").write_text("half")
+    (folder / f"elsewhere~1~{int(time.time()) - 10**6}~d").mkdir()
+    assert store.sweep_up() == 2
+    assert {path.name.split("~")[3] for path in folder.iterdir()} == {"b", "c"}
+
+
+def test_uploads_that_were_never_committed_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = open_store(f"memory://uploads-{tmp_path.name}")
+    store.publish("components", "whole", artifact())
+    store.write_text("components/half/elsewhere~1~1000~x/weights", "half")
+    store.write_text("components/whole/elsewhere~1~1000~x/weights", "lost the race")
+    assert store.keys("components") == ["whole"]
+    assert store.sweep_up() == 2
+    assert store.names("components/half") == []
+    assert (store.folder("components", "whole") / "weights").read_bytes() == b"w" * 1000
+
+
+def test_writers_killed_at_any_moment_leave_only_complete_artifacts(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    store = open_store(tmp_path / "runs")
+    for _ in range(20):
+        process = subprocess.Popen([sys.executable, "-c", PUBLISH_FOREVER, store.location])
+        before = len(store.keys("components"))
+        while len(store.keys("components")) == before:  # until it has come as far as publishing
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(generator.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert json.loads(store.read_text("failures/k.json") or '{"n": 0}')["n"] >= 0
+    keys = store.keys("components")
+    assert len(keys) >= 20
+    assert keys == store.names("components")
+    for key in keys:
+        folder = store.folder("components", key)
+        content = b"".join((folder / f"weights-{part}").read_bytes() for part in range(3))
+        assert hashlib.sha256(content).hexdigest() == store.manifest("components", key)["sha"]
+    store.sweep_up()
+    assert list((store.root / ".tmp").iterdir()) == []
+
+
+def _temporary_name(store: Store) -> str:
+    with store.temporary() as path:
+        return path.name

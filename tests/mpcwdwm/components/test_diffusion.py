@@ -1,0 +1,124 @@
+"""The diffusion world model: its sampler against analytic Gaussians and hand-written recursions."""
+
+import math
+
+import pytest
+import torch
+
+from mpcwdwm.components import component_config
+from mpcwdwm.components.world_models.diffusion import DiffusionConfig, DiffusionModel, alpha_bars
+from mpcwdwm.random import generator
+from mpcwdwm.training.loop import Training
+from tests.support.parts import part_of
+
+DOUBLE = torch.float64
+MEAN, STD = 0.7, 0.3
+
+
+def model(**fields) -> DiffusionModel:
+    config = DiffusionConfig(hidden_dim=8, **fields)
+    return DiffusionModel(config, 2, 1, [0], DOUBLE).requires_grad_(False)
+
+
+def with_exact_noise_prediction(part: DiffusionModel) -> DiffusionModel:
+    """Replace ε_θ by the optimal prediction for data N(MEAN, STD²), whatever state and action are."""
+
+    def exact(u, k, condition):
+        a = part.schedule[k]
+        return math.sqrt(1 - a) * (u - math.sqrt(a) * MEAN) / (a * STD**2 + 1 - a)
+
+    part.predict_noise = exact
+    return part
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 50, 1000])
+def test_sampling_starts_from_pure_noise_whatever_the_number_of_steps(steps):
+    bars = alpha_bars(steps)
+    assert bars[0] == 1
+    assert bars[-1] <= 0.01
+    assert (bars[1:] < bars[:-1]).all()
+
+
+@pytest.mark.parametrize("fields", [{"sampler": "ddim"}, {"variance": "posterior"}, {"variance": "beta"}])
+def test_samples_of_an_exact_model_have_the_datas_moments(fields):
+    steps, n = 300, 20_000
+    part = with_exact_noise_prediction(model(denoising_steps=steps, predict="state", **fields))
+    noise = torch.randn(1, n, steps, 2, generator=generator(0, "test"), dtype=DOUBLE)
+    last = part.schedule[-1]  # start from the exact q(u_K), so that only the sampler is judged
+    noise[..., 0, :] = math.sqrt(last) * MEAN + math.sqrt(last * STD**2 + 1 - last) * noise[..., 0, :]
+    sample = part.sample(torch.zeros(1, n, 2, dtype=DOUBLE), torch.zeros(1, n, 1, dtype=DOUBLE), noise)
+    assert abs(float(sample.mean()) - MEAN) < 0.01
+    assert abs(float(sample.std()) - STD) < 0.01
+
+
+def test_ddim_converges_to_the_analytic_map_with_first_order():
+    """With the exact ε the limit of DDIM maps the noise z to MEAN + STD·z (from ᾱ_K ≈ 0)."""
+
+    def error(steps: int) -> float:
+        part = with_exact_noise_prediction(model(denoising_steps=steps, sampler="ddim", predict="state"))
+        z = torch.linspace(-2, 2, 41, dtype=DOUBLE).view(1, -1, 1, 1).expand(1, 41, steps, 2)
+        sample = part.sample(torch.zeros(1, 41, 2, dtype=DOUBLE), torch.zeros(1, 41, 1, dtype=DOUBLE), z)[0, :, 0]
+        start = math.sqrt(part.schedule[-1])  # the prior is not exactly N(0, 1) at ᾱ_K = 0.0064
+        spread = math.sqrt(start**2 * STD**2 + 1 - start**2)
+        return float((sample - (MEAN + STD * (z[0, :, 0, 0] - start * MEAN) / spread)).abs().max())
+
+    coarse, fine = error(40), error(80)
+    assert 1.7 < coarse / fine < 2.3
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("predict", ["delta", "state"])
+def test_the_jacobians_equal_the_papers_recursions(sampler, predict):
+    """A_K = B_K = 0; A_{k−1} = (∂h/∂u) A_k + ∂h/∂a; B_{k−1} = (∂h/∂u) B_k + ∂h/∂s (method: sampler Jacobians)."""
+    steps = 4
+    part = model(denoising_steps=steps, sampler=sampler, predict=predict)
+    g = generator(0, "test")
+    for p in part.parameters():
+        p.copy_(torch.randn(p.shape, generator=g, dtype=DOUBLE) * 0.5)
+    part.normalizer.std.fill_(1.7)
+    part.target_normalizer.std.fill_(0.6)
+    s, a = torch.randn(2, generator=g, dtype=DOUBLE), torch.randn(1, generator=g, dtype=DOUBLE)
+    noise = torch.randn(1, 1, steps, 2, generator=g, dtype=DOUBLE)
+
+    def h(u, s_, a_, k):
+        condition = part.condition(s_.view(1, 1, -1), a_.view(1, 1, -1))
+        epsilon = part.predict_noise(u.view(1, 1, -1), k, condition)
+        if sampler == "ddim":
+            return part.ddim_step(u.view(1, 1, -1), epsilon, k).flatten()
+        z = noise[:, :, steps - k + 1] if k > 1 else None
+        return part.ddpm_step(u.view(1, 1, -1), epsilon, k, z).flatten()
+
+    u = noise[0, 0, 0]
+    over_a, over_s = torch.zeros(2, 1, dtype=DOUBLE), torch.zeros(2, 2, dtype=DOUBLE)
+    for k in range(steps, 0, -1):
+        h_u, h_s, h_a = torch.autograd.functional.jacobian(lambda *x, k=k: h(*x, k), (u, s, a))
+        over_a, over_s = h_u @ over_a + h_a, h_u @ over_s + h_s
+        u = h(u, s, a, k)
+    over_a, over_s = 0.6 * over_a, 0.6 * over_s + (torch.eye(2, dtype=DOUBLE) if predict == "delta" else 0)
+
+    def f(s_, a_):
+        return part.sample(s_.view(1, 1, -1), a_.view(1, 1, -1), noise).flatten()
+
+    f_s, f_a = torch.autograd.functional.jacobian(f, (s, a))
+    assert torch.allclose(f_a, over_a, rtol=1e-10)
+    assert torch.allclose(f_s, over_s, rtol=1e-10)
+    assert over_a.abs().min() > 1e-4
+
+
+def test_sampling_is_a_function_of_its_noise():
+    part = model(denoising_steps=3)
+    s, a = torch.zeros(1, 5, 2, dtype=DOUBLE), torch.zeros(1, 5, 1, dtype=DOUBLE)
+    noise = torch.randn(1, 5, *part.noise_shape, generator=generator(0, "test"), dtype=DOUBLE)
+    assert torch.equal(part.sample(s, a, noise), part.sample(s, a, noise))
+    assert not torch.equal(part.sample(s, a, noise), part.sample(s, a, noise + 1))
+
+
+def test_training_learns_the_robots_dynamics(dataset):
+    """A few hundred updates predict a held-out step far better than "the state does not change"."""
+    from mpcwdwm.training.loop import heldout_evaluator
+
+    config = component_config("world_model", {}, {"steps": 400, "hidden_dim": 64, "batch_size": 256})
+    training = Training("world_model", config, part_of(dataset, 0, 20_000), [0])
+    training.run()
+    (metrics,) = heldout_evaluator(training)(training.part)
+    assert metrics["heldout/rmse"] < 0.75 * metrics["heldout/rmse_no_change"]

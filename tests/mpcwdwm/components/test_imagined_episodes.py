@@ -1,0 +1,232 @@
+"""Imagined episodes from which a value is learnt, against plain loops: where they start, how they go on and end.
+
+The bases are functions: a system that only grows, whose episodes can be written down.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mpcwdwm.components import component_config
+from mpcwdwm.components.value import Episodes, imagined_episodes, returns_to_go
+from mpcwdwm.nn.networks import MIN_STD
+from mpcwdwm.training.loop import Training
+from tests.mpcwdwm.planning.test_linear_quadratic import DISCOUNT, DOUBLE, tensor
+from tests.mpcwdwm.planning.test_trustworthy import recorded
+from tests.support.parts import PARTS, bases_of, part_of
+
+SMALL = {"hidden_dim": 8, "batch_size": 32, "steps": 100, "evaluations": 1, "ensemble": 2}
+TENTH = 0.1  # of the imagined episodes is judged and not learnt from
+
+
+class Given(nn.Module):
+    """What a training asks of a base: its seeds; it has no weights."""
+
+    noise_shape = (2,)
+
+    def __init__(self, seeds, **functions):
+        super().__init__()
+        self.seeds = tuple(seeds)
+        for name, function in functions.items():
+            setattr(self, name, function)
+
+    def forward(self, obs, action):
+        return self.reward(obs, action)
+
+
+def training_of(bases, seeds=(0, 1), data=None, termination=None, **fields):
+    """A training of the value, with bases made of functions: actor(obs), sample(obs, action, noise), reward(…)."""
+    config = component_config("value", {}, {**SMALL, "discount": DISCOUNT, **fields})
+    names = {"rebrac": "actor", "world_model": "sample", "reward": "reward"}
+    given = {name: Given(seeds, **{function: bases[function]}) for name, function in names.items()}
+    data = rows() if data is None else data
+    return Training("value", config, data, seeds, bases=given, termination=termination, dtype=DOUBLE)
+
+
+def rows(lengths=(40, 30) * 10):
+    """Recorded episodes whose states fill [−1, 1]²; the first two episodes are held out."""
+    data = recorded(2, lengths)
+    data = dataclasses.replace(data, obs=np.tanh(data.obs), episode=np.repeat(np.arange(len(lengths)), lengths))
+    vars(data)["heldout_episodes"] = np.arange(len(lengths)) < 2
+    return data
+
+
+# ----------------------------------------------------------------------------------------- returns
+
+
+def test_a_return_to_go_is_the_discounted_sum_up_to_the_end_and_nothing_behind_it():
+    reward, length = tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0], [3.0, 5.0, 7.0, 9.0]]), [4, 2, 1]
+    alive = tensor([[float(t <= n - (n < 4)) for t in range(5)] for n in length])  # ends with transition n
+    episodes = Episodes(torch.zeros(1, 3, 5, 2), reward.unsqueeze(0), alive.unsqueeze(0))
+
+    def by_hand(episode, t):
+        if t == length[episode]:
+            return 0.0
+        return float(reward[episode, t]) + 0.5 * by_hand(episode, t + 1)
+
+    expected = [[by_hand(e, t) if t < length[e] else 0.0 for t in range(4)] for e in range(3)]
+    assert expected[:2] == [[4.0, 6.0, 8.0, 8.0], [2.0, 2.0, 0.0, 0.0]]
+    assert returns_to_go(episodes, 0.5)[0].tolist() == expected
+
+
+# ------------------------------------------------------------------------------ imagined episodes
+
+GROWTH, LENGTH, HALT = 1.1, 12, 2.5
+GROWING = {
+    "actor": lambda obs: 0 * obs,
+    # the model breaks where the second entry falls below −0.9
+    "sample": lambda obs, action, noise: torch.where(obs[..., 1:] < -0.9, torch.nan, GROWTH * obs),
+    "reward": lambda obs, action: 1 + obs[..., 0],
+}
+FALLEN = 1.2
+
+
+def fallen(obs):
+    return obs[..., 0] > FALLEN
+
+
+def grown(**fields):
+    return training_of(GROWING, termination=fallen, **{"episodes": 60, "length": LENGTH, "halt": HALT, **fields})
+
+
+def episode_by_hand(start, mean, std):
+    """The states of one episode of the growing system before its end, and why it ended, if it did."""
+    states = [start]
+    while len(states) <= LENGTH:
+        state = GROWTH * states[-1]
+        if states[-1][1] < -0.9:
+            return states, "broken"
+        if state[0] > FALLEN:
+            return states, "fallen"
+        if (np.abs((state - mean) / std) > HALT).any():
+            return states, "lost"
+        states.append(state)
+    return states[:LENGTH], None
+
+
+def episodes_of(table, member):
+    """Return what a table holds of each of a member's episodes: states, returns, discounts of what is left."""
+    count = int(table.counts[member])
+    number = table.episode[member, :count]
+    assert (number.diff() >= 0).all()
+    columns = [values[member, :count] for values in (table.obs, table.returns, table.left)]
+    return [tuple(values[number == e] for values in columns) for e in range(table.last.shape[1])]
+
+
+def test_tables_hold_each_episode_up_to_its_end_by_rule_bound_or_failure_and_nothing_behind_it():
+    part, ends, known = grown().part, [], rows()
+    learnt_from = known.obs[~known.heldout].astype(float)
+    mean, std = learnt_from.mean(0), learnt_from.std(0) + MIN_STD
+    for table, share in ((part._table, 1 - TENTH), (part._judged, TENTH)):
+        assert table.last.shape[1] == round(60 * share)
+        for member in range(2):
+            for e, (obs, returns, left) in enumerate(episodes_of(table, member)):
+                states, end = episode_by_hand(obs[0].numpy(), mean, std)
+                ends.append(end)
+                worth, expected = 0.0, []
+                for state in reversed(states):
+                    worth = 1 + state[0] + DISCOUNT * worth
+                    expected.insert(0, worth)
+                assert np.allclose(obs, states, rtol=1e-12)
+                assert np.allclose(returns, expected, rtol=1e-12)
+                behind = [0.0 if end else DISCOUNT ** (LENGTH - t) for t in range(len(states))]
+                assert np.allclose(left, behind, rtol=1e-12)
+                if end is None:  # its value goes on from here
+                    assert np.allclose(table.last[member, e], GROWTH * states[-1], rtol=1e-12)
+    for member in range(2):  # returns are standardised over what is learnt
+        worth = part._table.returns[member, : part._table.counts[member]]
+        assert float(part.return_normalizer.mean[member]) == pytest.approx(float(worth.mean()))
+        assert float(part.return_normalizer.std[member]) == pytest.approx(float(worth.std(correction=0)) + MIN_STD)
+    assert {end: ends.count(end) >= 3 for end in ("broken", "fallen", "lost", None)} == dict.fromkeys(ends, True)
+
+
+def test_an_end_keeps_what_follows_finite_and_leaves_the_other_episodes_alone():
+    start = tensor([[[0.5], [1.0], [2.5]]])
+    seen = []
+
+    def transition(obs, action, step):
+        seen.append((obs[0, :, 0].tolist(), action[0, :, 0].tolist(), step))
+        return torch.where(obs > 3, torch.inf, 2 * obs) if step < 2 else 2 * obs  # from an end, it would go on
+
+    episodes = imagined_episodes(
+        start, 3, lambda obs, t: obs + t, transition, lambda obs, action: action[..., 0], lambda obs: obs[..., 0] == 8
+    )
+    assert episodes.alive[0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]
+    assert episodes.obs[0, 0, :, 0].tolist() == [0.5, 1, 2, 4]
+    assert episodes.obs.isfinite().all()
+    assert episodes.reward[0, 0].tolist() == [0.5, 2, 4]  # of obs and action of the same step
+    assert [(obs[0], action[0], step) for obs, action, step in seen] == [(0.5, 0.5, 0), (1, 2, 1), (2, 4, 2)]
+
+
+@pytest.mark.parametrize("exploration", [0.0, 0.2, 5.0])
+def test_actions_are_the_policys_with_noise_of_the_given_width_within_bounds(exploration):
+    seen = []
+
+    def sample(obs, action, noise):
+        seen.append((obs, action))
+        assert noise.shape == obs.shape
+        assert 0.8 < float(noise.std()) < 1.2
+        return 0.9 * obs
+
+    policy = {**GROWING, "actor": lambda obs: 0.1 * obs.flip(-1), "sample": sample}
+    training_of(policy, exploration=exploration, episodes=200, length=5)
+    assert len(seen) == 5
+    obs, action = (torch.stack(each) for each in zip(*seen, strict=True))
+    off = action - 0.1 * obs.flip(-1)
+    if exploration == 0:
+        assert (off == 0).all()
+    elif exploration == 0.2:
+        assert float(off.std()) == pytest.approx(0.2, rel=0.03)
+        assert (off[0, 0] != off[0, 1]).all()  # of each member
+        assert (off[0] != off[1]).all()  # of each step
+    else:
+        assert action.abs().max() == 1
+        assert 0.8 < float((action.abs() == 1).double().mean()) < 0.9  # 84 %
+
+
+@pytest.mark.parametrize(("train_on", "everywhere"), [("train", False), ("all", True)])
+def test_episodes_start_at_rows_that_are_learnt_from(train_on, everywhere):
+    data = rows()
+    part = grown(train_on=train_on, episodes=600, data=data).part
+    first, second = (
+        {tuple(obs[0].tolist()) for table in (part._table, part._judged) for obs, _, _ in episodes_of(table, member)}
+        for member in range(2)
+    )
+    starts = first | second
+    kept, heldout = (
+        {tuple(obs.tolist()) for obs in data.obs[mask].astype(float)} for mask in (~data.heldout, data.heldout)
+    )
+    assert starts <= kept | heldout
+    assert bool(starts & heldout) == everywhere
+    assert len(starts & kept) > 0.7 * len(kept)
+    assert len(first & second) < 0.8 * len(first)  # every member has its own
+
+
+def test_a_members_episodes_and_tables_do_not_depend_on_its_neighbours(dataset):
+    datasets = [part_of(dataset, 0, 4000), part_of(dataset, 20_000, 23_000), part_of(dataset, 40_000, 45_000)]
+    config = component_config("value", {}, {**SMALL, **PARTS["value"][1]})
+
+    def made(datasets, seeds):
+        bases = bases_of(config, datasets, seeds)
+        return Training("value", config, datasets, seeds, bases=bases, dtype=DOUBLE).part
+
+    seeds = (3, 11, 7)
+    stacked = made(datasets, seeds)
+    assert len(set(stacked._table.counts.tolist())) == 3  # the shorter are padded
+    assert 0 < stacked._facts["value/ended"].min() <= stacked._facts["value/ended"].max() < 1
+    for member, seed in enumerate(seeds):
+        alone = made([datasets[member]], [seed])
+        assert torch.equal(stacked._learns[member], alone._learns[0])
+        for ours, theirs in ((stacked._table, alone._table), (stacked._judged, alone._judged)):
+            count = int(theirs.counts[0])
+            assert int(ours.counts[member]) == count
+            for name in ("obs", "returns", "left", "episode"):
+                assert torch.allclose(getattr(ours, name)[member, :count], getattr(theirs, name)[0], atol=1e-9), name
+            assert torch.allclose(ours.last[member], theirs.last[0], atol=1e-9)
+        for name, value in alone.return_normalizer.state_dict().items():
+            assert torch.allclose(stacked.return_normalizer.state_dict()[name][member], value[0], rtol=1e-9)
+    for table in (stacked._learns, stacked._table.obs[:, :20]):  # and are its own
+        assert not any(torch.equal(table[m], table[n]) for m, n in ((0, 1), (0, 2), (1, 2)))

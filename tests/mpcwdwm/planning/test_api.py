@@ -1,0 +1,161 @@
+"""The Python API: what the README shows, run on components trained for a moment."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import mpcwdwm
+from mpcwdwm.components import component_config
+from mpcwdwm.components.artifact import write_artifact
+from mpcwdwm.errors import UserError
+from mpcwdwm.evaluation.evaluate import evaluate
+from mpcwdwm.evaluation.rollout import episode_seeds, rollout
+from mpcwdwm.training.loop import train
+
+TASK = {
+    "name": "hopper-medium-replay-mini-ppo-v0",
+    "env_id": "Hopper-v4",
+    "termination": "hopper",
+    "max_episode_steps": 1000,
+    "reference": [-20.272305, 3234.3],
+}
+SMALL = {"steps": 30, "hidden_dim": 16, "batch_size": 64, "evaluations": 1}
+SEEDS = (0, 1)
+UNIT = {"discount": 0.9, "reward_scale": 2.0, "reward_shift": 0.5}  # of ReBRAC's critic
+
+
+@pytest.fixture(scope="module")
+def storage(dataset, tmp_path_factory):
+    root = tmp_path_factory.mktemp("storage")
+    for name in ("rebrac", "iql", "world_model", "reward"):
+        for trained in train(name, component_config(name, UNIT if name == "rebrac" else {}, SMALL), dataset, SEEDS):
+            key = f"{name}-s{trained.facts['seed']}"
+            folder = root / "components" / key
+            folder.mkdir(parents=True)
+            write_artifact(folder, trained.tensors, {**trained.facts, "key": key, "task": TASK}, trained.curve)
+    return root
+
+
+def test_load_adapt_and_step_an_environment(storage):
+    parts = mpcwdwm.load(storage, task=TASK["name"], seed=0)
+    planner = mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(H=2, M=4, E=1, step_size=1e-4))
+    env = mpcwdwm.make_env(parts.env_id)
+    obs, _ = env.reset(seed=1)
+    for _ in range(5):
+        action = planner(obs)
+        assert env.action_space.contains(action)
+        obs, *_ = env.step(action)
+    changed = [not torch.equal(planner.psi[name], planner.psi0[name]) for name in planner.psi]
+    assert all(changed)
+
+
+def test_a_loaded_policy_acts_as_the_trained_one_did(storage, dataset):
+    parts = mpcwdwm.load(storage, task=TASK["name"], seed=[0, 1])
+    (first, second) = train("rebrac", component_config("rebrac", UNIT, SMALL), dataset, SEEDS)
+    obs = torch.from_numpy(dataset.obs[:7])
+    actions = parts.policy(parts.policy.initial(1), obs.expand(2, -1, -1))
+    for member, trained in enumerate((first, second)):
+        weights = trained.tensors
+        x = (obs - weights["actor.normalizer.mean"]) / weights["actor.normalizer.std"]
+        for i in range(3):
+            x = torch.relu(x @ weights[f"actor.net.hidden.{i}.weight"] + weights[f"actor.net.hidden.{i}.bias"])
+        expected = torch.tanh(x @ weights["actor.net.head.weight"] + weights["actor.net.head.bias"])
+        assert torch.allclose(actions[member], expected, atol=1e-5)
+
+
+def test_one_set_of_parts_serves_planners_of_different_sizes(storage):
+    parts = mpcwdwm.load(storage, task=TASK["name"], seed=SEEDS)
+    one, three = (mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(H=1, M=2), seeds=SEEDS, episodes=n) for n in (1, 3))
+    first = one.act(torch.zeros(2, 11))[0]
+    assert three.act(torch.zeros(6, 11))[0].shape == (6, 3)
+    one.reset()
+    assert torch.equal(one.act(torch.zeros(2, 11))[0], first)
+
+
+def test_iql_can_be_the_base(storage):
+    parts = mpcwdwm.load(storage, task=TASK["name"], seed=1, base="iql")
+    planner = mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(H=1, M=2, base="iql"))
+    assert np.isfinite(planner(np.zeros(11))).all()
+
+
+def test_a_borrowed_critic_brings_its_discount_and_its_reward_scale(storage):
+    iql, rebrac, borrowed = (
+        mpcwdwm.load(storage, task=TASK["name"], seed=SEEDS, **which)
+        for which in ({"base": "iql"}, {}, {"base": "iql", "critic_from": "rebrac"})
+    )
+    obs, action = torch.randn(2, 5, 11), torch.rand(2, 5, 3)
+    assert (iql.discount, rebrac.discount, borrowed.discount) == (0.99, 0.9, 0.9)
+    assert torch.equal(borrowed.critic(obs, action), rebrac.critic(obs, action))
+    assert not torch.equal(borrowed.critic(obs, action), iql.critic(obs, action))
+    assert torch.equal(borrowed.reward(obs, action), rebrac.reward(obs, action))
+    assert torch.allclose(rebrac.reward(obs, action), 2 * iql.reward(obs, action) + 0.5)
+    policies = [parts.policy(parts.policy.initial(1), obs) for parts in (iql, rebrac, borrowed)]
+    assert torch.equal(policies[2], policies[0])
+    assert not torch.equal(policies[2], policies[1])
+
+
+def test_ones_own_policy_in_a_loaded_set(storage):
+    parts = mpcwdwm.load(storage, task=TASK["name"])
+    parts.policy = mpcwdwm.ModulePolicy(nn.Sequential(nn.Linear(11, 8), nn.ReLU(), nn.Linear(8, 3), nn.Tanh()))
+    planner = mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(H=1, M=2, E=1))
+    assert planner(np.zeros(11)).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "hopper-medium-replay-mini-ppo"}, "did you mean 'hopper-medium-replay-mini-ppo-v0'"),
+        ({"task": TASK["name"], "seed": 9}, r"no finished 'rebrac' for seed 9; it has seeds \[0, 1\]"),
+        ({"task": TASK["name"], "base": "bc"}, "no finished 'bc'"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_line(storage, arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        mpcwdwm.load(storage, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+# -------------------------------------------------------------------------------------- evaluation
+
+
+def test_every_method_meets_the_same_starting_states_and_members_do_not_mix(storage):
+    parts = mpcwdwm.load(storage, task=TASK["name"], seed=SEEDS)
+    parts.max_episode_steps = 15
+    config = mpcwdwm.MpcConfig(H=1, M=2, E=1, step_size=1e-3)
+    frozen = evaluate(parts, None, seeds=SEEDS, episodes=2, env_seed=0)
+    adapted = evaluate(parts, config, seeds=SEEDS, episodes=2, env_seed=0)
+    again = evaluate(parts, config, seeds=SEEDS, episodes=2, env_seed=0)
+    seeds = [[e.env_seed for e in member] for member in frozen]
+    assert seeds == [[e.env_seed for e in member] for member in adapted] == [episode_seeds(0, 2)] * 2
+    assert [[e.return_ for e in m] for m in adapted] == [[e.return_ for e in m] for m in again]
+    assert adapted[0][0].imagined_return is not None
+    assert frozen[0][0].imagined_return is None
+    alone = evaluate(mpcwdwm.load(storage, task=TASK["name"], seed=1), config, seeds=[1], episodes=2, env_seed=0)
+    for ours, theirs in zip(adapted[1], alone[0], strict=True):
+        if ours.length == theirs.length <= 15:
+            assert ours.return_ == pytest.approx(theirs.return_, rel=1e-3)
+
+
+def test_a_score_is_d4rls(storage):
+    parts = mpcwdwm.load(storage, task=TASK["name"])
+    ((episode,),) = evaluate(parts, None, seeds=[0], episodes=1, env_seed=3)
+    low, high = TASK["reference"]
+    assert episode.normalized_score == pytest.approx(100 * (episode.return_ - low) / (high - low))
+
+
+def test_lockstep_episodes_are_those_of_a_plain_loop(dataset):
+    """The rollout's returns and lengths equal a loop over single environments with the same actions."""
+
+    def act(obs, alive):
+        return torch.sin(obs[:, :3] * 5)
+
+    played = rollout("Hopper-v4", act, [5, 6, 7], max_steps=200, dtype=torch.float64)
+    for one in played:
+        env = mpcwdwm.make_env("Hopper-v4")
+        obs, _ = env.reset(seed=one.env_seed)
+        total, length, done = 0.0, 0, False
+        while not done and length < 200:
+            obs, reward, terminated, truncated, _ = env.step(np.sin(obs[:3] * 5))
+            total, length, done = total + reward, length + 1, terminated or truncated
+        assert (one.return_, one.length) == (pytest.approx(total, rel=1e-12), length)

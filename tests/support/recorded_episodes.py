@@ -1,0 +1,33 @@
+"""Datasets without a file: random ones, and episodes of the linear-quadratic system."""
+
+import numpy as np
+
+from mpcwdwm.data.dataset import Dataset, from_arrays
+from mpcwdwm.data.hdf5 import Arrays
+from tests.mpcwdwm.planning.test_linear_quadratic import PRETRAINED, A, B, Q, R
+from tests.support.synthetic import episodes
+
+
+def dataset_of(lengths, ends, *, obs_dim=3) -> Dataset:
+    """Random transitions; the first number of an observation is its row."""
+    made = episodes(lengths, ends, obs_dim=obs_dim)
+    obs = made["observations"]
+    obs[:, 0] = np.arange(len(obs))
+    arrays = Arrays(obs, made["actions"], made["rewards"], made["terminals"], made["timeouts"], None)
+    return from_arrays(arrays, "a hash", "made.hdf5")
+
+
+def recorded(gain=PRETRAINED, *, sigma=0.2, count=60, length=40, seed=0) -> Dataset:
+    """Episodes of the linear-quadratic system with the actions −K s + σ ε."""
+    rng = np.random.default_rng(seed)
+    obs, action = np.empty((count, length, 2)), np.empty((count, length, 2))
+    state = rng.normal(size=(count, 2))
+    for t in range(length):
+        obs[:, t] = state
+        action[:, t] = -state @ gain.T + sigma * rng.normal(size=(count, 2))
+        state = state @ A.T + action[:, t] @ B.T
+    obs, action = obs.reshape(-1, 2), action.reshape(-1, 2)
+    reward = -((obs @ Q) * obs).sum(1) - ((action @ R) * action).sum(1)
+    ends = np.tile(np.arange(length) == length - 1, count)
+    numbers = (x.astype(np.float32) for x in (obs, action, reward))
+    return from_arrays(Arrays(*numbers, np.zeros_like(ends), ends, None), "a hash", "made.hdf5")

@@ -1,0 +1,278 @@
+"""Evaluation on a real local Ray: order, retries, reasons, and giving processors back."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.ray import start as ray_cluster
+from cluster.ray.pool import Finished
+from cluster.store.files import Store
+from cluster.units import CellUnit, Pack, TaskRef
+from cluster.work import PackFailure
+from mpcwdwm.errors import UserError
+from sweeps.execution.feed import Feed
+from sweeps.execution.trials import Evaluation
+
+TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", (-20.0, 3234.0), 1000, "local")
+
+
+def cell(name: str, seed: int = 0) -> CellUnit:
+    return CellUnit(
+        f"{name}-s{seed}", name, name, None, "rebrac", {}, {"rebrac": "k"}, TASK, seed, episodes=1, env_seed=0
+    )
+
+
+def pack(name: str, seeds: int = 1) -> Pack:
+    return Pack(tuple(cell(name, seed) for seed in range(seeds)))
+
+
+def computing(folder: Path) -> Callable:
+    """What stands in for the science: obeys the cell's name, and notes in which process it ran."""
+    place = str(folder)
+
+    def compute(store, pack, device, threads, on_progress):  # nested: pickled by value, workers see no tests
+        import os
+        import time
+        from pathlib import Path
+
+        name = pack.units[0].method
+        tries = Path(place) / f"{name}-tries"
+        count = int(tries.read_text()) + 1 if tries.exists() else 1
+        tries.write_text(str(count))
+        if name == "hopeless":
+            raise UserError("the dataset is wrong: mend it")
+        if name == "bad" or (name == "flaky" and count <= 2):
+            raise ZeroDivisionError("division\nby zero")
+        if name == "dies":
+            os._exit(1)
+        time.sleep(30 if name == "slow" else 0)
+
+        def write(target):
+            (target / "manifest.json").write_text(json.dumps({"pid": os.getpid()}))
+
+        return dict.fromkeys(pack.keys, write)
+
+    return compute
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray_cluster.start("local", cpus=2)
+    yield
+    ray_cluster.stop()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "runs")
+
+
+@pytest.fixture
+def evaluation(store: Store, tmp_path: Path) -> Iterator[Evaluation]:
+    running = Evaluation(store, retries=2, compute=computing(tmp_path))
+    yield running
+    running.close()
+
+
+def wait_for(evaluation: Evaluation, count: int, seconds: float = 60) -> list[Finished]:
+    ended: list[Finished] = []
+    deadline = time.monotonic() + seconds
+    while len(ended) < count and time.monotonic() < deadline:
+        ended += evaluation.poll()
+        time.sleep(0.05)
+    assert len(ended) == count
+    return ended
+
+
+@pytest.mark.slow
+def test_packs_run_in_order_in_one_process_also_when_they_come_late(evaluation: Evaluation, store: Store) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        evaluation.submit(pack(name, seeds=2))
+    assert [end.pack.units[0].method for end in wait_for(evaluation, 3)] == names
+    time.sleep(1.5)  # nothing is ready for a while
+    evaluation.submit(pack("late"))
+    ended = wait_for(evaluation, 1)
+    assert [end.error for end in ended] == [None]
+    assert store.keys("results") == ["a-s0", "a-s1", "b-s0", "b-s1", "c-s0", "c-s1", "late-s0"]
+    assert len({store.manifest("results", key)["pid"] for key in store.keys("results")}) == 1
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_twice_is_tried_a_third_time(evaluation: Evaluation, store: Store, tmp_path: Path) -> None:
+    evaluation.submit(pack("flaky"))
+    (end,) = wait_for(evaluation, 1)
+    assert end.error is None
+    assert (tmp_path / "flaky-tries").read_text() == "3"
+    assert store.has("results", "flaky-s0")
+    assert store.failure("flaky-s0") is None
+
+
+@pytest.mark.slow
+def test_a_trial_that_always_fails_says_why_in_one_line_and_where_the_traceback_is(
+    evaluation: Evaluation, store: Store, tmp_path: Path
+) -> None:
+    evaluation.allow(2)
+    evaluation.submit(pack("bad", seeds=2))
+    evaluation.submit(pack("dies"))
+    ended = {end.pack.units[0].method: end for end in wait_for(evaluation, 2)}
+    assert (tmp_path / "bad-tries").read_text() == (tmp_path / "dies-tries").read_text() == "3"
+    assert ended["bad"].error is not None
+    assert ended["bad"].error.startswith("ZeroDivisionError: division by zero")
+    assert "Traceback" in Path(ended["bad"].log).read_text()
+    assert "died" in str(ended["dies"].error)
+    for end in ended.values():
+        for key in end.pack.keys:
+            record = store.failure(key)
+            assert record is not None
+            assert (record["error"], record["log"]) == (end.error, end.log)
+
+
+@pytest.mark.slow
+def test_an_error_of_the_user_is_not_tried_again(evaluation: Evaluation, tmp_path: Path) -> None:
+    evaluation.submit(pack("hopeless"))
+    (end,) = wait_for(evaluation, 1)
+    assert end.error == "the dataset is wrong: mend it"
+    assert (tmp_path / "hopeless-tries").read_text() == "1"
+
+
+@pytest.mark.slow
+def test_at_rest_it_holds_no_processor_and_starts_again_when_needed(evaluation: Evaluation, store: Store) -> None:
+    evaluation.submit(pack("a"))
+    wait_for(evaluation, 1)
+    evaluation.rest()
+    deadline = time.monotonic() + 10
+    while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == 2
+    evaluation.submit(pack("b"))
+    wait_for(evaluation, 1)
+    assert store.has("results", "b-s0")
+
+
+@pytest.mark.slow
+def test_closing_does_not_wait_for_trials_that_run(evaluation: Evaluation, store: Store) -> None:
+    evaluation.submit(pack("slow"))
+    deadline = time.monotonic() + 30
+    while not store.work_ids() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    began = time.monotonic()
+    evaluation.close()
+    assert time.monotonic() - began < 15
+    assert not store.has("results", "slow-s0")
+
+
+@pytest.mark.slow
+def test_of_several_packs_in_one_trial_each_fails_and_is_tried_again_alone(
+    evaluation: Evaluation, store: Store, tmp_path: Path
+) -> None:
+    evaluation.submit(pack("a"))
+    wait_for(evaluation, 1)  # from now on it is known that such packs are short
+    names = ["b", "flaky", "c", "hopeless", "d", "bad", "e", "dies", "f"]
+    for name in names:
+        evaluation._feed.add(pack(name))
+    evaluation._feed._pace.ended.append((0.0, 1000.0))
+    evaluation.allow(1)
+    ended = {end.pack.units[0].method: end.error for end in wait_for(evaluation, len(names), 120)}
+    failed = {name: error.split(":")[0] for name, error in ended.items() if error}
+    assert failed.keys() == {"hopeless", "bad", "dies"}
+    assert failed["bad"] == "ZeroDivisionError"
+    assert failed["hopeless"] == "the dataset is wrong"
+    assert "died" in str(ended["dies"])
+    tries = {name: (tmp_path / f"{name}-tries").read_text() for name in names}
+    assert tries == {**dict.fromkeys("bcdef", "1"), "flaky": "3", "hopeless": "1", "bad": "3", "dies": "3"}
+    assert set(store.keys("results")) == {f"{name}-s0" for name in "abcdef"} | {"flaky-s0"}
+
+
+@pytest.mark.slow
+def test_what_may_not_run_holds_no_processor_and_runs_when_it_may(evaluation: Evaluation, store: Store) -> None:
+    evaluation.submit(pack("a"))
+    wait_for(evaluation, 1)
+    evaluation.allow(0)
+    evaluation.submit(pack("b"))
+    evaluation.rest()
+    deadline = time.monotonic() + 10
+    while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == 2
+    assert evaluation.waiting == 1
+    evaluation.allow(1)
+    wait_for(evaluation, 1)
+    assert store.has("results", "b-s0")
+
+
+def test_the_feed_hands_out_what_is_ready_in_order_and_no_more_than_there_are_slots(store: Store) -> None:
+    feed = Feed(store)
+    assert feed.suggest("t0") is None
+    for name in "abc":
+        feed.add(pack(name))
+    feed.slots = 2
+    given = [feed.suggest(f"t{i}") for i in range(3)]
+    assert [names_in(g) for g in given[:2]] == [["a"], ["b"]]  # while nothing is known of how long they take
+    assert given[2] is None
+    report(feed, "t0", "a", seconds=0.5)
+    feed.close("t0")
+    assert feed.suggest("t3") is not None
+    feed.finished = True
+    assert feed.suggest("t4") == Feed.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("seconds", "waiting", "slots", "expected"),
+    [
+        (0.5, 400, 2, 20),  # ten seconds of work
+        (0.5, 60, 2, 7),  # an eighth of what is ready: four trials more for each of two slots
+        (30.0, 60, 2, 1),
+        (0.001, 4000, 2, 50),  # their description has to travel
+        (0.5, 3, 2, 1),
+    ],
+)
+def test_a_trial_gets_as_many_packs_as_are_short_and_no_more_than_a_share(
+    store: Store, seconds: float, waiting: int, slots: int, expected: int
+) -> None:
+    feed = Feed(store)
+    feed.slots = slots
+    feed.add(pack("first"))
+    feed.suggest("t0")
+    report(feed, "t0", "first", seconds=seconds)
+    for number in range(waiting):
+        feed.add(pack(f"p{number}"))
+    assert names_in(feed.suggest("t1")) == [f"p{number}" for number in range(expected)]
+    unbundled = Feed(store, bundled=False)
+    unbundled._pace = feed._pace
+    unbundled.add(pack("a"))
+    unbundled.add(pack("b"))
+    assert names_in(unbundled.suggest("t0")) == ["a"]
+
+
+def test_what_a_lost_trial_left_undone_is_done_by_others_and_only_what_it_was_at_counts_as_failed(store: Store) -> None:
+    feed = Feed(store, retries=1)
+    feed._pace.ended.append((0.0, 1.0))
+    for name in "abcd":
+        feed.add(pack(name))
+    feed.slots = 1
+    assert names_in(feed.suggest("t0")) == ["a", "b", "c", "d"]
+    report(feed, "t0", "a")
+    store.publish("results", "b-s0", lambda folder: (folder / "manifest.json").write_text("{}") and None)
+    feed.close("t0", PackFailure("killed", "here"))  # it had published b and was at c
+    assert names_in(feed.suggest("t1")) == ["c"]
+    feed.close("t1", PackFailure("killed", "here"))
+    assert names_in(feed.suggest("t2")) == ["d"]
+    ended = [feed.ended.get_nowait() for _ in range(3)]
+    assert [(end.pack.units[0].method, end.error) for end in ended] == [("a", None), ("b", None), ("c", "killed")]
+    assert store.failure("c-s0") is not None
+    assert store.failure("d-s0") is None
+
+
+def names_in(given: object) -> list[str]:
+    assert isinstance(given, dict)
+    return [each["units"][0]["method"] for each in json.loads(given["packs"])]
+
+
+def report(feed: Feed, trial: str, name: str, seconds: float = 0.0) -> None:
+    end = {"pack": pack(name).id, "seconds": seconds, "failure": None}
+    feed.hear(trial, {"pack": end["pack"], "fraction": 1.0, "note": "", "ended": [end]})
