@@ -16,17 +16,16 @@ from typing import Any
 
 from cluster.store.files import Store
 from cluster.store.lease import Busy, hold
-from cluster.units import CellUnit, ComponentUnit, Pack, pack_from_dict
+from cluster.units import SHELVES, Pack, pack_from_dict
 
 __all__ = ["begin", "finish", "missing", "open_pack", "open_packs", "plan_packs", "sweep_up"]
 
-SHELF = {"component": "components", "cell": "results"}
 RECORD = "pack.json"
 
 
 def missing(store: Store, pack: Pack) -> tuple[str, ...]:
     """Return the keys of a pack that are not published, in stacking order."""
-    return tuple(key for key in pack.keys if not store.has(SHELF[pack.kind], key))
+    return tuple(key for key in pack.keys if not store.has(pack.shelf, key))
 
 
 def begin(store: Store, pack: Pack) -> None:
@@ -66,7 +65,7 @@ def plan_packs(store: Store, packs: list[Pack], wanted: set[str]) -> list[Pack]:
             missing would let the limits of the groups depend on what happened to be finished.
         wanted: the keys asked for; nothing is begun for others.
     """
-    needed = set(wanted).difference(*(store.keys(shelf) for shelf in SHELF.values()))
+    needed = set(wanted).difference(*(store.keys(shelf) for shelf in SHELVES.values()))
     chosen: list[Pack] = []
     for pack in open_packs(store):
         lacking = missing(store, pack)
@@ -77,9 +76,9 @@ def plan_packs(store: Store, packs: list[Pack], wanted: set[str]) -> list[Pack]:
             chosen.append(pack)
             needed.difference_update(lacking)
     for pack in packs:
-        units: list[ComponentUnit | CellUnit] = [unit for unit in pack.units if unit.key in needed]
+        units = tuple(unit for unit in pack.units if unit.key in needed)
         if units:
-            chosen.append(Pack(tuple(units), pack.compute))  # type: ignore[arg-type]
+            chosen.append(Pack(units, pack.compute))
             needed.difference_update(unit.key for unit in units)
     return chosen
 

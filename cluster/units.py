@@ -8,9 +8,9 @@ that survives JSON, so a pack can cross a process border or be written beside it
 
 import hashlib
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-__all__ = ["CellUnit", "ComponentUnit", "Pack", "TaskRef", "pack_from_dict"]
+__all__ = ["SHELVES", "CellUnit", "ComponentUnit", "Pack", "TaskRef", "Unit", "pack_from_dict"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class TaskRef:
 class ComponentUnit:
     """One pretrained part for one seed."""
 
+    kind: ClassVar = "component"
+    shelf: ClassVar = "components"  # its folder in the store
+
     key: str  # folder name: "<component>-<task>-s<seed>-<hash>"
     component: str  # "rebrac", "iql", "bc", "world_model", "reward", "value"
     config: dict[str, Any]  # fully resolved, defaults included
@@ -44,6 +47,9 @@ class ComponentUnit:
 @dataclass(frozen=True)
 class CellUnit:
     """One method evaluated on one task for one training seed."""
+
+    kind: ClassVar = "cell"
+    shelf: ClassVar = "results"
 
     key: str  # folder name: "<method>-<task>-s<seed>-<hash>"
     method: str  # row label: "rebrac", "mpc H=3 M=8 E=1 α=1e-05"
@@ -60,11 +66,16 @@ class CellUnit:
     variant: str = ""  # what differs in the components when they carry axes, "" otherwise
 
 
+Unit = ComponentUnit | CellUnit
+UNITS = {unit.kind: unit for unit in (ComponentUnit, CellUnit)}
+SHELVES = {kind: unit.shelf for kind, unit in UNITS.items()}
+
+
 @dataclass(frozen=True)
 class Pack:
     """Units that run stacked in one process; ``id`` follows from the keys and their order."""
 
-    units: tuple[ComponentUnit, ...] | tuple[CellUnit, ...]
+    units: tuple[Unit, ...]  # of one kind
     compute: dict[str, Any] = field(default_factory=dict)  # of mpcwdwm.nn.compute.ComputeConfig: what differs
 
     @property
@@ -76,7 +87,12 @@ class Pack:
     @property
     def kind(self) -> str:
         """Return "component" or "cell"."""
-        return "component" if isinstance(self.units[0], ComponentUnit) else "cell"
+        return self.units[0].kind
+
+    @property
+    def shelf(self) -> str:
+        """Return the store's folder in which the units are published."""
+        return self.units[0].shelf
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -95,10 +111,9 @@ class Pack:
 
 def pack_from_dict(data: dict[str, Any]) -> Pack:
     """Rebuild a pack from `Pack.to_dict`, also after a trip through JSON."""
-    units: list[Any] = []
+    units: list[Unit] = []
     for fields in data["units"]:
         reference = fields["task"]["reference"]
         task = TaskRef(**{**fields["task"], "reference": tuple(reference) if reference else None})
-        kind = ComponentUnit if data["kind"] == "component" else CellUnit
-        units.append(kind(**{**fields, "task": task}))
+        units.append(UNITS[data["kind"]](**{**fields, "task": task}))
     return Pack(tuple(units), data["compute"])

@@ -105,7 +105,7 @@ def run_pack(
         writers = (compute or compute_pack)(store, pack, device, threads, on_progress or _ignore)
         for key in pack.keys:
             store.clear_failure(key)  # before: killed between the two, a published unit has no failure
-        published = tuple(key for key in pack.keys if store.publish(packs.SHELF[pack.kind], key, writers[key]))
+        published = tuple(key for key in pack.keys if store.publish(pack.shelf, key, writers[key]))
         packs.finish(store, pack)
     return PackResult(published, time.monotonic() - started, skipped=False)
 

@@ -13,17 +13,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cluster import packs
 from cluster.store.files import Store, open_store
-from cluster.units import Pack
+from cluster.units import SHELVES, Pack, Unit
 from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import Background, catch_signals, interruptible
-from sweeps.execution.meter import Meter, kind_of
+from sweeps.execution.meter import Meter
 from sweeps.execution.progress import ProgressLines, relative_work
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
-from sweeps.records.fields import Unit, plan_record
+from sweeps.records.fields import plan_record
 from sweeps.records.recorder import Recorder, shelf_folder
 from sweeps.records.tracker import Tracker
 from sweeps.spec.spec import Spec
@@ -148,8 +148,7 @@ class Driver:
 
     def _look_up(self) -> None:
         """Take note of what is published."""
-        shelves = packs.SHELF.items()
-        self.done = {kind: set(self.store.keys(shelf)).intersection(self.units) for kind, shelf in shelves}
+        self.done = {kind: set(self.store.keys(shelf)).intersection(self.units) for kind, shelf in SHELVES.items()}
 
     def _is_complete(self) -> bool:
         settled = self.done["component"] | self.done["cell"] | set(self.outcome.failed)
@@ -158,7 +157,7 @@ class Driver:
     def _published(self) -> Iterator[tuple[Unit, Path]]:
         """Yield the units of the plan that are published, with their folders."""
         for key, unit in self.units.items():
-            if key in self.done[kind_of(unit)]:
+            if key in self.done[unit.kind]:
                 yield unit, shelf_folder(self.store, unit)
 
     # Records: MLflow is written by one thread at a time, once the store exists
@@ -258,10 +257,9 @@ class Driver:
         for unit in end.pack.units:
             if unit.key not in self.units:
                 continue  # of a pack begun by another sweep, which records it
-            kind = kind_of(unit)
-            if self.store.has(packs.SHELF[kind], unit.key):
-                self.done[kind].add(unit.key)
-                if kind == "component":
+            if self.store.has(unit.shelf, unit.key):
+                self.done[unit.kind].add(unit.key)
+                if unit.kind == "component":
                     self.outcome.trained += 1
                 else:
                     self.outcome.evaluated += 1
@@ -286,12 +284,12 @@ class Driver:
             runnable = tuple(unit for unit in pack.units if self._has_parts(unit))
             self._open.discard(pack.id)
             if runnable:
-                left = Pack(runnable, pack.compute)  # type: ignore[arg-type]
+                left = Pack(runnable, pack.compute)
                 self._open.add(left.id)
                 self.meter.know(left)
                 (self._pool if left.kind == "component" else self._evaluation).submit(left)
 
-    def _has_parts(self, unit: Any) -> bool:
+    def _has_parts(self, unit: Unit) -> bool:
         """Return whether a unit can be computed; it fails with a failed part of its own."""
         for name, key in unit.parts.items():
             if key in self.outcome.failed:
@@ -336,7 +334,7 @@ class Driver:
         """Bring both lines up to date."""
         assert self._pool is not None
         assert self._evaluation is not None
-        failed = Counter(kind_of(self.units[key]) for key in self.outcome.failed)
+        failed = Counter(self.units[key].kind for key in self.outcome.failed)
         under_way = {"component": self._pool.progress(), "cell": self._evaluation.progress()}
         notes = {**self._pool.notes(), **self._evaluation.notes()}
         self.meter.draw(self.done, failed, under_way, notes.values())

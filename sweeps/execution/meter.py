@@ -3,17 +3,12 @@
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from cluster.units import CellUnit, ComponentUnit, Pack
+from cluster.units import Pack
 from sweeps.execution.progress import Phase, ProgressLines, relative_work
 
-__all__ = ["Meter", "kind_of"]
+__all__ = ["Meter"]
 
 DRAW_EVERY = 1.0  # seconds between two questions for the actors' progress
-
-
-def kind_of(unit: ComponentUnit | CellUnit) -> str:
-    """Return "component" or "cell"."""
-    return "cell" if isinstance(unit, CellUnit) else "component"
 
 
 class Meter:

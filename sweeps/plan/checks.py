@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.units import TaskRef
-from mpcwdwm.components.registry import COMPONENT_CLASSES
+from mpcwdwm.components.component import Rows
 from mpcwdwm.data import Task, dataset_path, read_dataset, sha256_of
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.envs.factory import check_env, mujoco_version
@@ -47,8 +47,8 @@ class Checked:
     notices: list[str]  # one line each; nothing here stops a sweep
 
 
-Learner = tuple[str, bool]
-"""A component, and whether it learns from all episodes or holds some back."""
+Learner = tuple[Rows, bool]
+"""The rows a component learns from, and whether of all episodes or of the training episodes only."""
 
 
 def check(spec: "Spec", learners: dict[str, set[Learner]]) -> Checked:
@@ -110,7 +110,7 @@ def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
     Raises:
         UserError: the file is unfit, or a component finds no rows in it that it can learn from.
     """
-    wanted = {f"{name}/{'all' if everything else 'train'}" for name, everything in learners}
+    wanted = {f"{rows}/{'all' if everything else 'train'}" for rows, everything in learners}
     code = code_hash("mpcwdwm.data.dataset", "mpcwdwm.training.buffer")  # another validation judges anew
     memory = cache_folder() / "datasets" / f"{sha256_of(path)[:32]}-{code[:8]}.json"
     fit_for = set[str]()
@@ -120,8 +120,8 @@ def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
         if wanted <= fit_for:
             return facts
     dataset = read_dataset(path)
-    for name, everything in learners:
-        usable_rows(dataset, COMPONENT_CLASSES[name].rows, heldout=None if everything else False)
+    for rows, everything in learners:
+        usable_rows(dataset, rows, heldout=None if everything else False)
     facts = DatasetFacts(dataset.obs_dim, dataset.act_dim, len(dataset.reward), float(dataset.lengths.mean()))
     with contextlib.suppress(OSError):  # a memory that cannot be written only costs time
         write_json(memory, {"facts": asdict(facts), "fit_for": sorted(wanted | fit_for)})

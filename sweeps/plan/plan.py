@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
-from mpcwdwm.components import COMPONENTS, POLICIES
+from mpcwdwm.components import COMPONENTS, POLICIES, component_class
 from mpcwdwm.data import Task
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
 from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
@@ -312,9 +312,9 @@ def _refuse_twins(spec: Spec, cells: list[CellUnit]) -> None:
 
 
 def _learners(methods: Iterable[Method]) -> set[Learner]:
-    """Return which components the methods need, and which episodes they learn from."""
-    parts = {(n, choice.config.train_on) for m in methods for n, choice in m.choices.items()}  # type: ignore[attr-defined]
-    return {(name, episodes == "all") for name, episodes in parts}
+    """Return which rows the methods' components learn from, and whether of all episodes."""
+    configs = [(name, choice.config) for method in methods for name, choice in method.choices.items()]
+    return {(component_class(name, config).rows, config.train_on == "all") for name, config in configs}  # type: ignore[attr-defined]
 
 
 def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from analysis.mlflow_store import EPISODES_FILE, KEY_TAG, KIND_TAG, MANIFEST_FILE, SWEEP_TAG
-from cluster.units import CellUnit, ComponentUnit
+from cluster.units import CellUnit, ComponentUnit, Unit
 
-__all__ = ["Record", "Unit", "plan_record", "record_of"]
-
-Unit = ComponentUnit | CellUnit
+__all__ = ["Record", "plan_record", "record_of"]
 
 PARAM_LENGTH = 6000  # MLflow's limit on the length of a value
 EPISODE_MEANS = (
@@ -72,7 +70,7 @@ def plan_record(
 def unit_tags(unit: Unit, manifest: dict[str, Any], sweep: str) -> dict[str, str]:
     """Return the tags of a unit's run: identity, data, environment, and what it ran on."""
     tags = {
-        KIND_TAG: "cell" if isinstance(unit, CellUnit) else "component",
+        KIND_TAG: unit.kind,
         KEY_TAG: unit.key,
         SWEEP_TAG: sweep,
         "task": unit.task.name,

@@ -9,11 +9,9 @@ import queue
 import threading
 from pathlib import Path
 
-from cluster import packs
 from cluster.store.files import Store
-from cluster.units import CellUnit
+from cluster.units import Unit
 from mpcwdwm.errors import UserError
-from sweeps.records.fields import Unit
 from sweeps.records.tracker import TOGETHER, Tracker
 
 __all__ = ["Recorder", "shelf_folder"]
@@ -23,7 +21,7 @@ END_WITHIN = 10.0  # seconds for the record under way when a run is interrupted;
 
 def shelf_folder(store: Store, unit: Unit) -> Path:
     """Return the local folder of a published unit; behind a URL it is downloaded first."""
-    return store.folder(packs.SHELF["cell" if isinstance(unit, CellUnit) else "component"], unit.key)
+    return store.folder(unit.shelf, unit.key)
 
 
 class Recorder:

@@ -44,10 +44,10 @@ from analysis.mlflow_store import (
     sqlite_file,
     sweep_key,
 )
-from cluster.units import CellUnit
+from cluster.units import CellUnit, Unit
 from mpcwdwm.data.fingerprint import cache_folder
 from mpcwdwm.errors import UserError
-from sweeps.records.fields import Record, Unit, record_of
+from sweeps.records.fields import Record, record_of
 from sweeps.records.transaction import one_transaction
 
 __all__ = ["TOGETHER", "Tracker"]

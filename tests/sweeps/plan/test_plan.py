@@ -7,7 +7,10 @@ import pytest
 
 from cluster.store.files import Store, open_store
 from cluster.units import CellUnit, pack_from_dict
+from mpcwdwm.components.world_models.flow import FlowModel
 from mpcwdwm.errors import UserError
+from mpcwdwm.training.buffer import usable_rows
+from sweeps.plan import checks
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
 from sweeps.spec.spec import load_spec
 from tests.support.synthetic import episodes, write_hdf5
@@ -292,6 +295,21 @@ def test_a_broken_dataset_is_refused_at_its_line_also_the_second_time(tmp_path: 
     for _ in range(2):
         with pytest.raises(UserError, match=r"s\.yaml:4: task 'own': .*own\.hdf5.*rewards"):
             plan(tmp_path, text)
+
+
+def test_a_dataset_is_checked_for_the_rows_of_the_kind_of_world_model_that_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = set[str]()
+
+    def noted(dataset: Any, rows: Any, *, heldout: bool | None) -> Any:
+        asked.add(rows)
+        return usable_rows(dataset, rows, heldout=heldout)
+
+    monkeypatch.setattr(checks, "usable_rows", noted)
+    monkeypatch.setattr(FlowModel, "rows", "next_value")
+    plan(tmp_path, own_task(tmp_path) + "components: {world_model: {kind: flow}}\n")
+    assert asked == {"next_action", "next_value", "all"}  # of rebrac, the flow, reward and bc
 
 
 def test_a_dataset_is_validated_anew_when_it_changes(tmp_path: Path) -> None:
