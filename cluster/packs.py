@@ -14,7 +14,7 @@ import json
 import time
 from typing import Any
 
-from cluster.store.files import Store
+from cluster.store import Store
 from cluster.store.lease import Busy, hold
 from cluster.units import SHELVES, Pack, pack_from_dict
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cluster import packs
 from cluster.provenance import provenance
-from cluster.store.files import MANIFEST, Store, Writer, open_store
+from cluster.store import MANIFEST, Store, Writer, open_store
 from cluster.store.lease import hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from mpcwdwm.errors import UserError
@@ -85,7 +85,7 @@ def run_pack(
     """Train or evaluate a pack and publish each of its units that is missing.
 
     Args:
-        store_location: what `cluster.store.files.open_store` takes.
+        store_location: what `cluster.store.open_store` takes.
         pack: units that differ in nothing but the seed.
         device: "cpu", "cuda", or "cuda:1".
         threads: CPU threads for one operation.

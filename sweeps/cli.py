@@ -78,7 +78,7 @@ def sweep_plan(
     spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None
 ) -> None:
     """Show what a sweep consists of, what is done, and what the rest will take; start nothing."""
-    from cluster.store.files import open_store
+    from cluster.store import open_store
     from sweeps.cost.predict import predict
     from sweeps.execution.progress import duration
     from sweeps.plan.plan import build_plan
@@ -133,7 +133,7 @@ def sweep_status(
 ) -> None:
     """Show what is done, what runs and what failed."""
     from cluster.packs import missing, open_packs
-    from cluster.store.files import open_store
+    from cluster.store import open_store
     from cluster.store.lease import holder, is_held
     from sweeps.plan.plan import build_plan
     from sweeps.reports import print_counts
@@ -161,7 +161,7 @@ def sweep_status(
 @sweep_app.command("list")
 def sweep_list() -> None:
     """Show the sweeps of this folder and how far they are."""
-    from cluster.store.files import open_store
+    from cluster.store import open_store
     from sweeps.plan.plan import build_plan
     from sweeps.spec.spec import list_specs, load_spec
 
@@ -230,7 +230,7 @@ def judges(spec: SpecArgument) -> None:
     import pandas as pd
 
     from analysis.agreement import agreement, to_text
-    from cluster.store.files import open_store
+    from cluster.store import open_store
     from sweeps.plan.judged import judged_rows
     from sweeps.plan.plan import build_plan
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from cluster.store.files import Store, open_store
+from cluster.store import Store, open_store
 
 if TYPE_CHECKING:  # commands that only print need none of it
     from sweeps.execution.driver import Outcome

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
-from cluster.store.files import open_store
+from cluster.store import open_store
 from cluster.units import Pack, pack_from_dict
 from cluster.work import Compute, PackFailure, PackResult, attempt_pack, error_line, record_failures
 
@@ -82,7 +82,7 @@ class Pool:
     again ``retries`` times; then its missing units are recorded as failed in the store.
 
     Args:
-        store_location: what `cluster.store.files.open_store` takes; an absolute path or a URL.
+        store_location: what `cluster.store.open_store` takes; an absolute path or a URL.
         slots: actors at once.
         cpus: CPUs of an actor; also its threads, at least one.
         gpus: GPUs of an actor, fractions allowed; with any, it computes on "cuda".

@@ -27,12 +27,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from cluster.provenance import host_name, is_dead, now
 from mpcwdwm.errors import UserError
 
-__all__ = ["KINDS", "MANIFEST", "Store", "Writer", "open_store"]
+__all__ = ["KINDS", "MANIFEST", "Store", "Writer"]
 
 KINDS = ("components", "results")
 MANIFEST = "manifest.json"
@@ -40,27 +39,6 @@ STALE_AFTER = 24 * 3600.0  # seconds; of another host's writer we see only the a
 
 Writer = Callable[[Path], None]
 """Fills an existing empty folder with an artifact, its manifest.json included."""
-
-
-def open_store(location: str | Path) -> "Store":
-    """Open the store at a folder path, a ``file://`` URL or any fsspec URL (``s3://``, ``gs://``).
-
-    Nothing is created before something is written.
-
-    Raises:
-        UserError: the place is a file, or nothing installed can read such a URL.
-    """
-    text = str(location)
-    if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
-    if "://" in text:
-        from cluster.store.urls import RemoteStore  # fsspec and its back ends load only when needed
-
-        return RemoteStore(text)
-    root = Path(text).expanduser().resolve()  # absolute: actors have another working directory
-    if root.exists() and not root.is_dir():
-        raise UserError(f"storage '{root}' is a file: give a folder or a URL")
-    return Store(root)
 
 
 class Store:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster import packs
-from cluster.store.files import Store, open_store
+from cluster.store import Store, open_store
 from cluster.units import SHELVES, Pack, Unit
 from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import Background, catch_signals, interruptible

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from cluster import packs
 from cluster.ray.pool import Finished
-from cluster.store.files import Store
+from cluster.store import Store
 from cluster.units import Pack
 from cluster.work import PackFailure, record_failures
 from sweeps.execution.progress import relative_work

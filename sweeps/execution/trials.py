@@ -32,7 +32,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from cluster.ray.pool import Finished, death_line
-from cluster.store.files import Store
+from cluster.store import Store
 from cluster.units import Pack, pack_from_dict
 from cluster.work import Compute, PackFailure, attempt_pack
 from sweeps.execution.feed import Feed, Outcomes

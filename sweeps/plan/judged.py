@@ -8,7 +8,7 @@ policy, evaluated as a baseline, is the truth of not adapting.
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.store.files import Store
+from cluster.store import Store
 from cluster.units import CellUnit
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.step_size.choice import candidate_labels

@@ -9,7 +9,7 @@ import queue
 import threading
 from pathlib import Path
 
-from cluster.store.files import Store
+from cluster.store import Store
 from cluster.units import Unit
 from mpcwdwm.errors import UserError
 from sweeps.records.tracker import TOGETHER, Tracker

@@ -10,7 +10,7 @@ from analysis.figures.ablation import SHORT
 from analysis.figures.drawing import Scale, label_columns, looks, rendered
 from analysis.figures.figures import models_figure, sweep_figures
 from analysis.models.report import build_models
-from cluster.store.files import open_store
+from cluster.store import open_store
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.registry import PLANNERS
 from sweeps import cli

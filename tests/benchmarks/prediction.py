@@ -112,7 +112,7 @@ def main() -> None:
             print(subprocess.run([*COMMAND, "bench"], check=True, stdout=subprocess.PIPE, text=True).stdout)
         (folder / "spec.yaml").write_text(SPEC)
 
-        from cluster.store.files import open_store
+        from cluster.store import open_store
         from sweeps.cost.predict import predict
         from sweeps.plan.plan import build_plan, cell_packs, component_packs
         from sweeps.spec.spec import load_spec

@@ -37,7 +37,7 @@ from rich.console import Console
 from analysis.table.table import build_table
 from cluster.provenance import provenance
 from cluster.ray import start as ray_cluster
-from cluster.store.files import Store, open_store
+from cluster.store import Store, open_store
 from cluster.units import Pack
 from cluster.work import write_result
 from sweeps.execution.driver import run

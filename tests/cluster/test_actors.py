@@ -15,7 +15,7 @@ import ray
 
 from cluster.ray import start as ray_cluster
 from cluster.ray.pool import Finished, Pool, death_line
-from cluster.store.files import Store
+from cluster.store import Store
 from cluster.store.lease import hold
 from cluster.units import ComponentUnit, Pack, TaskRef
 from mpcwdwm.errors import UserError

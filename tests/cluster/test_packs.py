@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from cluster import packs, work
-from cluster.store.files import MANIFEST, Store, open_store
+from cluster.store import MANIFEST, Store, open_store
 from cluster.store.lease import hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from cluster.work import PackFailure, PackResult, attempt_pack, record_failures, run_pack

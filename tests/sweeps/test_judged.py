@@ -11,7 +11,7 @@ from scipy import stats
 
 from analysis.agreement import agreement, to_text
 from analysis.table.table import build_table
-from cluster.store.files import open_store
+from cluster.store import open_store
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig, planner_config
 from sweeps.plan.judged import judged_rows

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store import lease
-from cluster.store.files import Store, open_store
+from cluster.store import Store, lease, open_store
 from cluster.store.lease import Busy, hold, holder, is_held
 
 HOLD_AND_SLEEP = """
 import sys, time
 from pathlib import Path
 from cluster.store.lease import hold
-from cluster.store.files import Store
+from cluster.store import Store
 with hold(Store(Path(sys.argv[1])), "pack", wait=True):
     print("held", flush=True)
     time.sleep(60)

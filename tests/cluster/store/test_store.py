@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store.files import Store, open_store
+from cluster.store import Store, open_store
 from mpcwdwm.errors import UserError
 
 PUBLISH_FOREVER = """
 import hashlib, itertools, json, os, sys
-from cluster.store.files import open_store
+from cluster.store import open_store
 store = open_store(sys.argv[1])
 def write(folder):
     content = os.urandom(300_000)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cluster import packs
 from cluster.ray import start as ray_cluster
-from cluster.store.files import open_store
+from cluster.store import open_store
 from cluster.work import run_pack
 from mpcwdwm.data import dataset_path, find_task
 from sweeps.execution.driver import Outcome, run

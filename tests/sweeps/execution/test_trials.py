@@ -10,7 +10,7 @@ import ray
 
 from cluster.ray import start as ray_cluster
 from cluster.ray.pool import Finished
-from cluster.store.files import Store
+from cluster.store import Store
 from cluster.units import CellUnit, Pack, TaskRef
 from cluster.work import PackFailure
 from mpcwdwm.errors import UserError

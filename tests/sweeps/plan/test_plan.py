@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.store.files import Store, open_store
+from cluster.store import Store, open_store
 from cluster.units import CellUnit, pack_from_dict
 from mpcwdwm.components.world_models.flow import FlowModel
 from mpcwdwm.errors import UserError

@@ -7,7 +7,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from cluster.store.files import Store
+from cluster.store import Store
 from sweeps.records.fields import plan_record
 from sweeps.records.recorder import Recorder
 from sweeps.records.tracker import TOGETHER, Tracker
