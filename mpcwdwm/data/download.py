@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import h5py
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from mpcwdwm.data.fingerprint import write_json
 from mpcwdwm.data.sidecar import verify_or_record
@@ -69,8 +70,8 @@ def mirrors_from_settings() -> list[str]:
     if not path.exists():
         return []
     try:
-        settings = yaml.safe_load(path.read_text()) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        settings = YAML(typ="safe", pure=True).load(path) or {}
+    except (OSError, ValueError, YAMLError) as error:
         raise UserError(f"settings '{path}' cannot be read: {error}") from None
     mirrors = (settings.get("mirrors") or []) if isinstance(settings, dict) else None
     if not isinstance(mirrors, list):

@@ -20,7 +20,7 @@ from mpcwdwm.envs.factory import check_env, mujoco_version
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
 from sweeps.plan.keys import code_hash
-from sweeps.spec.document import Key
+from sweeps.spec.document import Where
 
 if TYPE_CHECKING:
     from sweeps.spec.spec import Spec
@@ -96,7 +96,7 @@ def check(spec: "Spec", learners: dict[str, set[Learner]]) -> Checked:
     return Checked(tasks, facts, notices)
 
 
-def _entry(spec: "Spec", task: Task) -> Key:
+def _entry(spec: "Spec", task: Task) -> Where:
     """Return where the task stands in the YAML."""
     for index, entry in enumerate(spec.document.data["tasks"]):
         if entry == task.name or (isinstance(entry, dict) and entry.get("name") == task.name):

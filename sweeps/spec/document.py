@@ -1,28 +1,43 @@
 """YAML that remembers where everything stands.
 
 `read_document` turns a file into plain data plus the line of every key and value, so that whatever
-is found wrong later, by whom ever, can be said as ``sweep.yaml:12: …``. Scalars follow the YAML 1.2
-core schema: ``1e-5`` and ``1e6`` are numbers, ``no`` and ``2026-01-01`` are text. Doubled keys,
-merge keys, foreign tags and more than one document are refused, and so are aliases that multiply.
+is found wrong later can be reported as ``sweep.yaml:12: …``. ruamel.yaml parses; scalars follow the
+core schema of YAML 1.2: ``1e-5`` and ``1e6`` are numbers, ``no`` and ``2026-01-01`` are text. Merge keys
+(``<<``) work. Repeated keys, foreign tags, a second document and aliases that multiply are refused.
 """
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.resolver import VersionedResolver
 
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["Document", "Key", "dotted", "parse_document", "parse_value", "read_document", "shortened"]
+__all__ = ["Document", "Where", "dotted", "parse_document", "parse_value", "read_document", "shortened", "write_yaml"]
 
-MAX_BYTES = 2**20  # a sweep is a page or two; a megabyte is a wrong file, not a sweep
+MAX_BYTES = 2**20  # a sweep is a page or two; a megabyte is a wrong file
 MAX_VALUES = 50_000  # values after aliases are expanded: stops anchors that double on every line
 TAG = "tag:yaml.org,2002:"
+CORE_SCHEMA = {  # tag → (what a plain scalar looks like, its first characters)
+    "null": (r"(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    "bool": (r"(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "int": (r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", "-+0123456789"),
+    "float": (
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        "-+.0123456789",
+    ),
+    "merge": (r"<<$", "<"),
+}
 
 # What was expected, in the words of YAML; pydantic's own where nothing is given.
 EXPECTED = {
@@ -38,30 +53,8 @@ EXPECTED = {
     "tuple_type": "should be a list",
 }
 
-Key = tuple[str | int, ...]
+Where = tuple[str | int, ...]
 """Where a value stands: mapping keys and list positions from the top, ("planners", "mpc", "horizon")."""
-
-
-class Loader(yaml.SafeLoader):
-    """A safe loader whose plain scalars resolve by YAML 1.2's core schema."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-
-Loader.add_implicit_resolver(TAG + "null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-Loader.add_implicit_resolver(TAG + "bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-Loader.add_implicit_resolver(
-    TAG + "int", re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
-)
-Loader.add_implicit_resolver(
-    TAG + "float",
-    re.compile(
-        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+.0123456789"),
-)
-Loader.add_implicit_resolver(TAG + "merge", re.compile(r"^<<$"), ["<"])
 
 
 # Documents
@@ -73,24 +66,24 @@ class Document:
 
     source: str  # the file's name as it is shown in messages
     data: dict[str, Any]
-    values: dict[Key, str] = field(default_factory=dict)  # where a value starts: "sweep.yaml:12"
-    keys: dict[Key, str] = field(default_factory=dict)  # where a mapping's key stands
+    values: dict[Where, str] = field(default_factory=dict)  # where a value starts: "sweep.yaml:12"
+    keys: dict[Where, str] = field(default_factory=dict)  # where a mapping's key stands
 
-    def place(self, at: Key, *, key: bool = False) -> str:
+    def place(self, at: Where, *, key: bool = False) -> str:
         """Return "file:line" of the value (or its key) at `at`, else of the nearest part that has one."""
         found = self.keys.get(at) if key else None
         while found is None and (found := self.values.get(at)) is None and at:
             at = at[:-1]
         return found or self.source
 
-    def get(self, at: Key) -> Any:
+    def get(self, at: Where) -> Any:
         """Return the value at `at`; KeyError or IndexError where there is none."""
         value: Any = self.data
         for step in at:
             value = value[step]
         return value
 
-    def rename(self, at: Key, name: str) -> None:
+    def rename(self, at: Where, name: str) -> None:
         """Give the key at `at` another name, in its place; lines stay."""
         parent = self.get(at[:-1])
         renamed = {name if key == at[-1] else key: value for key, value in parent.items()}
@@ -100,7 +93,7 @@ class Document:
             for old in [path for path in places if path[: len(at)] == at]:
                 places[(*at[:-1], name, *old[len(at) :])] = places.pop(old)
 
-    def assign(self, at: Key, value: Any, source: str) -> None:
+    def assign(self, at: Where, value: Any, source: str) -> None:
         """Put `value` at `at`, creating mappings on the way, and say that it came from `source`."""
         parent: Any = self.data
         for depth, step in enumerate(at[:-1]):
@@ -115,12 +108,12 @@ class Document:
                 del places[old]
             places[at] = source
 
-    def error(self, at: Key, message: str, *, key: bool = False) -> UserError:
+    def error(self, at: Where, message: str, *, key: bool = False) -> UserError:
         """Return the error to raise for what stands at `at`: "file:line: message"."""
         return UserError(f"{self.place(at, key=key)}: {message}")
 
     def translated(
-        self, error: ValidationError, locate: Callable[[Key], Key], known: Callable[[Key], Iterable[str]]
+        self, error: ValidationError, locate: Callable[[Where], Where], known: Callable[[Where], Iterable[str]]
     ) -> UserError:
         """Return pydantic's findings as one line: the first, and how many more.
 
@@ -151,7 +144,7 @@ class Document:
         return self.error(where, f"{dotted(where)} {said}, not {shortened(given)}{hint}{more}")
 
 
-def dotted(at: Key) -> str:
+def dotted(at: Where) -> str:
     """Write a place as people do: planners.mpc.horizon[1]."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at)
     return text.removeprefix(".")
@@ -212,14 +205,42 @@ def parse_value(text: str, source: str) -> Any:
     return None if node is None else _Construction(Document(source, {}), line=False).value(node, (), ())
 
 
-def _compose(text: str, source: str) -> yaml.Node | None:
+def write_yaml(data: dict[str, Any]) -> str:
+    """Return plain data as YAML that `parse_document` reads back."""
+    text = io.StringIO()
+    _yaml().dump(data, text)
+    return text.getvalue()
+
+
+class _CoreSchema(VersionedResolver):
+    """Which type a plain scalar has; ruamel's own rules also take 1_000, -0x1f and dates."""
+
+    processing_version = (1, 2)  # whatever a %YAML line says
+    versioned_resolver: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+for _name, (_pattern, _starts) in CORE_SCHEMA.items():
+    for _start in _starts:
+        _CoreSchema.versioned_resolver.setdefault(_start, []).append((TAG + _name, re.compile(_pattern)))
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver = _CoreSchema
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel leaves its type open
+    yaml.composer.warn_double_anchors = False
+    return yaml
+
+
+def _compose(text: str, source: str) -> Node | None:
     """Parse to nodes, which know their lines; every YAML error becomes one line."""
     try:
-        return yaml.compose(text, Loader)
-    except yaml.reader.ReaderError as error:
+        return _yaml().compose(text)
+    except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"{source}:{line}: contains a character that YAML does not allow") from None
-    except yaml.MarkedYAMLError as error:
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         problem = error.problem or error.context or "is not YAML"
@@ -232,9 +253,12 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         raise UserError(f"{source}: is nested too deeply") from None
 
 
-def _kind(node: yaml.Node) -> str:
-    kinds = {yaml.MappingNode: "mapping", yaml.SequenceNode: "list", yaml.ScalarNode: "single value"}
-    return kinds[type(node)]
+def _kind(node: Node) -> str:
+    return {SequenceNode: "list", ScalarNode: "single value"}.get(type(node), "mapping")
+
+
+def _tag(node: Node) -> str:
+    return (node.tag or "!").replace(TAG, "!!")
 
 
 class _Construction:
@@ -242,61 +266,67 @@ class _Construction:
 
     def __init__(self, document: Document, *, line: bool = True) -> None:
         self.document, self.line, self.count = document, line, 0
+        self.constructor = _yaml().constructor
 
-    def place(self, node: yaml.Node) -> str:
+    def place(self, node: Node) -> str:
         """Return "file:line", or the bare source where lines mean nothing."""
         return f"{self.document.source}:{node.start_mark.line + 1}" if self.line else self.document.source
 
-    def value(self, node: yaml.Node, at: Key, above: tuple[yaml.Node, ...]) -> Any:
-        """Return the plain value of a node; `above` are the nodes it lies in."""
-        place = self.place(node)
+    def refuse(self, node: Node, message: str) -> NoReturn:
+        """Raise the error that stands at a node."""
+        raise UserError(f"{self.place(node)}: {message}")
+
+    def enter(self, node: Node, above: tuple[Node, ...]) -> tuple[Node, ...]:
+        """Return `above` with the node itself, unless it is one too many or lies in itself."""
         self.count += 1
         if self.count > MAX_VALUES:
-            raise UserError(f"{place}: more than {MAX_VALUES} values; do aliases (*name) multiply?")
+            self.refuse(node, f"more than {MAX_VALUES} values; do aliases (*name) multiply?")
         if any(node is parent for parent in above):
-            raise UserError(f"{place}: an alias (*name) inside its own anchor")
-        self.document.values[at] = place
-        if isinstance(node, yaml.MappingNode) and node.tag == TAG + "map":
-            return self.mapping(node, at, (*above, node))
-        if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
-            return [self.value(part, (*at, i), (*above, node)) for i, part in enumerate(node.value)]
-        if isinstance(node, yaml.ScalarNode):
-            return self.scalar(node, place)
-        raise UserError(f"{place}: the tag {node.tag.replace(TAG, '!!')} is not allowed here")
+            self.refuse(node, "an alias (*name) inside its own anchor")
+        return (*above, node)
 
-    def mapping(self, node: yaml.MappingNode, at: Key, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
-        """Return a mapping with text keys, in the order written; doubled keys are refused."""
+    def value(self, node: Node, at: Where, above: tuple[Node, ...]) -> Any:
+        """Return the plain value of a node; `above` are the nodes it lies in."""
+        above = self.enter(node, above)
+        self.document.values[at] = self.place(node)
+        if isinstance(node, ScalarNode):
+            return self.scalar(node)
+        if isinstance(node, SequenceNode) and _tag(node) == "!!seq":
+            return [self.value(part, (*at, i), above) for i, part in enumerate(node.value)]
         pairs: dict[str, Any] = {}
-        for key, value in node.value:
-            place = self.place(key)
-            if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{place}: a key has to be a plain word, not a {_kind(key)}")
-            if key.tag == TAG + "merge":
-                raise UserError(f"{place}: merge keys (<<) are not supported; write the fields out")
-            here = (*at, key.value)
-            if key.value in pairs:
-                first = self.document.keys[here].rpartition(":")[2]
-                also = f", first on line {first}" if self.line else ""
-                raise UserError(f"{place}: key '{key.value}' is given twice{also}")
-            self.document.keys[here] = place
-            pairs[key.value] = self.value(value, here, above)
+        for name, (key, value) in self.pairs(node, above).items():
+            self.document.keys[(*at, name)] = self.place(key)
+            pairs[name] = self.value(value, (*at, name), above)
         return pairs
 
-    def scalar(self, node: yaml.ScalarNode, place: str) -> Any:
+    def pairs(self, node: Node, above: tuple[Node, ...]) -> dict[str, tuple[Node, Node]]:
+        """Return a mapping's key and value nodes by name, what it merges first; repeated keys are refused."""
+        if not isinstance(node, MappingNode) or _tag(node) != "!!map":
+            self.refuse(node, f"the tag {_tag(node)} is not allowed here")
+        merged, own = dict[str, tuple[Node, Node]](), dict[str, tuple[Node, Node]]()
+        for key, value in node.value:
+            if not isinstance(key, ScalarNode):
+                self.refuse(key, f"a key has to be a plain word, not a {_kind(key)}")
+            if key.value in own:
+                also = f", first on line {own[key.value][0].start_mark.line + 1}" if self.line else ""
+                self.refuse(key, f"key '{key.value}' is given twice{also}")
+            own[key.value] = key, value
+            if _tag(key) == "!!merge":
+                for source in value.value if isinstance(value, SequenceNode) else [value]:
+                    if not isinstance(source, MappingNode):
+                        self.refuse(source, f"<< takes mappings (*name), not a {_kind(source)}")
+                    merged = {**merged, **self.pairs(source, self.enter(source, above)), **merged}
+                del own[key.value]
+        return {**merged, **own}
+
+    def scalar(self, node: ScalarNode) -> Any:
         """Return None, a bool, an int, a float or text."""
-        text, tag = node.value, node.tag.removeprefix(TAG)
+        kind = _tag(node).removeprefix("!!")
+        if kind == "merge":  # << where no key is: text
+            return node.value
+        if kind not in ("str", *CORE_SCHEMA):
+            self.refuse(node, f"the tag {_tag(node)} is not allowed here")
         try:
-            match tag:
-                case "null":
-                    return None
-                case "bool":
-                    return {"true": True, "false": False}[text.lower()]
-                case "int":
-                    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-                case "float":
-                    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-                case "str" | "merge":
-                    return text
-        except (ValueError, KeyError):
-            raise UserError(f"{place}: '{text[:40]}' cannot be read as {tag}") from None
-        raise UserError(f"{place}: the tag {node.tag.replace(TAG, '!!')} is not allowed here")
+            return self.constructor.construct_object(node)
+        except (ValueError, LookupError):
+            self.refuse(node, f"'{node.value[:40]}' cannot be read as {kind}")

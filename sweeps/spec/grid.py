@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mpcwdwm.config import Config
-from sweeps.spec.document import Document, Key, dotted, shortened
+from sweeps.spec.document import Document, Where, dotted, shortened
 
 __all__ = ["Axis", "Choice", "Settings", "aliases", "expand", "label", "merged", "read_settings"]
 
@@ -26,10 +26,10 @@ class Axis:
     """The values of one field: one, or several where the YAML has a list."""
 
     values: tuple[Any, ...]
-    at: Key  # where the field stands
+    at: Where  # where the field stands
     listed: bool  # whether it was written as a list
 
-    def place(self, index: int) -> Key:
+    def place(self, index: int) -> Where:
         """Return where the value with this index stands."""
         return (*self.at, index) if self.listed else self.at
 
@@ -51,7 +51,7 @@ def aliases(config_class: type[Config]) -> dict[str, str]:
     return {name: field.alias for name, field in config_class.model_fields.items() if field.alias}
 
 
-def read_settings(document: Document, at: Key) -> dict[str, Axis]:
+def read_settings(document: Document, at: Where) -> dict[str, Axis]:
     """Read the mapping at `at` as axes; an empty axis or a doubled value is an error."""
     section = document.get(at)
     if section is None:
@@ -93,7 +93,7 @@ def expand(
     settings: Settings,
     build: Callable[[dict[str, Any]], Config],
     *,
-    owner: Key,
+    owner: Where,
     known: Iterable[str],
     varying: Iterable[str] = (),
 ) -> list[Choice]:
@@ -122,10 +122,10 @@ def expand(
     return choices
 
 
-def _locator(settings: Settings, at: dict[str, int], owner: Key) -> Callable[[Key], Key]:
+def _locator(settings: Settings, at: dict[str, int], owner: Where) -> Callable[[Where], Where]:
     """Return the way from pydantic's location of an error to the value that caused it."""
 
-    def locate(location: Key) -> Key:
+    def locate(location: Where) -> Where:
         if location and location[0] in settings:
             name = str(location[0])
             return settings[name].place(at[name])

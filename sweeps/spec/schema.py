@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Strict, model_v
 
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.nn.compute import ComputeConfig
-from sweeps.spec.document import Key, shortened
+from sweeps.spec.document import Where, shortened
 
 __all__ = [
     "Evaluation",
@@ -137,7 +137,7 @@ class SpecFile(Config):
     tracking: Tracking | None = setting(None, "MLflow")
 
 
-SECTIONS: dict[Key, type[BaseModel]] = {
+SECTIONS: dict[Where, type[BaseModel]] = {
     (): SpecFile,
     ("evaluation",): Evaluation,
     ("evaluation", "select"): Select,
@@ -149,7 +149,7 @@ SECTIONS: dict[Key, type[BaseModel]] = {
 }
 
 
-def known_keys(at: Key) -> Iterable[str]:
+def known_keys(at: Where) -> Iterable[str]:
     """Return the keys that the mapping at `at` may have, for did-you-mean."""
     if at[:1] == ("tasks",):
         return TaskSection.model_fields

@@ -19,7 +19,7 @@ from mpcwdwm.components import COMPONENTS, POLICIES
 from mpcwdwm.data import Task, custom_task, find_task
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning import PLANNERS
-from sweeps.spec.document import Document, Key, dotted, parse_value, shortened
+from sweeps.spec.document import Document, Where, dotted, parse_value, shortened
 from sweeps.spec.grid import Settings, aliases, read_settings
 from sweeps.spec.schema import Resources, SpecFile, TaskSection, known_keys
 
@@ -41,7 +41,7 @@ GPU_SHARE = 0.25  # of a GPU for each actor and trial by default: the networks a
 # What the flags change
 
 
-def _full_name(at: Key) -> Key:
+def _full_name(at: Where) -> Where:
     """Return the place with a short field name (H) replaced by the field's own (horizon)."""
     inside = at[2:] if at[:1] == ("overrides",) else at
     if len(inside) != 3 or inside[0] not in ("components", "planners"):
@@ -73,7 +73,7 @@ def set_value(document: Document, given: str) -> None:
     document.assign(_full_name(_steps(document, name.strip())), parse_value(text, source), source)
 
 
-def _steps(document: Document, name: str) -> Key:
+def _steps(document: Document, name: str) -> Where:
     """Split a dotted name into steps; a key that itself contains dots is found if it is there."""
     parts, steps = name.split("."), []
     value: Any = document.data
@@ -113,7 +113,7 @@ def read_tasks(document: Document, file: SpecFile, folder: Path) -> tuple[Task, 
     """Return the tasks, registered or of one's own; the same name twice is an error."""
     tasks: dict[str, Task] = {}
     for index, entry in enumerate(file.tasks):
-        at: Key = ("tasks", index)
+        at: Where = ("tasks", index)
         task = _task(document, at, entry, folder)
         if task.name in tasks:
             raise document.error(at, f"task '{task.name}' is listed twice")
@@ -121,7 +121,7 @@ def read_tasks(document: Document, file: SpecFile, folder: Path) -> tuple[Task, 
     return tuple(tasks.values())
 
 
-def _task(document: Document, at: Key, entry: Any, folder: Path) -> Task:
+def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
     try:
         if isinstance(entry, str):
             return find_task(entry)
@@ -142,7 +142,7 @@ def _task(document: Document, at: Key, entry: Any, folder: Path) -> Task:
         raise document.error(at, str(error)) from None
 
 
-def read_section(document: Document, at: Key, known: Sequence[str], kind: str) -> dict[str, Settings]:
+def read_section(document: Document, at: Where, known: Sequence[str], kind: str) -> dict[str, Settings]:
     """Return the settings of each component or planner in the section at `at`."""
     section = document.data
     for step in at:
@@ -161,7 +161,7 @@ def read_overrides(document: Document, file: SpecFile, tasks: tuple[Task, ...]) 
     names = [task.name for task in tasks]
     overrides = []
     for index, section in enumerate(file.overrides or ()):
-        at: Key = ("overrides", index)
+        at: Where = ("overrides", index)
         for position, pattern in enumerate(section.tasks):
             if not fnmatch.filter(names, pattern):
                 message = f"the pattern '{pattern}' matches no task of this sweep{did_you_mean(pattern, names)}"
@@ -175,7 +175,7 @@ def read_overrides(document: Document, file: SpecFile, tasks: tuple[Task, ...]) 
 def read_baselines(document: Document, file: SpecFile) -> tuple[str, ...]:
     """Return the policies evaluated without a planner, each known and named once."""
     for index, name in enumerate(file.baselines):
-        at: Key = ("baselines", index)
+        at: Where = ("baselines", index)
         if name not in POLICIES:
             known = f"; known: {', '.join(POLICIES)}"
             raise document.error(at, f"unknown baseline '{name}'{did_you_mean(name, POLICIES)}{known}")

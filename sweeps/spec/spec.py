@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from mpcwdwm.components import COMPONENTS, DEFAULT_WORLD_MODEL, WORLD_MODELS, component_config
@@ -21,7 +20,7 @@ from mpcwdwm.data import Task, published_config
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import DEFAULT_KIND, PLANNERS, planner_config
-from sweeps.spec.document import Document, parse_value, read_document, shortened
+from sweeps.spec.document import Document, parse_document, parse_value, read_document, shortened, write_yaml
 from sweeps.spec.grid import Choice, Settings, expand, merged
 from sweeps.spec.schema import Evaluation, Resources, Select, Share, SpecFile, known_keys
 from sweeps.spec.sections import (
@@ -109,11 +108,11 @@ class Spec:
         named = {task.name for task in self.tasks}
         kept = [part for part in data.get("overrides") or [] if _matching(part["tasks"], named)]
         data["overrides"] = [{**part, "tasks": _matching(part["tasks"], named)} for part in kept]
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        return write_yaml(data)
 
     def asks_for_the_same(self, text: str) -> bool:
         """Say whether another `to_yaml` asks for the same results; where they are computed does not count."""
-        ours, theirs = (yaml.safe_load(each) for each in (self.to_yaml(), text))
+        ours, theirs = (parse_document(each, self.name).data for each in (self.to_yaml(), text))
         for each in (ours, theirs):
             each["compute"] = each.get("compute", {}).get("tf32", False)
         where = ("resources", "storage", "tracking")

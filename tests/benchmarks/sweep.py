@@ -31,7 +31,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy
 
-import yaml
 from rich.console import Console
 
 from analysis.table.table import build_table
@@ -46,6 +45,7 @@ from sweeps.execution.trials import Evaluation
 from sweeps.plan.plan import Plan, build_plan, cell_packs
 from sweeps.records.fields import plan_record
 from sweeps.records.tracker import Tracker
+from sweeps.spec.document import write_yaml
 from sweeps.spec.spec import Spec, load_spec
 
 TASK = "hopper-medium-replay-mini-ppo-v0"  # bundled
@@ -87,7 +87,7 @@ def sweep_of(cells: int, folder: Path, **resources: object) -> Spec:
         "resources": resources,
     }
     file = folder / "bench.yaml"
-    file.write_text(yaml.safe_dump(data))
+    file.write_text(write_yaml(data))
     return load_spec(file)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ruamel.yaml import YAML
 
 from tests.support import ROOT
 
@@ -16,7 +16,7 @@ FILES = sorted(path.name for path in LAUNCH.iterdir())
 
 
 def load(name: str) -> dict:
-    return yaml.safe_load((LAUNCH / name).read_text())
+    return YAML(typ="safe", pure=True).load(LAUNCH / name)
 
 
 def test_there_is_one_for_each_kind_of_cluster() -> None:

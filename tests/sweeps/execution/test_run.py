@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from mlflow import MlflowClient
 from ray._private.utils import get_num_cpus
 from rich.console import Console
@@ -24,6 +23,7 @@ from sweeps.execution.driver import Outcome, run
 from sweeps.execution.progress import ProgressLines
 from sweeps.plan.plan import build_plan, cell_packs
 from sweeps.records.tracker import Tracker
+from sweeps.spec.document import write_yaml
 from sweeps.spec.spec import Spec, load_spec
 
 BUNDLED = "hopper-medium-replay-mini-ppo-v0"
@@ -73,7 +73,7 @@ def records(empty_records: Path, tmp_path: Path) -> None:
 
 def spec_in(folder: Path, **changes: object) -> Spec:
     file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump({**SPEC, **changes}))
+    file.write_text(write_yaml({**SPEC, **changes}))
     return load_spec(file)
 
 

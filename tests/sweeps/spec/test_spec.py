@@ -1,15 +1,15 @@
 """The sweep's YAML: what it means, and that everything wrong with it is one line with a place."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpcwdwm.errors import UserError
-from sweeps.spec.document import parse_document, parse_value
+from sweeps.spec.document import parse_document, parse_value, write_yaml
 from sweeps.spec.spec import Spec, list_specs, load_spec
 
 HOPPER = "hopper-medium-replay-mini-ppo-v0"
@@ -218,7 +218,26 @@ BROKEN = {
     "nothing": ("# only a comment\n", "s.yaml:", "is empty"),
     "two documents": (text("---\nname: b"), "s.yaml:5:", "a second document begins here"),
     "python object": (text("storage: !!python/name:os.system x"), "s.yaml:5:", "is not allowed here"),
-    "merge key": (text("storage: &a {x: 1}\nresources: {<<: *a}"), "s.yaml:6:", "merge keys"),
+    "merge of a text": (text("storage: &a x\nresources: {<<: *a}"), "s.yaml:5:", "<< takes mappings"),
+    "misspelt key in what is merged": (
+        text("resources:\n  actor: &a {cpu: 1}\n  trial: {<<: *a}"),
+        "s.yaml:6:",
+        "unknown key 'cpu' in resources.actor (did you mean 'cpus'?) (and 1 more)",
+    ),
+    "merge of itself": (text("resources: &a\n  <<: *a"), "s.yaml:5:", "inside its own anchor"),
+    "merges that multiply": (
+        "a: &a {x: 1}\n"
+        + "".join(
+            f"{b}: &{b} {{<<: [{','.join(['*' + a] * 9)}]}}\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
+        "s.yaml:1:",
+        "do aliases",
+    ),
+    "a directive of YAML 1.1 and a set": (
+        "%YAML 1.1\n---\n" + text("storage: !!set {a}"),
+        "s.yaml:7:",
+        "the tag !!set",
+    ),
     "undefined alias": (text("storage: *b"), "s.yaml:5:", "undefined alias"),
     "alias in itself": (text("storage: &a [*a]"), "s.yaml:5:", "inside its own anchor"),
     "aliases that multiply": (
@@ -286,8 +305,30 @@ def test_numbers_follow_yaml_1_2() -> None:
 )
 @settings(max_examples=150, deadline=None)
 def test_whatever_is_dumped_as_yaml_is_read_back(data: object) -> None:
-    written = yaml.safe_dump({"data": data}, allow_unicode=True)
+    written = write_yaml({"data": data})
     assert parse_document(written, "x").data == {"data": data}
+
+
+@given(st.text("ab1: #-'\"\n\t[]{},&*!|>%<?~.é\x01", max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_data_or_an_error_of_one_line(content: str) -> None:
+    try:
+        data = parse_document(content, "f.yaml").data
+    except UserError as error:
+        assert re.match(r"f\.yaml(:[0-9]+)?: [^\n]+$", str(error))
+    else:
+        assert isinstance(data, dict)
+
+
+def test_a_merged_mapping_gives_what_the_own_keys_do_not() -> None:
+    document = parse_document(
+        "a: &a {x: 1,\n  y: [2]}\nb: &b {y: 3, z: 4}\nc:\n  <<: [*a, *b]\n  z: 5\nd: {<<: *a}\n", "f.yaml"
+    )
+    assert document.data["c"] == {"x": 1, "y": [2], "z": 5}  # the first of a list wins, own keys before all
+    assert document.place(("c", "x")) == "f.yaml:1"  # where it was written
+    assert document.place(("c", "z"), key=True) == "f.yaml:6"
+    document.assign(("c", "y"), 9, "--set")
+    assert (document.data["a"]["y"], document.data["d"]["y"]) == ([2], [2])  # a copy, not the same list
 
 
 def test_every_value_remembers_its_line() -> None:
