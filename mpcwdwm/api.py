@@ -1,13 +1,16 @@
 """The way in for people who do not want the sweep: finished components from a folder, ready to plan with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mpcwdwm.components.artifact import read_manifest
+from mpcwdwm.data import TASKS, Dataset, dataset_path, find_task, read_dataset
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError, did_you_mean
-from mpcwdwm.planning.parts import Parts, load_parts
+from mpcwdwm.planning.assemble import load_parts
+from mpcwdwm.planning.parts import Parts
+from mpcwdwm.planning.planner import PlannerConfig
 
 __all__ = ["load"]
 
@@ -18,6 +21,7 @@ def load(
     storage: str | Path,
     *,
     task: str,
+    planner: PlannerConfig | None = None,
     seed: int | Sequence[int] = 0,
     base: str = "rebrac",
     critic_from: str | None = None,
@@ -29,14 +33,17 @@ def load(
     Args:
         storage: the folder a sweep wrote to (its YAML's `storage`).
         task: the task's name.
+        planner: a planner's config, which says what it needs: base, critic, further components, the dataset.
         seed: one training seed, or several, which then become the members of the parts.
-        base: whose policy and critic: "rebrac" or "iql"; "bc" has a policy only.
-        critic_from: whose critic instead, "rebrac", "iql" or "value", with its discount and reward scale.
+        base: without a config: whose policy and critic, "rebrac" or "iql"; "bc" has a policy only.
+        critic_from: without a config: whose critic instead, "rebrac", "iql" or "value", with its discount and reward
+            scale.
         keys: artifact names, needed only where the folder holds several variants of a component.
         device: where the parts go.
 
     Raises:
-        UserError: nothing there, nothing for this task or seed, or several variants to choose from.
+        UserError: nothing there, nothing for this task or seed, several variants to choose from, or the dataset is not
+            the one that was trained on.
     """
     folder = Path(storage) / "components"
     seeds = [seed] if isinstance(seed, int) else list(seed)
@@ -48,19 +55,42 @@ def load(
         raise UserError(
             f"{folder}: nothing for task '{task}'{did_you_mean(task, known)}; it has {', '.join(sorted(known))}"
         )
-    ours = [manifest for manifest in manifests if manifest["task"]["name"] == task]
-    names = dict.fromkeys((base, *([critic_from] if critic_from else []), *MODELS))
+    if planner is None:
+        needs = (*([critic_from] if critic_from else []), *MODELS)
+    else:
+        base, needs = planner.base, planner.needs
+        lenders = [name for name in needs if name == getattr(planner, "critic_from", None)]
+        critic_from = lenders[0] if lenders else None
+    ours = [
+        manifest
+        for manifest in manifests
+        if manifest["task"]["name"] == task and manifest["config"].get("policy", base) == base  # a value is a policy's
+    ]
+    names = dict.fromkeys((base, *needs))
     found = {name: [folder / _choose(ours, name, one, keys, folder)["key"] for one in seeds] for name in names}
     facts = read_manifest(found[base][0])["task"]
     return load_parts(
         found,
         base,
+        critic_from=critic_from,
         device=device,
         termination=RULES[facts["termination"]] if facts["termination"] else None,
         env_id=facts["env_id"],
         max_episode_steps=facts["max_episode_steps"],
         reference=tuple(facts["reference"]) if facts["reference"] else None,
+        dataset=_dataset(facts) if planner is not None and planner.uses_dataset else None,
     )
+
+
+def _dataset(facts: Mapping[str, Any]) -> Dataset:
+    """Return what the components were trained on, from where it lay then or where the registry says it lies."""
+    path = Path(facts["dataset"])
+    if not path.is_file() and facts["name"] in TASKS:
+        path = dataset_path(find_task(facts["name"]))
+    dataset = read_dataset(path)
+    if dataset.sha256 != facts["dataset_sha256"]:
+        raise UserError(f"{path}: the file is not the one the components were trained on: put that one there")
+    return dataset
 
 
 def _choose(

@@ -1,7 +1,7 @@
 """The pretrained components: ReBRAC, IQL, behaviour cloning, the world model, the reward model."""
 
 from mpcwdwm.components.component import Batch, Component, ComponentConfig
-from mpcwdwm.components.loading import load_component, untrained_bases
+from mpcwdwm.components.loading import Member, load_component, stacked, untrained_bases
 from mpcwdwm.components.registry import (
     COMPONENTS,
     DEFAULT_WORLD_MODEL,
@@ -19,8 +19,10 @@ __all__ = [
     "Batch",
     "Component",
     "ComponentConfig",
+    "Member",
     "component_class",
     "component_config",
     "load_component",
+    "stacked",
     "untrained_bases",
 ]

@@ -1,11 +1,12 @@
 """Planning at run time: the parts, and the planners that adapt a policy with them."""
 
 from mpcwdwm.planning.action import ActionAscent, ActionConfig
+from mpcwdwm.planning.assemble import assemble, load_parts
 from mpcwdwm.planning.frozen import Frozen, FrozenConfig
 from mpcwdwm.planning.imagination import sequence_returns
 from mpcwdwm.planning.mpc import AdaptiveMpc, MpcConfig, adapt, imagine, objective
 from mpcwdwm.planning.mppi import Mppi, MppiConfig
-from mpcwdwm.planning.parts import ModulePolicy, Parts, load_parts
+from mpcwdwm.planning.parts import ModulePolicy, Parts
 from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig, Planner, PlannerConfig
 from mpcwdwm.planning.registry import DEFAULT_KIND, PLANNERS, planner_config
 
@@ -27,6 +28,7 @@ __all__ = [
     "Planner",
     "PlannerConfig",
     "adapt",
+    "assemble",
     "imagine",
     "load_parts",
     "objective",

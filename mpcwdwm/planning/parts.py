@@ -6,20 +6,18 @@ networks are shared by a member's rows. Any object with the same call signatures
 place; `ModulePolicy` makes one of any `torch.nn.Module`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from mpcwdwm.components.loading import load_component
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
 
-__all__ = ["Behavior", "Critic", "ModulePolicy", "Params", "Parts", "Policy", "Reward", "WorldModel", "load_parts"]
+__all__ = ["Behavior", "Critic", "ModulePolicy", "Params", "Parts", "Policy", "Reward", "WorldModel"]
 
 Params = dict[str, Tensor]
 """ψ: one policy's parameters per row, every tensor (N, …)."""
@@ -75,6 +73,16 @@ class Parts:
     reward_affine: Tensor | None = None  # (members, 2): the critic's reward is scale · r + shift; None: r itself
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    @property
+    def base(self) -> str | None:
+        """The component whose policy this is; None: a user's own, of which nothing is known."""
+        return self.policy.component if isinstance(self.policy, StackedPolicy) else None
+
+    @property
+    def critic_of(self) -> str | None:
+        """The component whose critic this is; None: there is none, or a user's own."""
+        return self.critic.component if isinstance(self.critic, SharedCritic | SharedValue) else None
+
 
 # -------------------------------------------------------------------------------- our own components
 
@@ -89,8 +97,8 @@ def per_row(stacked: Params, episodes: int) -> Params:
 class StackedPolicy:
     """The actor of a trained component, one copy of its parameters per row."""
 
-    def __init__(self, actor: nn.Module) -> None:
-        self.actor = actor
+    def __init__(self, actor: nn.Module, component: str | None = None) -> None:
+        self.actor, self.component = actor, component
         self._buffers: dict[int, Params] = {}  # normalisers, expanded to a number of rows
 
     def initial(self, episodes: int) -> Params:
@@ -125,6 +133,10 @@ class SharedByMember:
 class SharedCritic(SharedByMember):
     """Twin critics on rows."""
 
+    def __init__(self, part: Any, members: int, component: str | None = None) -> None:
+        super().__init__(part, members)
+        self.component = component
+
     def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return (N, 2, B)."""
         return self.unfold(self.part(self.fold(obs), self.fold(action)), obs)
@@ -132,6 +144,8 @@ class SharedCritic(SharedByMember):
 
 class SharedValue(SharedByMember):
     """An ensemble of state values on rows, in a critic's place: of the state alone, whatever the action."""
+
+    component = "value"
 
     def __call__(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return (N, E, B)."""
@@ -185,14 +199,26 @@ class SharedBehavior(SharedByMember):
 # -------------------------------------------------------------------------------- a user's own policy
 
 
+BATCH_DEPENDENT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)  # in training mode
+
+
 class ModulePolicy:
     """Any `torch.nn.Module` (obs (B, obs_dim) → action (B, act_dim)) as an adaptable policy.
 
     Args:
         modules: one per member, of equal architecture.
+
+    Raises:
+        UserError: no module, or dropout or batch normalisation in training mode, whose output is not one of the
+            observation alone.
     """
 
     def __init__(self, *modules: nn.Module) -> None:
+        if not modules:
+            raise UserError("ModulePolicy() needs a module for every member: give one or more")
+        for layer in (layer for module in modules for layer in module.modules()):
+            if layer.training and isinstance(layer, BATCH_DEPENDENT):
+                raise UserError(f"the policy has a {type(layer).__name__} in training mode: call eval() on it first")
         self.module = modules[0]
         self._members = len(modules)
         self._params, self._buffers = stack_module_state(list(modules))
@@ -208,66 +234,3 @@ class ModulePolicy:
             return functional_call(self.module, (params, buffers), (rows,))
 
         return vmap(single)(psi, per_row(self._buffers, len(obs) // self._members), obs)
-
-
-# ------------------------------------------------------------------------------------------ loading
-
-
-def load_parts(
-    folders: Mapping[str, Sequence[Path]],
-    base: str,
-    *,
-    termination: Callable[[Tensor], Tensor] | None = None,
-    device: str | torch.device = "cpu",
-    **facts: Any,
-) -> Parts:
-    """Read finished artifacts and put them together.
-
-    A second component with a critic among them, or a value, lends it, and then the discount and the reward scale
-    are that one's, too: they are the unit in which it judges.
-
-    Args:
-        folders: component name → one artifact folder per member, the same seeds in the same order.
-        base: the component whose policy is used, and its critic if it has one and no other is given.
-        termination: rule that ends imagined rollouts.
-        device: where the parts go.
-        **facts: further fields of `Parts` (env_id, max_episode_steps, reference).
-
-    Raises:
-        UserError: an artifact is damaged, the seeds of the parts differ, or the value is another policy's.
-    """
-    loaded = {name: load_component(paths).to(device) for name, paths in folders.items()}
-    policy: Any = loaded[base]
-    for name, part in loaded.items():
-        if part.seeds != policy.seeds:
-            raise UserError(f"{name} has seeds {list(part.seeds)}, {base} has {list(policy.seeds)}: load equal seeds")
-    if "value" in loaded and getattr(loaded["value"].config, "policy") != base:  # noqa: B009 - every value's config says
-        evaluated = getattr(loaded["value"].config, "policy")  # noqa: B009
-        raise UserError(f"the value is that of {evaluated}'s policy, not of {base}'s: load the one of {base}")
-    lenders = [part for part in loaded.values() if part is not policy and hasattr(part, "critic")]
-    critic = loaded.get("value", lenders[0] if lenders else policy)
-    members = len(policy.seeds)
-    parts = Parts(
-        policy=StackedPolicy(policy.actor),
-        termination=termination,
-        discount=getattr(critic.config, "discount", Parts.discount),
-        members=members,
-        device=torch.device(device),
-        **facts,
-    )
-    if "value" in loaded:
-        parts.critic = SharedValue(critic, members)
-    elif hasattr(critic, "critic"):
-        parts.critic = SharedCritic(critic.critic, members)
-    if "world_model" in loaded:
-        model: Any = loaded["world_model"]
-        ensemble = getattr(model.config, "ensemble", 1) > 1
-        parts.world_model = (SharedEnsemble if ensemble else SharedWorldModel)(model, members)
-    if "reward" in loaded:
-        identity = torch.tensor([[1.0, 0.0]], device=device).repeat(members, 1)
-        parts.reward_affine = getattr(critic, "reward_affine", identity)
-        parts.reward = SharedReward(loaded["reward"], members, parts.reward_affine)
-    if "bc" in loaded:
-        cloned: Any = loaded["bc"]
-        parts.behavior = SharedBehavior(cloned.actor, members)
-    return parts

@@ -183,9 +183,13 @@ class Planner:
     # What all planners have
 
     def reset(self) -> None:
-        """Begin new episodes: everything as before the first step, the noise included."""
-        self._rewind()
+        """Begin new episodes: what is kept from step to step is as at the first step, the noise goes on."""
         self.keep(self.initial() if self.kept else {})
+
+    def rewind(self) -> None:
+        """Begin again: as `reset`, and the same noise as from the first step on is drawn once more."""
+        self._rewind()
+        self.reset()
 
     def keep(self, tensors: Params) -> None:
         """Write what is kept, in place."""
@@ -250,11 +254,23 @@ class Planner:
 
 
 def _sufficient(parts: Parts, config: PlannerConfig) -> Parts:
-    """Return the parts as the config wants them used, after checking that they suffice."""
+    """Return the parts as the config wants them used, after checking that they are the ones it means."""
+    if parts.base not in (None, config.base):
+        raise UserError(
+            f"the parts hold the policy of {parts.base}, the config says base: {config.base}: "
+            f"give it base='{parts.base}', or parts of {config.base} (mpcwdwm.load(…, planner=config))"
+        )
     if not isinstance(config, LookaheadConfig):
         return parts
+    wanted = config.base if config.critic_from == "base" else config.critic_from
     if config.critic_from == "none":
         parts = replace(parts, critic=None)
+    elif parts.critic_of not in (None, wanted) or (parts.critic is None and config.critic_from != "base"):
+        held = f"the critic of {parts.critic_of}" if parts.critic_of else "no critic"
+        raise UserError(
+            f"the parts hold {held}, the config wants that of {wanted}: give parts with it "
+            f"(mpcwdwm.load(…, planner=config) or assemble(…, critic_from='{wanted}')), or another critic_from"
+        )
     if config.horizon > 0 and (parts.world_model is None or parts.reward is None):
         raise UserError("a horizon above 0 needs a world model and a reward: set parts.world_model and parts.reward")
     if config.horizon == 0 and parts.critic is None:

@@ -9,7 +9,6 @@ first steps are kept apart: they may compile or capture graphs, which a long run
 import contextlib
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,6 @@ import torch
 
 from cluster.provenance import host_name
 from mpcwdwm.components import component_class, component_config, untrained_bases
-from mpcwdwm.components.artifact import write_artifact
 from mpcwdwm.components.component import ComponentConfig
 from mpcwdwm.config import Config
 from mpcwdwm.data.dataset import Dataset, from_arrays
@@ -29,9 +27,9 @@ from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.envs.factory import make_env, mujoco_version
 from mpcwdwm.nn.compute import ComputeConfig, path_of
-from mpcwdwm.planning import load_parts, planner_config
+from mpcwdwm.planning import assemble, planner_config
 from mpcwdwm.planning.registry import PLANNER_CLASSES
-from mpcwdwm.training.loop import Training, heldout_evaluator
+from mpcwdwm.training.loop import Trained, Training, heldout_evaluator
 from sweeps.plan.keys import cell_code, code_hash, component_code, digest
 
 __all__ = [
@@ -280,9 +278,9 @@ def time_acts(
     compute: ComputeConfig,
 ) -> Cost:
     """Measure what `act_cost` remembers."""
-    with tempfile.TemporaryDirectory() as folder:
-        folders = {name: _untrained(Path(folder), name, part, dims, seeds) for name, part in parts.items()}
-        loaded = load_parts(folders, base, device=place.device)
+    loaded = assemble(
+        {name: _untrained(name, part, dims, seeds) for name, part in parts.items()}, base, device=place.device
+    )
     rows = seeds * episodes
     obs = torch.randn(rows, dims[0], device=place.device)
     if planner is None:
@@ -373,17 +371,12 @@ def time_env(env_id: str) -> Cost:
     return Cost(seconds / steps, first)
 
 
-def _untrained(folder: Path, name: str, config: Config, dims: tuple[int, int], seeds: int) -> list[Path]:
-    """Return artifact folders of a component as it is initialised."""
+def _untrained(name: str, config: Config, dims: tuple[int, int], seeds: int) -> list[Trained]:
+    """Return a component as it is initialised."""
     assert isinstance(config, ComponentConfig)
     once = component_config(name, {}, {**config.brief().to_dict(), "steps": 1, "evaluations": 1})
-    folders: list[Path] = []
     bases = untrained_bases(once, dims, range(seeds))
-    for trained in Training(name, once, random_dataset(*dims), range(seeds), bases=bases).trained():
-        folders.append(folder / f"{name}-{len(folders)}")
-        folders[-1].mkdir()
-        write_artifact(folders[-1], trained.tensors, trained.facts, trained.curve)
-    return folders
+    return Training(name, once, random_dataset(*dims), range(seeds), bases=bases).trained()
 
 
 def random_dataset(obs_dim: int, act_dim: int) -> Dataset:

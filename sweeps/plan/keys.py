@@ -29,7 +29,7 @@ HASH_DIGITS = 16  # 64 bits: among a million keys the chance of two alike is 3e-
 
 # Which modules compute a unit: the loop, and what the registries name for the component or planner.
 TRAINING = "mpcwdwm.training.loop"
-EVALUATION = "mpcwdwm.evaluation.evaluate"
+EVALUATION = ("mpcwdwm.evaluation.evaluate", "mpcwdwm.planning.assemble")
 # Modules that only name or check things. Following them would tie every key to every component.
 NOT_COMPUTING = frozenset(
     {
@@ -153,7 +153,7 @@ def cell_code(planner: Any | None, components: Mapping[str, Any]) -> str:
     modules = {component_class(name, config).__module__ for name, config in components.items()}
     if planner is not None:
         modules.add(PLANNER_CLASSES[planner.kind].__module__)
-    return code_hash(EVALUATION, *sorted(modules))
+    return code_hash(*EVALUATION, *sorted(modules))
 
 
 # Code

@@ -313,7 +313,7 @@ def imagination(
         with torch.enable_grad():  # a planner may follow a gradient
             return planner.act(obs)[0].detach().clone()
 
-    planner.reset()
+    planner.rewind()
     noise = _imagination_noise(parts, windows, seeds, steps)
     gain = _imagined_return(parts, windows, adapted, noise) - _imagined_return(parts, windows, pretrained, noise)
     stderr = gain.std(1, correction=0) / max(1, w - 1) ** 0.5

@@ -147,7 +147,7 @@ def action_unit(planner: "AdaptiveMpc") -> Tensor:
     change = torch.zeros_like(alpha)
     for probe in range(PROBES):
         twin.alpha = alpha.repeat_interleave(PROBED_ROWS)
-        twin.reset()
+        twin.rewind()
         action = twin.act(obs)[0]
         moved = (action - twin.pretrained_action()).norm(dim=-1)
         change = moved.unflatten(0, (-1, PROBED_ROWS)).median(1).values  # (S,)

@@ -27,8 +27,8 @@ LENGTH = 32  # steps of a stretch; over them a ψ that is carried over drifts, w
 class Acting(Protocol):
     """What is asked of a planner here."""
 
-    def reset(self) -> None:
-        """Begin new episodes."""
+    def rewind(self) -> None:
+        """Begin again, with the same noise."""
         ...
 
     def act(self, obs: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +125,7 @@ def actions_along(planner_factory: Callable[[int], Acting], windows: Windows) ->
         windows: the stretches.
     """
     planner = planner_factory(windows.per_member)
-    planner.reset()
+    planner.rewind()
     return torch.stack([planner.act(obs)[0].detach().clone() for obs in windows.obs.unbind(1)], 1)
 
 

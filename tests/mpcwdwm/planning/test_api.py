@@ -1,13 +1,17 @@
 """The Python API: what the README shows, run on components trained for a moment."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import mpcwdwm
-from mpcwdwm.components import component_config
+from mpcwdwm.components import component_config, load_component
 from mpcwdwm.components.artifact import write_artifact
+from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError
 from mpcwdwm.evaluation.evaluate import evaluate
 from mpcwdwm.evaluation.rollout import episode_seeds, rollout
@@ -23,17 +27,24 @@ TASK = {
 SMALL = {"steps": 30, "hidden_dim": 16, "batch_size": 64, "evaluations": 1}
 SEEDS = (0, 1)
 UNIT = {"discount": 0.9, "reward_scale": 2.0, "reward_shift": 0.5}  # of ReBRAC's critic
+FIELDS = {"rebrac": UNIT, "value": {"episodes": 10, "length": 4}, "world_model": {"kind": "mlp", "ensemble": 2}}
 
 
 @pytest.fixture(scope="module")
 def storage(dataset, tmp_path_factory):
     root = tmp_path_factory.mktemp("storage")
-    for name in ("rebrac", "iql", "world_model", "reward"):
-        for trained in train(name, component_config(name, UNIT if name == "rebrac" else {}, SMALL), dataset, SEEDS):
+    folders, bases = {}, {}
+    for name in ("rebrac", "iql", "bc", "world_model", "reward", "value"):
+        of_file = {"dataset": str(dataset.path), "dataset_sha256": dataset.sha256}
+        for trained in train(name, component_config(name, FIELDS.get(name, {}), SMALL), dataset, SEEDS, bases=bases):
             key = f"{name}-s{trained.facts['seed']}"
             folder = root / "components" / key
             folder.mkdir(parents=True)
-            write_artifact(folder, trained.tensors, {**trained.facts, "key": key, "task": TASK}, trained.curve)
+            write_artifact(
+                folder, trained.tensors, {**trained.facts, "key": key, "task": TASK | of_file}, trained.curve
+            )
+            folders.setdefault(name, []).append(folder)
+        bases = {base: load_component(folders[base]) for base in ("rebrac", "world_model", "reward") if base in folders}
     return root
 
 
@@ -69,7 +80,7 @@ def test_one_set_of_parts_serves_planners_of_different_sizes(storage):
     one, three = (mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(H=1, M=2), seeds=SEEDS, episodes=n) for n in (1, 3))
     first = one.act(torch.zeros(2, 11))[0]
     assert three.act(torch.zeros(6, 11))[0].shape == (6, 3)
-    one.reset()
+    one.rewind()
     assert torch.equal(one.act(torch.zeros(2, 11))[0], first)
 
 
@@ -102,12 +113,90 @@ def test_ones_own_policy_in_a_loaded_set(storage):
     assert planner(np.zeros(11)).shape == (3,)
 
 
+PLANNED = {
+    "robust": {"preset": "robust", "M": 4},
+    "gate": {"H": 2, "M": 4, "gate": 1.0},
+    "anchor": {"H": 2, "M": 4, "anchor": 0.1},
+    "auto": {"H": 1, "M": 2, "step_size": "auto", "candidates": 2},
+    "borrowed": {"H": 2, "M": 4, "base": "bc", "critic_from": "iql"},
+}
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_storage_folder_is_enough_for_any_config(name, storage):
+    config = mpcwdwm.MpcConfig(**PLANNED[name])
+    parts = mpcwdwm.load(storage, task=TASK["name"], planner=config)
+    assert (parts.base, parts.critic_of) == (
+        config.base,
+        "rebrac" if config.critic_from == "base" else config.critic_from,
+    )
+    assert (parts.dataset is not None) == (name in ("gate", "auto"))
+    if name != "auto":  # takes its time, and has tests of its own
+        assert np.isfinite(mpcwdwm.AdaptiveMpc(parts, config)(np.zeros(11))).all()
+
+
+def test_what_the_parts_do_not_hold_is_refused(storage):
+    parts = mpcwdwm.load(storage, task=TASK["name"])
+    for fields, message in (
+        ({"preset": "robust"}, "hold the critic of rebrac, the config wants that of value: .*critic_from='value'"),
+        ({"base": "iql"}, "hold the policy of rebrac, the config says base: iql"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(**fields))
+        assert "\n" not in str(caught.value)
+    cloned = mpcwdwm.load(storage, task=TASK["name"], base="bc")
+    config = mpcwdwm.MpcConfig(base="bc", critic_from="iql")
+    with pytest.raises(UserError, match="hold no critic, the config wants that of iql"):
+        mpcwdwm.AdaptiveMpc(cloned, config)
+    parts.critic = lambda obs, action: (obs.sum(-1) + action.sum(-1)).unsqueeze(1)  # one's own: nothing is known of it
+    parts.policy = mpcwdwm.ModulePolicy(nn.Linear(11, 3))
+    mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(preset="robust", base="iql"))
+
+
+def test_parts_put_together_in_memory_are_the_loaded_ones(storage, dataset):
+    trained = {
+        name: train(name, component_config(name, FIELDS.get(name, {}), SMALL), dataset, SEEDS)
+        for name in ("rebrac", "iql", "world_model", "reward")
+    }
+    ours = mpcwdwm.assemble(trained, "iql", critic_from="rebrac", termination=RULES["hopper"])
+    theirs = mpcwdwm.load(storage, task=TASK["name"], seed=SEEDS, base="iql", critic_from="rebrac")
+    obs = torch.randn(2, 11, generator=torch.Generator().manual_seed(0))
+    config = mpcwdwm.MpcConfig(H=2, M=3, base="iql", critic_from="rebrac", step_size=1e-3)
+    actions = [mpcwdwm.AdaptiveMpc(parts, config, seeds=SEEDS).act(obs)[0] for parts in (ours, theirs)]
+    assert torch.equal(*actions)
+    for arguments, message in (
+        (({"bc": trained["iql"]}, "iql"), "base: 'iql' is not among"),
+        (({**trained, "reward": trained["reward"][:1]}, "iql"), "reward has seeds"),
+        ((trained, "reward"), "reward has no policy"),
+    ):
+        with pytest.raises(UserError, match=message):
+            mpcwdwm.assemble(*arguments)
+
+
+def test_a_new_episode_starts_from_the_pretrained_policy_and_draws_new_noise(storage, dataset):
+    config = mpcwdwm.MpcConfig(H=2, M=4, step_size=1e-2)
+    planner = mpcwdwm.AdaptiveMpc(mpcwdwm.load(storage, task=TASK["name"]), config)
+    first = planner(dataset.obs[0])
+    planner.reset()
+    assert all(torch.equal(planner.psi[name], psi) for name, psi in planner.psi0.items())
+    assert not np.array_equal(planner(dataset.obs[0]), first)
+    planner.rewind()
+    assert np.array_equal(planner(dataset.obs[0]), first)
+
+
+def test_the_package_shows_its_names_and_is_light_to_import():
+    assert set(mpcwdwm.__all__) <= set(dir(mpcwdwm))
+    assert all(getattr(mpcwdwm, name) is not None for name in mpcwdwm.__all__)
+    code = "import sys, mpcwdwm; dir(mpcwdwm); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"task": "hopper-medium-replay-mini-ppo"}, "did you mean 'hopper-medium-replay-mini-ppo-v0'"),
         ({"task": TASK["name"], "seed": 9}, r"no finished 'rebrac' for seed 9; it has seeds \[0, 1\]"),
-        ({"task": TASK["name"], "base": "bc"}, "no finished 'bc'"),
+        ({"task": TASK["name"], "base": "td3"}, "no finished 'td3'"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_line(storage, arguments, message):

@@ -278,8 +278,8 @@ def test_psi_is_carried_over_within_an_episode_or_reset_at_every_step():
     second = carried.act(obs)[0]
     assert not torch.equal(second, fresh.act(obs)[0])
     moved = {name: p.clone() for name, p in carried.psi.items()}
-    carried.reset()
-    assert torch.equal(carried.act(obs)[0], first)  # new episode: same ψ₀, same noise stream
+    carried.rewind()
+    assert torch.equal(carried.act(obs)[0], first)  # begun again: same ψ₀, same noise stream
     assert not torch.equal(moved["net.head.weight"], carried.psi["net.head.weight"])
 
 

@@ -69,7 +69,7 @@ def test_rows_do_not_feel_each_other(kind):
 def test_new_episodes_begin_as_the_first_did(kind):
     planner = make(kind, make_parts((0, 1)))
     first = play(planner, observations(3))
-    planner.reset()
+    planner.rewind()
     for ours, theirs in zip(first, play(planner, observations(3)), strict=True):
         assert torch.equal(ours[0], theirs[0])
 

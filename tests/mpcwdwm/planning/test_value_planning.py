@@ -11,7 +11,8 @@ from mpcwdwm.components.artifact import write_artifact
 from mpcwdwm.components.value import Value, ValueConfig
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import MpcConfig, Parts, imagine, objective, planner_config
-from mpcwdwm.planning.parts import SharedValue, load_parts
+from mpcwdwm.planning.assemble import load_parts
+from mpcwdwm.planning.parts import SharedValue
 from mpcwdwm.training.loop import Training
 from tests.mpcwdwm.planning.test_api import TASK, UNIT
 from tests.mpcwdwm.planning.test_mpc import ACT, DOUBLE, OBS, gradient, make_parts, problem, roughen

@@ -96,7 +96,7 @@ def test_members_with_different_resets_act_as_planners_with_that_reset_do(unit, 
     other = started({**SMALL, **fields, "step_size": 0.2, "reset": "episode"})  # the first member's size only
     for _ in range(2):  # and again, from the start
         for planner in (mixed, *fixed, other):
-            planner.reset()
+            planner.rewind()
         apart = []
         for t in range(5):
             obs = random(4, OBS, purpose=f"test/{t}")

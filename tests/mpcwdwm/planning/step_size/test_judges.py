@@ -59,7 +59,7 @@ class Acts:
     def __init__(self, share=1.0):
         self.gain, self.resets, self.seen = PRETRAINED + share * (BEST - PRETRAINED), 0, []
 
-    def reset(self):
+    def rewind(self):
         self.resets += 1
 
     def act(self, obs):

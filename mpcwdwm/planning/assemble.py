@@ -1,0 +1,114 @@
+"""Parts from trained components: in memory, or read from their artifacts first."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from mpcwdwm.components.component import Component
+from mpcwdwm.components.loading import Member, load_component, stacked
+from mpcwdwm.data import Dataset
+from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.planning.parts import (
+    Parts,
+    SharedBehavior,
+    SharedCritic,
+    SharedEnsemble,
+    SharedReward,
+    SharedValue,
+    SharedWorldModel,
+    StackedPolicy,
+)
+
+__all__ = ["Facts", "assemble", "load_parts"]
+
+
+class Facts(TypedDict, total=False):
+    """What parts know beside their networks: fields of `Parts`."""
+
+    termination: Callable[[Tensor], Tensor] | None
+    env_id: str
+    max_episode_steps: int
+    reference: tuple[float, float] | None
+    dataset: Dataset | None
+
+
+def load_parts(
+    folders: Mapping[str, Sequence[Path]],
+    base: str,
+    *,
+    critic_from: str | None = None,
+    device: str | torch.device = "cpu",
+    **facts: Unpack[Facts],
+) -> Parts:
+    """Read finished artifacts, component name → one folder per member, and put them together: see `assemble`."""
+    components = {name: load_component(paths) for name, paths in folders.items()}
+    return assemble(components, base, critic_from=critic_from, device=device, **facts)
+
+
+def assemble(
+    components: Mapping[str, Component | Sequence[Member]],
+    base: str,
+    *,
+    critic_from: str | None = None,
+    device: str | torch.device = "cpu",
+    **facts: Unpack[Facts],
+) -> Parts:
+    """Return the parts that components make, which are frozen and moved to the device.
+
+    Discount and reward scale are those of the component that lends the critic: they are the unit in which it judges.
+
+    Args:
+        components: component name → the component, or what `train` returned; the same seeds in the same order.
+        base: the component whose policy is used.
+        critic_from: the component whose critic is used; None: of `value` or of another component than the base where
+            one has a critic, else of the base, if it has one.
+        device: where the parts go.
+        **facts: further fields of `Parts`: termination, env_id, max_episode_steps, reference, dataset.
+
+    Raises:
+        UserError: a component is missing, the seeds differ, or the value is another policy's.
+    """
+    for role, name in (("base", base), ("critic_from", critic_from or base)):
+        if name not in components:
+            raise UserError(f"{role}: '{name}' is not among the components{did_you_mean(name, components)}: add it")
+    given = {name: one if isinstance(one, Component) else stacked(one) for name, one in components.items()}
+    loaded: dict[str, Any] = {name: one.to(device).requires_grad_(False).eval() for name, one in given.items()}
+    policy = loaded[base]
+    for name, part in loaded.items():
+        if part.seeds != policy.seeds:
+            raise UserError(f"{name} has seeds {list(part.seeds)}, {base} has {list(policy.seeds)}: give equal seeds")
+    if not hasattr(policy, "actor"):
+        raise UserError(f"base: {base} has no policy: give a component that acts")
+    if "value" in loaded and loaded["value"].config.policy != base:
+        evaluated = loaded["value"].config.policy
+        raise UserError(f"the value is that of {evaluated}'s policy, not of {base}'s: give the one of {base}")
+    lenders = [name for name, part in loaded.items() if name != base and hasattr(part, "critic")]
+    lender = critic_from or ("value" if "value" in loaded else (lenders or [base])[0])
+    critic, members = loaded[lender], len(policy.seeds)
+    if critic_from not in (None, base, "value") and critic_from not in lenders:
+        raise UserError(f"critic_from: {critic_from} has no critic")
+    parts = Parts(
+        policy=StackedPolicy(policy.actor, base),
+        discount=getattr(critic.config, "discount", Parts.discount),
+        members=members,
+        device=torch.device(device),
+        **facts,
+    )
+    if lender == "value":
+        parts.critic = SharedValue(critic, members)
+    elif hasattr(critic, "critic"):
+        parts.critic = SharedCritic(critic.critic, members, lender)
+    if "world_model" in loaded:
+        model = loaded["world_model"]
+        ensemble = getattr(model.config, "ensemble", 1) > 1
+        parts.world_model = (SharedEnsemble if ensemble else SharedWorldModel)(model, members)
+    if "reward" in loaded:
+        identity = torch.tensor([[1.0, 0.0]], device=device).repeat(members, 1)
+        parts.reward_affine = getattr(critic, "reward_affine", identity)
+        parts.reward = SharedReward(loaded["reward"], members, parts.reward_affine)
+    if "bc" in loaded:
+        parts.behavior = SharedBehavior(loaded["bc"].actor, members)
+    return parts
