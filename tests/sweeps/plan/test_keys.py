@@ -206,6 +206,7 @@ def test_a_planners_code_covers_its_parts_and_not_the_others() -> None:
     assert "mpcwdwm.components.iql" not in covered
     assert cell_code(planner, parts) == code_hash(
         "mpcwdwm.evaluation.evaluate",
+        "mpcwdwm.planning.assemble",
         "mpcwdwm.planning.mpc",
         *sorted({type(part).__module__ for part in parts.values()}),
     )
