@@ -18,6 +18,7 @@ SHARED = {"analysis.mlflow_store"}  # what MLflow holds, for its writer in `swee
 ENTRY = ROOT / "sweeps" / "cli.py"  # the only module that knows all four
 FRAMEWORKS = {"ray", "mlflow", "typer", "rich", "pandas"}
 PAGE = 400  # lines
+CIRCLE_FREE = ("mpcwdwm",)
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -32,6 +33,52 @@ def imported(path: Path) -> set[str]:
             if path.relative_to(ROOT).parts[0] != "sweeps" or node.module not in SHARED:
                 names.add((node.module or "").split(".")[0])
     return names
+
+
+def dotted(path: Path) -> str:
+    """Name of the module in a file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path: Path, known: set[str]) -> set[str]:
+    """Modules of ours that a file names in an import anywhere in it: in functions and for type checkers, too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= below & known or {node.module}
+    return found & known
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Return modules that import one another in a circle, the first again at the end; nothing if there are none."""
+    done: set[str] = set()
+
+    def from_(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return []
+        for other in sorted(imports[module]):
+            if found := from_(other, [*way, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in sorted(imports) if (found := from_(module, []))), [])
+
+
+def test_no_module_imports_itself_on_any_way():
+    paths = {dotted(path): path for path in FILES if path.relative_to(ROOT).parts[0] in CIRCLE_FREE}
+    assert circle({name: imported_modules(path, set(paths)) for name, path in paths.items()}) == []
+
+
+def test_a_circle_is_found():
+    imports = {"a": {"b", "d"}, "b": {"c"}, "c": {"d"}, "d": set()}
+    assert circle(imports) == []
+    assert circle({**imports, "d": {"b"}}) == ["b", "c", "d", "b"]
 
 
 def test_there_is_something_to_check():

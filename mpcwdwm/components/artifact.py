@@ -1,22 +1,20 @@
-"""Artifacts and checkpoints on disk: safetensors for numbers, JSON for everything else.
+"""Artifacts on disk: safetensors for numbers, JSON for everything else; nothing is unpickled.
 
-Nothing is unpickled. A checkpoint is one file, replaced atomically; an artifact is a folder that is
-written once and renamed into place by the store.
+An artifact is a folder that is written once and renamed into place by the store.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mpcwdwm.errors import UserError
 
-__all__ = ["read_checkpoint", "read_manifest", "read_weights", "write_artifact", "write_checkpoint"]
+__all__ = ["read_manifest", "read_weights", "write_artifact"]
 
 WEIGHTS, MANIFEST, CURVE = "weights.safetensors", "manifest.json", "curve.json"
 
@@ -58,25 +56,3 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged weights ({error}); delete the folder and run again") from None
-
-
-def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Replace the checkpoint at `path` atomically: a kill leaves the old one or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, temporary, metadata={"facts": json.dumps(dict(facts))})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return (tensors, facts), or None where there is no complete checkpoint."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        return load_file(path), json.loads(metadata["facts"])
-    except (SafetensorError, KeyError, json.JSONDecodeError):
-        return None  # a damaged checkpoint only costs the time to train anew

@@ -84,6 +84,13 @@ class Dataset:
         """Return which rows belong to held-out episodes: (N,)."""
         return self.heldout_episodes[self.episode]
 
+    def heldout_starts(self, steps: int) -> NDArray[np.int64]:
+        """Return the held-out rows that begin so many transitions of one episode, the last with a next observation."""
+        end = max(0, len(self.reward) - steps + 1)
+        last = slice(steps - 1, steps - 1 + end)
+        whole = (self.episode[:end] == self.episode[last]) & self.has_next_obs[last]
+        return (whole & self.heldout[:end]).nonzero()[0]
+
 
 def _rank(sha256: str, episode: int) -> str:
     """Return an episode's place in the order from which held-out ones are taken."""

@@ -20,24 +20,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.artifact import read_checkpoint, write_checkpoint
 from mpcwdwm.components.component import Component, ComponentConfig, Context
 from mpcwdwm.components.registry import component_class
 from mpcwdwm.config import Config
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
-from mpcwdwm.evaluation.rollout import episode_seeds, normalized_score, rollout
 from mpcwdwm.nn.compute import Captured, ComputeConfig, compiled, matmul_precision, path_of, record
 from mpcwdwm.nn.networks import member_state
 from mpcwdwm.random import BLOCK_STEPS, Draws, Integers
 from mpcwdwm.training.buffer import Buffer, usable_rows
-from mpcwdwm.training.heldout import heldout_evaluator
+from mpcwdwm.training.checkpoint import read_checkpoint, write_checkpoint
+from mpcwdwm.training.evaluators import heldout_evaluator, policy_evaluator
 
 __all__ = ["Trained", "Training", "train"]
 
 CHECKPOINT_SECONDS = 20.0  # the most work a kill can cost
 PROGRESS_STEPS = 50  # steps between progress reports
-CURVE_ENV_SEED = 7_919  # learning curves use episodes of their own, never those of the tables
 DEFAULT_MAX_STEPS = 1000
 
 
@@ -274,33 +272,7 @@ def _checked_base(bases: Mapping[str, Component] | None, name: str, seeds: tuple
     return base
 
 
-# ---------------------------------------------------------------------------------- learning curve
-
-
-def policy_evaluator(
-    env_id: str, seeds: Sequence[int], episodes: int, max_steps: int, reference: tuple[float, float] | None
-) -> Callable[[Component], list[dict[str, float]]]:
-    """Return a function that plays the part's policy in the environment: one point of the curve per member."""
-    env_seeds = episode_seeds(CURVE_ENV_SEED, episodes, "curve")
-
-    def evaluate(part: Any) -> list[dict[str, float]]:
-        device, dtype = next(part.parameters()).device, next(part.parameters()).dtype
-
-        @torch.no_grad()
-        def act(obs: Tensor, alive: Tensor) -> Tensor:  # (S · episodes, obs_dim)
-            return part.actor(obs.unflatten(0, (len(seeds), episodes))).flatten(0, 1)
-
-        played = rollout(env_id, act, env_seeds * len(seeds), max_steps=max_steps, device=device, dtype=dtype)
-        points = []
-        for member in range(len(seeds)):
-            own = played[member * episodes : (member + 1) * episodes]
-            mean = sum(episode.return_ for episode in own) / episodes
-            point = {"eval/return": mean, "eval/length": sum(episode.length for episode in own) / episodes}
-            score = normalized_score(mean, reference)
-            points.append(point if score is None else {**point, "eval/normalized_score": score})
-        return points
-
-    return evaluate
+# ------------------------------------------------------------------------------- the whole training
 
 
 def train(
@@ -350,6 +322,6 @@ def train(
         if env_id is not None and config.eval_episodes:
             evaluate = policy_evaluator(env_id, seeds, config.eval_episodes, max_episode_steps, reference)
     elif all(dataset.heldout.any() for dataset in training.datasets):
-        evaluate = heldout_evaluator(training)
+        evaluate = heldout_evaluator(training.part, training.datasets)
     training.run(checkpoint=checkpoint, evaluate=evaluate, on_progress=on_progress)
     return training.trained()

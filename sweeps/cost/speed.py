@@ -29,7 +29,8 @@ from mpcwdwm.envs.factory import make_env, mujoco_version
 from mpcwdwm.nn.compute import ComputeConfig, path_of
 from mpcwdwm.planning import assemble, planner_config
 from mpcwdwm.planning.registry import PLANNER_CLASSES
-from mpcwdwm.training.loop import Trained, Training, heldout_evaluator
+from mpcwdwm.training.evaluators import heldout_evaluator
+from mpcwdwm.training.loop import Trained, Training
 from sweeps.plan.keys import cell_code, code_hash, component_code, digest
 
 __all__ = [
@@ -260,10 +261,10 @@ def time_updates(
     cost = steady(lambda steps: training.run(until=training.step + steps), place.clock, together=together)
     if hasattr(training.part, "actor"):
         return cost  # its curve is played in the environment
-    judge = heldout_evaluator(training)
-    judge(training.part)
+    evaluate = heldout_evaluator(training.part, training.datasets)
+    evaluate(training.part)
     started = place.clock()
-    judge(training.part)
+    evaluate(training.part)
     return Cost(cost.step, cost.first, place.clock() - started)
 
 

@@ -25,7 +25,7 @@ from mpcwdwm.components import component_class, component_config
 from mpcwdwm.data import read_dataset
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig, Parts
 from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedWorldModel, StackedPolicy
-from mpcwdwm.training.heldout import OPEN_LOOP_STEPS
+from mpcwdwm.training.evaluators import OPEN_LOOP_STEPS
 from mpcwdwm.training.loop import train
 
 KINDS: dict[str, dict[str, Any]] = {

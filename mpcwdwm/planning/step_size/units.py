@@ -10,7 +10,7 @@ The judge may choose the reset, too, among the same sizes: a ψ that is carried 
 ones matter.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from annotated_types import Ge
@@ -19,12 +19,10 @@ from torch.func import jvp
 
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.errors import UserError
-from mpcwdwm.planning.parts import Params, Policy
+from mpcwdwm.planning.parts import Params, Parts, Policy
 from mpcwdwm.planning.step_size.choice import Judgement, judge_candidates
+from mpcwdwm.planning.step_size.windows import Acting
 from mpcwdwm.random import generator
-
-if TYPE_CHECKING:
-    from mpcwdwm.planning.mpc import AdaptiveMpc
 
 __all__ = ["StepSizeConfig", "action_unit", "alpha_at_state", "sizes", "step_sizes"]
 
@@ -71,7 +69,26 @@ class StepSizeConfig(Config):
         return ("bc",) if self.step_size == "auto" else ()
 
 
-def step_sizes(planner: "AdaptiveMpc") -> tuple[float | Tensor, Judgement | None]:
+class Ascending(Acting, Protocol):
+    """A planner that climbs with a step size α, and makes others like itself on which α is measured."""
+
+    alpha: float | Tensor | None
+    parts: Parts
+    seeds: tuple[int, ...]
+    episodes: int
+    dtype: torch.dtype
+    config: Any
+
+    def pretrained_action(self) -> Tensor:
+        """Return the action (N, act_dim) of the policy as it was trained."""
+        ...
+
+    def twin(self, episodes: int, **changes: Any) -> "Ascending":
+        """Return a planner of these parts and seeds with so many rows per member and other settings."""
+        ...
+
+
+def step_sizes(planner: Ascending) -> tuple[float | Tensor, Judgement | None]:
     """Return α, one or one per row (N,), and the judgement that led to it, if any did.
 
     Raises:
@@ -86,7 +103,7 @@ def step_sizes(planner: "AdaptiveMpc") -> tuple[float | Tensor, Judgement | None
     if config.step_size != "auto":
         return (unit * config.step_size).repeat_interleave(planner.episodes), None
 
-    def stepping(size: float, rows: int, reset: str = config.reset) -> "AdaptiveMpc":
+    def stepping(size: float, rows: int, reset: str = config.reset) -> Acting:
         twin = planner.twin(rows, step_size=0.0, step_unit="state" if own_unit else "raw", reset=reset)
         twin.alpha = (unit * size).repeat_interleave(rows)
         return twin
@@ -127,7 +144,7 @@ def sizes(config: StepSizeConfig) -> list[float]:
     return [0.0, *(float(f"{config.smallest * ratio**i:.2g}") for i in range(config.candidates))]
 
 
-def action_unit(planner: "AdaptiveMpc") -> Tensor:
+def action_unit(planner: Ascending) -> Tensor:
     """Return the α at which one real step's adaptation moves the action by 1, extrapolated from small steps.
 
     In the median over held-out states, starting from the pretrained policy: one for every member, (S,). 0 where the

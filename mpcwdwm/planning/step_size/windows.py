@@ -31,7 +31,7 @@ class Acting(Protocol):
         """Begin again, with the same noise."""
         ...
 
-    def act(self, obs: Tensor) -> tuple[Tensor, ...]:
+    def act(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, obs_dim) → actions (N, act_dim) first; the next call may overwrite them."""
         ...
 

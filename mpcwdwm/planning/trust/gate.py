@@ -22,7 +22,6 @@ from mpcwdwm.planning.imagination import reduced
 from mpcwdwm.planning.parts import Parts, SharedValue
 from mpcwdwm.planning.planner import LookaheadConfig
 from mpcwdwm.random import generator
-from mpcwdwm.training.heldout import window_starts
 
 __all__ = ["ErrorSlopes", "error_slopes", "slope"]
 
@@ -58,7 +57,7 @@ def error_slopes(parts: Parts, config: LookaheadConfig, seeds: tuple[int, ...]) 
     if parts.dataset is None:
         raise UserError("gate: the models' errors are measured on held-out episodes: set parts.dataset")
     horizon, dataset = max(1, config.horizon), parts.dataset
-    starts = window_starts(dataset, horizon)
+    starts = torch.from_numpy(dataset.heldout_starts(horizon))
     if not len(starts):
         raise UserError(f"gate: no held-out episode of the dataset has {horizon} steps: give a shorter horizon")
     count = min(WINDOWS, len(starts))

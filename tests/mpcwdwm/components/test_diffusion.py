@@ -115,10 +115,10 @@ def test_sampling_is_a_function_of_its_noise():
 
 def test_training_learns_the_robots_dynamics(dataset):
     """A few hundred updates predict a held-out step far better than "the state does not change"."""
-    from mpcwdwm.training.loop import heldout_evaluator
+    from mpcwdwm.training.evaluators import heldout_evaluator
 
     config = component_config("world_model", {}, {"steps": 400, "hidden_dim": 64, "batch_size": 256})
     training = Training("world_model", config, part_of(dataset, 0, 20_000), [0])
     training.run()
-    (metrics,) = heldout_evaluator(training)(training.part)
+    (metrics,) = heldout_evaluator(training.part, training.datasets)(training.part)
     assert metrics["heldout/rmse"] < 0.75 * metrics["heldout/rmse_no_change"]

@@ -12,7 +12,7 @@ from torch.nn.functional import silu
 
 from mpcwdwm.components import component_config
 from mpcwdwm.errors import UserError
-from mpcwdwm.training.heldout import heldout_evaluator
+from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training
 from tests.mpcwdwm.components.test_imagined_episodes import SMALL, episodes_of, grown, training_of
 from tests.mpcwdwm.planning.test_linear_quadratic import DISCOUNT, DOUBLE, Q, R, quadratic, tensor
@@ -66,7 +66,7 @@ def test_the_learnt_value_is_the_exact_one_also_behind_the_last_imagined_step():
         lr=5e-3,
         ema=0.98,
     )
-    training.run(evaluate=heldout_evaluator(training))
+    training.run(evaluate=heldout_evaluator(training.part, training.datasets))
     obs = (2 * torch.rand(2, 1000, 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(1)) - 1).requires_grad_()
     learnt = training.part(obs).mean(1)
     (slope,) = torch.autograd.grad(learnt.sum(), obs)

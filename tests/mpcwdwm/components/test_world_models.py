@@ -16,7 +16,7 @@ from mpcwdwm.nn.networks import Mlp, uniform_init
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig
 from mpcwdwm.planning.parts import SharedWorldModel
 from mpcwdwm.random import generator
-from mpcwdwm.training.heldout import heldout_evaluator, window_starts
+from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training, train
 from tests.mpcwdwm.planning.test_mpc import ACT, OBS, make_parts
 from tests.support.parts import KINDS, part_of
@@ -405,7 +405,7 @@ def test_a_tilt_needs_its_base_with_the_same_seeds(dataset, policy):
 
 def test_windows_lie_within_one_held_out_episode(dataset):
     data = part_of(dataset, 0, 10_000)
-    starts = window_starts(data, 5).numpy()
+    starts = data.heldout_starts(5)
     assert len(starts) > 50
     for j in range(5):
         assert (data.episode[starts + j] == data.episode[starts]).all()
@@ -414,7 +414,7 @@ def test_windows_lie_within_one_held_out_episode(dataset):
     episodes = [length for length in data.lengths[data.heldout_episodes] if length >= 5]
     ends_without_next = int((~data.has_next_obs & data.heldout).sum())
     assert sum(length - 4 for length in episodes) - ends_without_next <= len(starts) <= sum(episodes)
-    assert len(window_starts(data, 20_000)) == 0
+    assert len(data.heldout_starts(20_000)) == 0
 
 
 def test_the_open_loop_error_of_a_model_that_adds_its_action_is_known(dataset):
@@ -423,8 +423,8 @@ def test_the_open_loop_error_of_a_model_that_adds_its_action_is_known(dataset):
     config = component_config("world_model", {}, {"kind": "flow", "hidden_dim": 8, "batch_size": 16, "steps": 5})
     training = Training("world_model", config, data, [0], dtype=DOUBLE)
     training.part.sample = lambda obs, action, noise: obs + action.sum(-1, keepdim=True)
-    (found,) = heldout_evaluator(training, horizon=3)(training.part)
-    starts = window_starts(data, 3)
+    (found,) = heldout_evaluator(training.part, training.datasets, horizon=3)(training.part)
+    starts = data.heldout_starts(3)
     picked = starts[torch.randperm(len(starts), generator=generator(0, "heldout/windows"))[:1024]].tolist()
     std = training.part.normalizer.std[0, 0].numpy()
     total = still = 0.0
@@ -441,7 +441,7 @@ def test_the_open_loop_is_given_fresh_noise_at_every_step(dataset):
     config = component_config("world_model", {}, {"kind": "flow", "hidden_dim": 8, "batch_size": 16, "steps": 5})
     training, seen = Training("world_model", config, data, [0, 1]), []
     training.part.sample = lambda obs, action, noise: (seen.append(noise), obs)[1]
-    heldout_evaluator(training)(training.part)
+    heldout_evaluator(training.part, training.datasets)(training.part)
     _, *steps = seen  # the first is the one-step error's
     assert len(steps) == 5
     assert not torch.equal(steps[0], steps[1])

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from mpcwdwm.components import component_config
-from mpcwdwm.components.artifact import read_checkpoint
 from mpcwdwm.components.component import clip_norm
 from mpcwdwm.data import find_task, published_config
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.networks import Mlp, orthogonal_init, uniform_init
 from mpcwdwm.random import generator
 from mpcwdwm.training.buffer import Buffer, usable_rows
-from mpcwdwm.training.loop import Training, heldout_evaluator, train
+from mpcwdwm.training.checkpoint import read_checkpoint
+from mpcwdwm.training.evaluators import heldout_evaluator
+from mpcwdwm.training.loop import Training, train
 from tests.support.parts import PARTS, bases_of, part_of
 
 SMALL = {"hidden_dim": 16, "batch_size": 32, "steps": 120, "evaluations": 3, "eval_episodes": 1}
@@ -105,7 +106,7 @@ def test_a_policys_curve_holds_losses_and_scores_and_the_last_parameters_are_the
 def test_models_are_judged_on_episodes_they_never_saw(small):
     training = Training("reward", config_of("reward"), small, [0])
     assert training.buffer.sizes == (int((~small.heldout).sum()),)
-    (metrics,) = heldout_evaluator(training)(training.part)
+    (metrics,) = heldout_evaluator(training.part, training.datasets)(training.part)
     assert set(metrics) == {"heldout/rmse", "heldout/r2"}
 
 
