@@ -1,9 +1,9 @@
 """How fast this machine is: seconds of a component's update, of a planner's step, of an environment's.
 
-Everything is measured through the same code that will do the work, on random data of the task's
-dimensions, for about half a second, and remembered in the user's cache folder. What does not change the
-speed (step sizes, coefficients, the number of updates) is left out of what is remembered. The
-first steps are kept apart: they may compile or capture graphs, which a long run does once.
+Everything is measured through the same code that will do the work, on random data of the task's dimensions, for about
+half a second, and remembered in the user's cache folder. What does not change the speed (step sizes, coefficients,
+the number of updates) is left out of what is remembered. The first steps are kept apart: they may compile or capture
+graphs, which a long run does once.
 """
 
 import contextlib
