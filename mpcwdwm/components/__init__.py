@@ -1,28 +1,33 @@
 """The pretrained components: ReBRAC, IQL, behaviour cloning, the world model, the reward model."""
 
-from mpcwdwm.components.component import Batch, Component, ComponentConfig
+from mpcwdwm.components.component import ActorComponent, Batch, Component, ComponentConfig, CriticComponent
 from mpcwdwm.components.loading import Member, load_component, stacked, untrained_bases
 from mpcwdwm.components.registry import (
     COMPONENTS,
     DEFAULT_WORLD_MODEL,
-    POLICIES,
     WORLD_MODELS,
     component_class,
     component_config,
+    policies,
 )
+from mpcwdwm.components.world_models.world_model import WorldModel, WorldModelConfig
 
 __all__ = [
     "COMPONENTS",
     "DEFAULT_WORLD_MODEL",
-    "POLICIES",
     "WORLD_MODELS",
+    "ActorComponent",
     "Batch",
     "Component",
     "ComponentConfig",
+    "CriticComponent",
     "Member",
+    "WorldModel",
+    "WorldModelConfig",
     "component_class",
     "component_config",
     "load_component",
+    "policies",
     "stacked",
     "untrained_bases",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.components.actor_critic import Actor
-from mpcwdwm.components.component import Batch, Component, ComponentConfig
+from mpcwdwm.components.component import ActorComponent, Batch, ComponentConfig
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nn.networks import uniform_init
@@ -24,10 +24,12 @@ class BcConfig(ComponentConfig):
     normalize_obs: Flag = setting(True, "standardise observations")
 
 
-class BehaviorCloning(Component):
+class BehaviorCloning(ActorComponent):
     """S stacked deterministic policies fitted to the data's actions by squared error."""
 
+    config_class = BcConfig
     config: BcConfig
+    actor: Actor
     rows = "all"
 
     def __init__(

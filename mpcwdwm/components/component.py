@@ -6,7 +6,7 @@ and buffer. Members share the process and nothing else.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,12 @@ from mpcwdwm.data import Dataset
 from mpcwdwm.random import Integers, Normal
 
 __all__ = [
+    "ActorComponent",
     "Batch",
     "Component",
     "ComponentConfig",
     "Context",
+    "CriticComponent",
     "ModelConfig",
     "Rows",
     "clip_norm",
@@ -88,12 +90,14 @@ class Batch:
 class Component(nn.Module):
     """A stacked, trainable part. Subclasses build their networks and define `update`."""
 
+    config_class: ClassVar[type[ComponentConfig]]
+    config: ComponentConfig
     rows: ClassVar[Rows] = "all"
     compile_pays: ClassVar[bool] = False  # on a processor, over many updates (docs/benchmarks.md)
 
     def __init__(
         self,
-        config: Any,
+        config: ComponentConfig,
         obs_dim: int,
         act_dim: int,
         seeds: Sequence[int],
@@ -157,6 +161,19 @@ class Component(nn.Module):
     def heldout(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return metrics of shape (S,) on held-out rows; none by default."""
         return {}
+
+
+class ActorComponent(Component):
+    """A component that can act."""
+
+    actor: nn.Module  # obs (S, B, obs_dim) → action (S, B, act_dim)
+
+
+class CriticComponent(Component):
+    """A component that judges actions."""
+
+    critic: nn.Module  # obs (S, B, obs_dim), action (S, B, act_dim) → twins (S, 2, B)
+    reward_affine: Tensor  # (S, 2): the critic's rewards are scale · r + shift
 
 
 # --------------------------------------------------------------------------------- shared steps

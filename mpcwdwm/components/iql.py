@@ -13,7 +13,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from mpcwdwm.components.actor_critic import Actor, Critic, Value
-from mpcwdwm.components.component import Batch, Component, ComponentConfig, polyak_update
+from mpcwdwm.components.component import ActorComponent, Batch, ComponentConfig, CriticComponent, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nn.networks import orthogonal_init
@@ -59,10 +59,13 @@ def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
 # -------------------------------------------------------------------------------------------- IQL
 
 
-class Iql(Component):
+class Iql(ActorComponent, CriticComponent):
     """S stacked IQL learners. The policy acts with its tanh mean."""
 
+    config_class = IqlConfig
     config: IqlConfig
+    actor: Actor
+    critic: Critic
     rows = "next_value"
 
     def __init__(

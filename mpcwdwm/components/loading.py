@@ -10,7 +10,6 @@ from torch import Tensor
 from mpcwdwm.components.artifact import read_manifest, read_weights
 from mpcwdwm.components.component import Component, ComponentConfig
 from mpcwdwm.components.registry import component_class, component_config
-from mpcwdwm.config import Config
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.networks import stack_states
 
@@ -73,7 +72,7 @@ def _refuse_unequal(facts: Mapping[str, Any], first: Mapping[str, Any], name: st
             raise UserError(f"{name}: its {field} differs from that of {first_name}; only equal parts can be stacked")
 
 
-def untrained_bases(config: Config, dims: tuple[int, int], seeds: Sequence[int]) -> dict[str, Component]:
+def untrained_bases(config: ComponentConfig, dims: tuple[int, int], seeds: Sequence[int]) -> dict[str, Component]:
     """Return what stands in for the components that `config` builds on where only time counts.
 
     Args:
@@ -81,6 +80,5 @@ def untrained_bases(config: Config, dims: tuple[int, int], seeds: Sequence[int])
         dims: obs_dim and act_dim.
         seeds: one per member.
     """
-    assert isinstance(config, ComponentConfig)
     bases = {name: component_config(name, {}, {}) for name in config.builds_on}
     return {name: component_class(name, base)(base, *dims, seeds) for name, base in bases.items()}

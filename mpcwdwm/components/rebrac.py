@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.components.actor_critic import Actor, Critic
-from mpcwdwm.components.component import Batch, Component, ComponentConfig, polyak_update
+from mpcwdwm.components.component import ActorComponent, Batch, ComponentConfig, CriticComponent, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nn.networks import uniform_init
@@ -48,10 +48,13 @@ class RebracConfig(ComponentConfig):
 # ----------------------------------------------------------------------------------------- ReBRAC
 
 
-class Rebrac(Component):
+class Rebrac(ActorComponent, CriticComponent):
     """S stacked ReBRAC learners."""
 
+    config_class = RebracConfig
     config: RebracConfig
+    actor: Actor
+    critic: Critic
     rows = "next_action"
     compile_pays = True
 

@@ -1,81 +1,113 @@
-"""The components by name: config and class.
+"""The components and the kinds of world models by name, and which of them can act or judge actions."""
 
-This module only names things; what a component computes is in its own module, and the keys of
-artifacts depend on those modules, not on this list.
-"""
+from collections.abc import Iterable
+from typing import Annotated, Any
 
-from typing import Any
+from pydantic import AfterValidator, Strict
 
-from mpcwdwm.components.bc import BcConfig, BehaviorCloning
-from mpcwdwm.components.component import Component
-from mpcwdwm.components.iql import Iql, IqlConfig
-from mpcwdwm.components.rebrac import Rebrac, RebracConfig
-from mpcwdwm.components.reward import Reward, RewardConfig
-from mpcwdwm.components.value import Value, ValueConfig
-from mpcwdwm.components.world_models.diffusion import DiffusionConfig, DiffusionModel
-from mpcwdwm.components.world_models.flow import FlowConfig, FlowModel
-from mpcwdwm.components.world_models.meanflow import MeanFlowConfig, MeanFlowModel
-from mpcwdwm.components.world_models.mlp import MlpConfig, MlpModel
-from mpcwdwm.config import Config
+from mpcwdwm.components.component import ActorComponent, Component, ComponentConfig, CriticComponent
+from mpcwdwm.components.world_models.world_model import WorldModel, WorldModelConfig
 from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.registry import Registry, subclass_of
 
 __all__ = [
     "COMPONENTS",
-    "COMPONENT_CLASSES",
     "DEFAULT_WORLD_MODEL",
-    "POLICIES",
     "WORLD_MODELS",
+    "CriticSource",
+    "PolicyName",
+    "ValueOf",
+    "check_policy",
     "component_class",
     "component_config",
+    "policies",
 ]
 
-COMPONENTS: dict[str, type[Config]] = {
-    "rebrac": RebracConfig,
-    "iql": IqlConfig,
-    "bc": BcConfig,
-    "world_model": DiffusionConfig,  # of the default kind; the others are in WORLD_MODELS
-    "reward": RewardConfig,
-    "value": ValueConfig,
-}
-POLICIES = ("rebrac", "iql", "bc")  # components that can act
 DEFAULT_WORLD_MODEL = "diffusion"  # the method's own
-WORLD_MODELS: dict[str, tuple[type[Config], type[Component]]] = {
-    "diffusion": (DiffusionConfig, DiffusionModel),
-    "flow": (FlowConfig, FlowModel),
-    "meanflow": (MeanFlowConfig, MeanFlowModel),
-    "mlp": (MlpConfig, MlpModel),
-}
-COMPONENT_CLASSES: dict[str, type[Component]] = {
-    "rebrac": Rebrac,
-    "iql": Iql,
-    "bc": BehaviorCloning,
-    "world_model": DiffusionModel,
-    "reward": Reward,
-    "value": Value,
-}
+COMPONENTS: Registry[type[Component]] = Registry(
+    "component",
+    "mpcwdwm.components",
+    subclass_of(Component),
+    "a subclass of mpcwdwm.components.Component",
+    {
+        "rebrac": "mpcwdwm.components.rebrac:Rebrac",
+        "iql": "mpcwdwm.components.iql:Iql",
+        "bc": "mpcwdwm.components.bc:BehaviorCloning",
+        "world_model": "mpcwdwm.components.world_models.diffusion:DiffusionModel",  # others: WORLD_MODELS
+        "reward": "mpcwdwm.components.reward:Reward",
+        "value": "mpcwdwm.components.value:Value",
+    },
+)
+WORLD_MODELS: Registry[type[WorldModel]] = Registry(
+    "kind of world model",
+    "mpcwdwm.world_models",
+    subclass_of(WorldModel),
+    "a subclass of mpcwdwm.components.WorldModel",
+    {
+        "diffusion": "mpcwdwm.components.world_models.diffusion:DiffusionModel",
+        "flow": "mpcwdwm.components.world_models.flow:FlowModel",
+        "meanflow": "mpcwdwm.components.world_models.meanflow:MeanFlowModel",
+        "mlp": "mpcwdwm.components.world_models.mlp:MlpModel",
+    },
+)
 
 
-def component_config(name: str, published: dict[str, Any], overrides: dict[str, Any]) -> Config:
+def component_config(name: str, published: dict[str, Any], overrides: dict[str, Any]) -> ComponentConfig:
     """Resolve a component's config: class default < the task's published values < the user's.
 
     Raises:
         UserError: unknown component, or unknown kind of world model.
         pydantic.ValidationError: unknown field or impossible value.
     """
-    if name not in COMPONENTS:
-        raise UserError(f"unknown component '{name}'{did_you_mean(name, COMPONENTS)}; known: {', '.join(COMPONENTS)}")
     fields = {**published, **overrides}
-    if name != "world_model":
-        return COMPONENTS[name](**fields)
-    kind = fields.get("kind", DEFAULT_WORLD_MODEL)
-    if kind not in WORLD_MODELS:
-        hint = f"{did_you_mean(str(kind), WORLD_MODELS)}; known: {', '.join(WORLD_MODELS)}"
-        raise UserError(f"unknown kind of world model '{kind}'{hint}")
-    return WORLD_MODELS[kind][0](**fields)
-
-
-def component_class(name: str, config: Config) -> type[Component]:
-    """Return the class that `config` configures."""
     if name == "world_model":
-        return WORLD_MODELS[getattr(config, "kind")][1]  # noqa: B009 - every world-model config has a kind
-    return COMPONENT_CLASSES[name]
+        return WORLD_MODELS[str(fields.get("kind", DEFAULT_WORLD_MODEL))].config_class(**fields)
+    return COMPONENTS[name].config_class(**fields)
+
+
+def component_class(name: str, config: ComponentConfig) -> type[Component]:
+    """Return the class that `config` configures."""
+    return WORLD_MODELS[config.kind] if isinstance(config, WorldModelConfig) else COMPONENTS[name]
+
+
+# ---------------------------------------------------------------------------- names in configs
+
+
+def policies(names: Iterable[str] = COMPONENTS) -> list[str]:
+    """Return which of these components can act."""
+    return [name for name in names if issubclass(COMPONENTS[name], ActorComponent)]
+
+
+def check_policy(name: str) -> str:
+    """Return the name of a component that can act.
+
+    Raises:
+        UserError: it is no component's, or that one cannot act.
+    """
+    return _one_of(name, ActorComponent, "policy")
+
+
+def _policy_or_base(name: str) -> str:
+    return _one_of(name, ActorComponent, "policy", "base")
+
+
+def _critic_source(name: str) -> str:
+    return _one_of(name, CriticComponent, "critic", "base", "value", "none")
+
+
+def _one_of(name: str, kind: type[Component], noun: str, *words: str) -> str:
+    """Return a name that is one of the words, or a component's of the given kind."""
+    if name in words or (":" in name and issubclass(COMPONENTS[name], kind)):
+        return name
+    known = [*words, *(each for each in COMPONENTS if issubclass(COMPONENTS[each], kind))]
+    if name not in known:
+        raise UserError(f"unknown {noun} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
+    return name
+
+
+PolicyName = Annotated[str, Strict(), AfterValidator(check_policy)]
+"""A component that can act."""
+ValueOf = Annotated[str, Strict(), AfterValidator(_policy_or_base)]
+"""A component that can act, or "base"."""
+CriticSource = Annotated[str, Strict(), AfterValidator(_critic_source)]
+"""A component with a critic of actions, "base", "value" or "none"."""

@@ -36,6 +36,7 @@ class RewardConfig(ModelConfig):
 class Reward(Component):
     """S stacked reward models."""
 
+    config_class = RewardConfig
     config: RewardConfig
     rows = "all"
 

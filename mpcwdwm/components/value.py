@@ -13,13 +13,15 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from mpcwdwm.components.component import Batch, Component, Context, ModelConfig, polyak_update
+from mpcwdwm.components.component import ActorComponent, Batch, Component, Context, ModelConfig, polyak_update
+from mpcwdwm.components.registry import ValueOf
+from mpcwdwm.components.world_models.world_model import WorldModel
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
 from mpcwdwm.random import Integers, generator
@@ -35,7 +37,7 @@ class ValueConfig(ModelConfig):
     """Hyper-parameters of the imagined value; the paper has none: its plans end with the base's critic."""
 
     steps: Int = setting(10_000, "gradient updates", unit="updates", paper="none", ge=1, le=10**9)
-    of: Literal["base", "rebrac", "iql", "bc"] = setting(
+    of: ValueOf = setting(
         "base", "whose policy is evaluated; base: that of the planner which uses the value", paper="none"
     )
     discount: Real = setting(
@@ -136,6 +138,7 @@ def returns_to_go(episodes: Episodes, discount: float) -> Tensor:
 class Value(Component):
     """S stacked ensembles of E value networks V(s)."""
 
+    config_class = ValueConfig
     config: ValueConfig
     rows = "all"
 
@@ -199,6 +202,8 @@ class Value(Component):
         """Roll the policy with exploration through the world model, from rows that the member learns from."""
         c, device, dtype = self.config, self.normalizer.mean.device, self.normalizer.mean.dtype
         policy, model, reward = bases[c.policy], bases["world_model"], bases["reward"]
+        assert isinstance(policy, ActorComponent)
+        assert isinstance(model, WorldModel)
         streams = [generator(seed, "value/episodes", device=device) for seed in self.seeds]
         starts = []
         for dataset, rows, seed in zip(context.datasets, context.rows, self.seeds, strict=True):
@@ -212,7 +217,7 @@ class Value(Component):
             )
 
         def act(obs: Tensor, step: int) -> Tensor:
-            return (policy.actor(obs) + c.exploration * normal(self.act_dim)).clamp(-1, 1)  # type: ignore[operator]
+            return (policy.actor(obs) + c.exploration * normal(self.act_dim)).clamp(-1, 1)
 
         def ended(obs: Tensor) -> Tensor:
             lost = (self.extent(obs).abs() > c.halt).any(-1)
@@ -222,7 +227,7 @@ class Value(Component):
             start,
             c.length,
             act,
-            lambda obs, action, step: model.sample(obs, action, normal(*model.noise_shape)),  # type: ignore
+            lambda obs, action, step: model.sample(obs, action, normal(*model.noise_shape)),
             reward,
             ended,
         )

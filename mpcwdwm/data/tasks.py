@@ -111,11 +111,11 @@ def custom_task(
     if name in TASKS:
         raise UserError(f"task name '{name}' belongs to a registered task: give your dataset another name")
     family, spec = env_family(env), env_spec(env)
-    if termination is not None and termination not in RULES:
-        raise UserError(
-            f"task '{name}': unknown termination rule '{termination}'{did_you_mean(termination, RULES)};"
-            f" known: {', '.join(RULES)}"
-        )
+    if termination is not None:
+        try:
+            RULES[termination]
+        except UserError as error:
+            raise UserError(f"task '{name}': {error}") from None
     if reference is not None:
         low, high = reference
         if not (math.isfinite(low) and math.isfinite(high) and low < high):

@@ -7,11 +7,14 @@ velocities are clipped to ±10 there, so Hopper's limit of 100 on them is never 
 """
 
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "ant", "halfcheetah", "hopper", "walker2d"]
+from mpcwdwm.registry import Registry
+
+__all__ = ["RULES", "Rule", "ant", "halfcheetah", "hopper", "walker2d"]
 
 # Healthy ranges, the defaults of gymnasium.envs.mujoco's Hopper-v4, Walker2d-v4 and Ant-v4.
 HOPPER_LOWEST = 0.7  # torso height [m]
@@ -46,10 +49,18 @@ def ant(obs: Tensor) -> Tensor:
     return ~((height >= ANT_LOWEST) & (height <= ANT_HIGHEST) & torch.isfinite(obs).all(-1))
 
 
-RULES: dict[str, Callable[[Tensor], Tensor]] = {
-    "hopper": hopper,
-    "walker2d": walker2d,
-    "halfcheetah": halfcheetah,
-    "ant": ant,
-}
-"""Rule name → function from observations (..., obs_dim) to bool (...)."""
+Rule = Callable[[Tensor], Tensor]
+"""obs (..., obs_dim) → bool (...): whether an episode ends there."""
+
+
+def _is_rule(thing: object) -> TypeGuard[Rule]:
+    return callable(thing)
+
+
+RULES: Registry[Rule] = Registry(
+    "termination rule",
+    "mpcwdwm.termination",
+    _is_rule,
+    "a function: obs (..., obs_dim) → bool (...)",
+    {name: f"{__name__}:{name}" for name in ("hopper", "walker2d", "halfcheetah", "ant")},
+)

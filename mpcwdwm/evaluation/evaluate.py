@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mpcwdwm.config import Config
 from mpcwdwm.evaluation.rollout import episode_seeds, normalized_score, rollout
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning.parts import Parts
-from mpcwdwm.planning.planner import Planner
-from mpcwdwm.planning.registry import PLANNER_CLASSES
+from mpcwdwm.planning.planner import Planner, PlannerConfig
+from mpcwdwm.planning.registry import planner_class
 
 __all__ = ["Episode", "evaluate"]
 
@@ -34,7 +33,7 @@ class Episode:
 
 def evaluate(
     parts: Parts,
-    planner: Config | None,
+    planner: PlannerConfig | None,
     *,
     seeds: Sequence[int],
     episodes: int,
@@ -70,9 +69,7 @@ def evaluate(
         def act(obs: Tensor, alive: Tensor) -> Tensor:
             return parts.policy(psi0, obs.unsqueeze(1)).squeeze(1)
     else:
-        planning: Planner = PLANNER_CLASSES[getattr(planner, "kind")](  # noqa: B009 - every planner's config has a kind
-            parts, planner, seeds=seeds, episodes=episodes, compute=compute
-        )
+        planning: Planner = planner_class(planner)(parts, planner, seeds=seeds, episodes=episodes, compute=compute)
 
         def act(obs: Tensor, alive: Tensor) -> Tensor:
             action, value, fallen = planning.act(obs)

@@ -8,7 +8,7 @@ from mpcwdwm.planning.mpc import AdaptiveMpc, MpcConfig, adapt, imagine, objecti
 from mpcwdwm.planning.mppi import Mppi, MppiConfig
 from mpcwdwm.planning.parts import ModulePolicy, Parts
 from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig, Planner, PlannerConfig
-from mpcwdwm.planning.registry import DEFAULT_KIND, PLANNERS, planner_config
+from mpcwdwm.planning.registry import DEFAULT_KIND, PLANNERS, planner_class, planner_config
 
 __all__ = [
     "DEFAULT_KIND",
@@ -32,6 +32,7 @@ __all__ = [
     "imagine",
     "load_parts",
     "objective",
+    "planner_class",
     "planner_config",
     "sequence_returns",
 ]

@@ -23,10 +23,6 @@ class Frozen(Planner):
     config_class = FrozenConfig
     config: FrozenConfig
 
-    def noise_shapes(self) -> list[tuple[int, ...]]:
-        """Return none: nothing is drawn."""
-        return []
-
     def plan(self) -> tuple[Tensor, Tensor, Tensor]:
         """Act."""
         nothing = self.obs.new_full((self.rows,), float("nan"))

@@ -14,6 +14,8 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
+from mpcwdwm.components.component import CriticComponent
+from mpcwdwm.components.registry import COMPONENTS, CriticSource, PolicyName
 from mpcwdwm.config import Config, Flag, Int, Real, setting
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.compute import Captured, ComputeConfig, matmul_precision, path_of
@@ -36,7 +38,7 @@ class PlannerConfig(Config):
     """Settings of every planner."""
 
     kind: str
-    base: Literal["rebrac", "iql", "bc"] = setting("rebrac", "component whose policy acts", paper="rebrac")
+    base: PolicyName = setting("rebrac", "component whose policy acts", paper="rebrac")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -61,7 +63,7 @@ class LookaheadConfig(PlannerConfig):
         10, "imagined rollouts per real step", paper="10 (v1), 4096 (v2)", alias="M", ge=1, le=10**6
     )
     critic: Literal["min", "mean", "first"] = setting("min", "how the twin critics are reduced", paper="min (v2)")
-    critic_from: Literal["base", "rebrac", "iql", "value", "none"] = setting(
+    critic_from: CriticSource = setting(
         "base",
         "whose critic ends the plan, with its discount and reward scale; bc has none; value: the component value, the "
         "base policy's own value in imagination, averaged over its networks as critic says",
@@ -73,7 +75,7 @@ class LookaheadConfig(PlannerConfig):
     @property
     def needs(self) -> tuple[str, ...]:
         """The models, and whose critic is borrowed."""
-        return ("world_model", "reward", *({self.critic_from} & {"rebrac", "iql", "value"}))
+        return ("world_model", "reward", *({self.critic_from} - {"base", "none"}))
 
     @property
     def draws(self) -> int:
@@ -83,10 +85,10 @@ class LookaheadConfig(PlannerConfig):
     @model_validator(mode="after")
     def _something_to_maximise(self) -> "LookaheadConfig":
         critic = self.base if self.critic_from == "base" else self.critic_from
-        if self.horizon == 0 and critic in ("bc", "none"):
-            raise ValueError(NO_CRITIC)
         if self.horizon == 0 and critic == "value":
             raise ValueError(STATES_ONLY)
+        if self.horizon == 0 and (critic == "none" or not issubclass(COMPONENTS[critic], CriticComponent)):
+            raise ValueError(NO_CRITIC)
         return self
 
 
@@ -122,12 +124,12 @@ class Planner:
     """
 
     config_class: ClassVar[type[PlannerConfig]]
-    config: Any
+    config: PlannerConfig
 
     def __init__(
         self,
         parts: Parts,
-        config: Any = None,
+        config: PlannerConfig | None = None,
         *,
         seeds: Sequence[int] = (0,),
         episodes: int = 1,
@@ -166,6 +168,8 @@ class Planner:
 
     def noise_shapes(self) -> list[tuple[int, ...]]:
         """Return the shapes, per row, of the standard normal numbers of a real step: (H, M, *noise_shape) first."""
+        if not isinstance(self.config, LookaheadConfig):
+            return []
         own = () if self.parts.world_model is None else self.parts.world_model.noise_shape
         return [(self.config.horizon, self.config.rollouts, *own)] * self.config.draws
 

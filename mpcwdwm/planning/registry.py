@@ -1,37 +1,46 @@
-"""Planners by the name the YAML gives as `kind`: one line each."""
+"""Planners by the name the YAML gives as `kind`."""
 
 from typing import Any
 
-from mpcwdwm.config import Config
-from mpcwdwm.errors import UserError, did_you_mean
-from mpcwdwm.planning.action import ActionAscent
-from mpcwdwm.planning.frozen import Frozen
-from mpcwdwm.planning.mpc import AdaptiveMpc
-from mpcwdwm.planning.mppi import Mppi
-from mpcwdwm.planning.planner import Planner
+from mpcwdwm.errors import UserError
+from mpcwdwm.planning.planner import Planner, PlannerConfig
+from mpcwdwm.registry import Registry, subclass_of
 
-__all__ = ["DEFAULT_KIND", "PLANNERS", "PLANNER_CLASSES", "planner_config"]
+__all__ = ["DEFAULT_KIND", "PLANNERS", "planner_class", "planner_config"]
 
 DEFAULT_KIND = "policy"  # the method itself
-PLANNER_CLASSES: dict[str, type[Planner]] = {
-    "policy": AdaptiveMpc,
-    "action": ActionAscent,
-    "mppi": Mppi,
-    "none": Frozen,
-}
-PLANNERS: dict[str, type[Config]] = {kind: planner.config_class for kind, planner in PLANNER_CLASSES.items()}
+PLANNERS: Registry[type[Planner]] = Registry(
+    "planner kind",
+    "mpcwdwm.planners",
+    subclass_of(Planner),
+    "a subclass of mpcwdwm.planning.Planner",
+    {
+        "policy": "mpcwdwm.planning.mpc:AdaptiveMpc",
+        "action": "mpcwdwm.planning.action:ActionAscent",
+        "mppi": "mpcwdwm.planning.mppi:Mppi",
+        "none": "mpcwdwm.planning.frozen:Frozen",
+    },
+)
 
 
-def planner_config(overrides: dict[str, Any]) -> Config:
+def planner_config(fields: dict[str, Any]) -> PlannerConfig:
     """Resolve a planner's config from the fields that differ from the defaults.
 
     Raises:
         UserError: unknown kind.
         pydantic.ValidationError: unknown field or impossible value.
     """
-    kind = overrides.get("kind", DEFAULT_KIND)
-    if kind not in PLANNERS:
-        raise UserError(
-            f"unknown planner kind '{kind}'{did_you_mean(str(kind), PLANNERS)}; known: {', '.join(PLANNERS)}"
-        )
-    return PLANNERS[kind](**overrides)
+    return PLANNERS[str(fields.get("kind", DEFAULT_KIND))].config_class(**fields)
+
+
+def planner_class(config: PlannerConfig) -> type[Planner]:
+    """Return the class that `config` configures.
+
+    Raises:
+        UserError: unknown kind, or the kind has another class of configs.
+    """
+    found = PLANNERS[config.kind]
+    if not isinstance(config, found.config_class):
+        named = type(config).__name__
+        raise UserError(f"planner kind '{config.kind}' is configured by {found.config_class.__name__}, not by {named}")
+    return found

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from mpcwdwm.components.component import Component, ComponentConfig, Context
 from mpcwdwm.components.registry import component_class
-from mpcwdwm.config import Config
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.compute import Captured, ComputeConfig, compiled, matmul_precision, path_of, record
@@ -69,7 +68,7 @@ class Training:
     def __init__(
         self,
         name: str,
-        config: Config,
+        config: ComponentConfig,
         datasets: Dataset | Sequence[Dataset],
         seeds: Sequence[int],
         *,
@@ -79,7 +78,6 @@ class Training:
         dtype: torch.dtype = torch.float32,
         compute: ComputeConfig | None = None,
     ) -> None:
-        assert isinstance(config, ComponentConfig)
         self.compute = compute or ComputeConfig()
         self.name, self.config, self.seeds = name, config, tuple(seeds)
         self.datasets = [datasets] * len(self.seeds) if isinstance(datasets, Dataset) else list(datasets)
@@ -277,7 +275,7 @@ def _checked_base(bases: Mapping[str, Component] | None, name: str, seeds: tuple
 
 def train(
     name: str,
-    config: Config,
+    config: ComponentConfig,
     datasets: Dataset | Sequence[Dataset],
     seeds: Sequence[int],
     *,
@@ -314,7 +312,6 @@ def train(
     training = Training(
         name, config, datasets, seeds, bases=bases, termination=termination, device=device, compute=compute
     )
-    assert isinstance(config, ComponentConfig)
     if checkpoint is not None:
         training.load(checkpoint)
     evaluate = None

@@ -117,7 +117,7 @@ def bench(
 
 def _stages(report: Report, place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield what there is to measure, what predictions gain most from first."""
-    parts = {name: component_config(name, {}, {}) for name in COMPONENTS}
+    parts = {name: component_config(name, {}, {}) for name in COMPONENTS.own}
     compute = _uncompiled(place.device)
 
     def environments() -> None:
@@ -140,7 +140,7 @@ def _stages(report: Report, place: Place) -> Iterator[tuple[str, Callable[[], An
                 report.planning.append(({"E": e, "H": h, "K": k, "M": m, "episodes": episodes}, cost))
 
     yield "environments", environments
-    for name in COMPONENTS:
+    for name in COMPONENTS.own:
         yield f"updates of {name}", partial(updates, name)
     for plan in PLANS:
         yield f"planning, E H K = {plan}", partial(planning, *plan)

@@ -17,8 +17,7 @@ import torch
 
 from cluster.provenance import host_name
 from cluster.units import CellUnit, ComponentUnit, Pack
-from mpcwdwm.components import component_config
-from mpcwdwm.components.registry import POLICIES
+from mpcwdwm.components import COMPONENTS, ActorComponent, component_config
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import planner_config
 from sweeps.cost.machine import PLANNING, PLAYING, Crowding, Machine, known_machine
@@ -189,7 +188,7 @@ def _training_seconds(pack: Pack, plan: Plan, past: "_Past", crowd: _Crowd) -> f
     points = int(unit.config["evaluations"])
     updating = cost.first + (steps * cost.step + points * cost.point) * crowd.factor(unit.component)
     episodes = int(unit.config.get("eval_episodes", 0))
-    if unit.component not in POLICIES or not episodes:
+    if not issubclass(COMPONENTS[unit.component], ActorComponent) or not episodes:
         return updating
     parts = {unit.component: config}
     acting = act_cost(None, parts, unit.component, dims, len(pack.units), episodes, place).step

@@ -21,14 +21,12 @@ import torch
 from cluster.provenance import host_name
 from mpcwdwm.components import component_class, component_config, untrained_bases
 from mpcwdwm.components.component import ComponentConfig
-from mpcwdwm.config import Config
 from mpcwdwm.data.dataset import Dataset, from_arrays
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.envs.factory import make_env, mujoco_version
 from mpcwdwm.nn.compute import ComputeConfig, path_of
-from mpcwdwm.planning import assemble, planner_config
-from mpcwdwm.planning.registry import PLANNER_CLASSES
+from mpcwdwm.planning import PlannerConfig, assemble, planner_class, planner_config
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Trained, Training
 from sweeps.plan.keys import cell_code, code_hash, component_code, digest
@@ -110,7 +108,9 @@ def work_shape(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if not isinstance(v, float) and k not in lengths}
 
 
-def path_on(place: Place, compute: ComputeConfig, component: str | None = None, config: Config | None = None) -> str:
+def path_on(
+    place: Place, compute: ComputeConfig, component: str | None = None, config: ComponentConfig | None = None
+) -> str:
     """Return how a component's training, or a planner (None), is run there: see `mpcwdwm.nn.compute.path_of`.
 
     A plan for GPUs may be made on a machine without: then it is measured eagerly.
@@ -119,13 +119,13 @@ def path_on(place: Place, compute: ComputeConfig, component: str | None = None, 
         return "eager"
     if component is None or config is None:
         return path_of(compute, place.device)
-    steps, pays = int(getattr(config, "steps")), component_class(component, config).compile_pays  # noqa: B009
-    return path_of(compute, place.device, updates=steps, compile_pays=pays)
+    pays = component_class(component, config).compile_pays
+    return path_of(compute, place.device, updates=config.steps, compile_pays=pays)
 
 
 def update_cost(
     component: str,
-    config: Config,
+    config: ComponentConfig,
     dims: tuple[int, int],
     seeds: int,
     place: Place,
@@ -149,8 +149,8 @@ def update_cost(
 
 
 def act_cost(
-    planner: Config | None,
-    parts: Mapping[str, Config],
+    planner: PlannerConfig | None,
+    parts: Mapping[str, ComponentConfig],
     base: str,
     dims: tuple[int, int],
     seeds: int,
@@ -176,7 +176,7 @@ def env_cost(env_id: str, *, anew: bool = False) -> Cost:
     return _remember(what, ONE_CORE, lambda: time_env(env_id), anew=anew)
 
 
-def weight_bytes(component: str, config: Config, dims: tuple[int, int]) -> int:
+def weight_bytes(component: str, config: ComponentConfig, dims: tuple[int, int]) -> int:
     """Return the size of one member's parameters and buffers."""
     part = component_class(component, config)(config, *dims, (0,))
     return sum(tensor.numel() * tensor.element_size() for tensor in part.state_dict().values())
@@ -243,17 +243,16 @@ def steady(
 
 
 def endless(
-    component: str, config: Config, dims: tuple[int, int], seeds: int, device: str, compute: ComputeConfig
+    component: str, config: ComponentConfig, dims: tuple[int, int], seeds: int, device: str, compute: ComputeConfig
 ) -> Training:
     """Return a training on random data that does not end by itself."""
-    assert isinstance(config, ComponentConfig)
     config = config.brief().model_copy(update={"steps": ENDLESS})
     bases, data = untrained_bases(config, dims, range(seeds)), random_dataset(*dims)
     return Training(component, config, data, range(seeds), bases=bases, device=device, compute=compute)
 
 
 def time_updates(
-    component: str, config: Config, dims: tuple[int, int], seeds: int, place: Place, compute: ComputeConfig
+    component: str, config: ComponentConfig, dims: tuple[int, int], seeds: int, place: Place, compute: ComputeConfig
 ) -> Cost:
     """Measure what `update_cost` remembers."""
     training = endless(component, config, dims, seeds, place.device, compute)
@@ -269,8 +268,8 @@ def time_updates(
 
 
 def time_acts(
-    planner: Config | None,
-    parts: Mapping[str, Config],
+    planner: PlannerConfig | None,
+    parts: Mapping[str, ComponentConfig],
     base: str,
     dims: tuple[int, int],
     seeds: int,
@@ -293,14 +292,12 @@ def time_acts(
                 loaded.policy(psi, obs.unsqueeze(1))
 
         return steady(frozen, place.clock, seconds=ACT_SECONDS)
-    fields = planner.unmeasured().to_dict()  # type: ignore[attr-defined]  # every planner's config has it
+    fields = planner.unmeasured().to_dict()
     depth = getattr(parts.get("world_model"), "denoising_steps", 1)
     timed = list[tuple[float, Cost]]()
     for smaller, size in smaller_plans(fields, rows=rows, depth=depth, most=MOST_WORK[place.device]):
-        config: Any = planner_config(smaller)
-        planning = PLANNER_CLASSES[fields["kind"]](
-            loaded, config, seeds=range(seeds), episodes=episodes, compute=compute
-        )
+        config = planner_config(smaller)
+        planning = planner_class(config)(loaded, config, seeds=range(seeds), episodes=episodes, compute=compute)
 
         def plan(steps: int, planning: Any = planning) -> None:
             for _ in range(steps):
@@ -372,9 +369,8 @@ def time_env(env_id: str) -> Cost:
     return Cost(seconds / steps, first)
 
 
-def _untrained(name: str, config: Config, dims: tuple[int, int], seeds: int) -> list[Trained]:
+def _untrained(name: str, config: ComponentConfig, dims: tuple[int, int], seeds: int) -> list[Trained]:
     """Return a component as it is initialised."""
-    assert isinstance(config, ComponentConfig)
     once = component_config(name, {}, {**config.brief().to_dict(), "steps": 1, "evaluations": 1})
     bases = untrained_bases(once, dims, range(seeds))
     return Training(name, once, random_dataset(*dims), range(seeds), bases=bases).trained()

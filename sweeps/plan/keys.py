@@ -21,6 +21,7 @@ from typing import Any
 
 import mpcwdwm
 from cluster.units import TaskRef
+from mpcwdwm.registry import slug
 
 __all__ = ["cell_code", "cell_key", "closure", "code_hash", "component_code", "component_key", "digest"]
 
@@ -35,6 +36,7 @@ NOT_COMPUTING = frozenset(
     {
         "mpcwdwm.components.registry",
         "mpcwdwm.planning.registry",
+        "mpcwdwm.registry",
         "mpcwdwm.config",  # the resolved config is in the key
         "mpcwdwm.errors",
     }
@@ -84,7 +86,7 @@ def component_key(
         **({"parts": dict(parts), "termination": task.termination} if parts else {}),
         **({"tf32": True} if tf32 else {}),
     }
-    return f"{component}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"
+    return f"{slug(component)}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"
 
 
 def cell_key(
@@ -128,7 +130,7 @@ def cell_key(
         "code": code,
         **({"tf32": True} if tf32 else {}),
     }
-    method = f"{planner['kind'] if planner else 'frozen'}_{base}"
+    method = slug(f"{planner['kind'] if planner else 'frozen'}_{base}")
     return f"{method}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"
 
 
@@ -148,11 +150,11 @@ def cell_code(planner: Any | None, components: Mapping[str, Any]) -> str:
         components: name → config of each part.
     """
     from mpcwdwm.components import component_class
-    from mpcwdwm.planning.registry import PLANNER_CLASSES
+    from mpcwdwm.planning.registry import planner_class
 
     modules = {component_class(name, config).__module__ for name, config in components.items()}
     if planner is not None:
-        modules.add(PLANNER_CLASSES[planner.kind].__module__)
+        modules.add(planner_class(planner).__module__)
     return code_hash(*EVALUATION, *sorted(modules))
 
 

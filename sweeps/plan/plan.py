@@ -14,8 +14,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
-from mpcwdwm.components import COMPONENTS, POLICIES, component_class
+from mpcwdwm.components import ComponentConfig, component_class, policies
+from mpcwdwm.components.value import ValueConfig
+from mpcwdwm.config import Config
 from mpcwdwm.data import Task
+from mpcwdwm.planning import PlannerConfig
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
 from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
 from sweeps.spec.grid import Choice, aliases, label
@@ -71,14 +74,15 @@ class Method:
 
     name: str  # of the planner or baseline in the spec
     label: str  # the row's
-    planner: Choice | None
+    planner: Choice[PlannerConfig] | None
     base: str
-    parts: dict[str, Choice]  # component name → the variant used
+    parts: dict[str, Choice[ComponentConfig]]  # component name → the variant used
     variant: str  # what differs in the components
-    trained_with: dict[str, Choice] = field(default_factory=dict)  # what parts build on that is no part itself
+    # what parts build on that is no part itself
+    trained_with: dict[str, Choice[ComponentConfig]] = field(default_factory=dict)
 
     @property
-    def choices(self) -> dict[str, Choice]:
+    def choices(self) -> dict[str, Choice[ComponentConfig]]:
         """Return the variant of every component that has to be trained."""
         return {**self.parts, **self.trained_with}
 
@@ -88,19 +92,19 @@ def baseline_methods(spec: Spec, task: Task) -> list[Method]:
     methods = []
     for name in spec.baselines:
         for choice in spec.components_of(task, name):
-            variant = label(choice.axes, aliases(COMPONENTS[name]))
+            variant = label(choice.axes, aliases(type(choice.config)))
             methods.append(Method(name, f"{name} {variant}".strip(), None, name, {name: choice}, variant))
     return methods
 
 
 def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
     """Return a planner's grid, each point crossed with the variants of the parts it uses."""
-    variants = {part: spec.components_of(task, part) for part in COMPONENTS}
-    values = {base: _values_of(base, variants["value"]) for base in POLICIES}
+    variants = {part: spec.components_of(task, part) for part in spec.component_names}
+    values = {base: _values_of(base, variants["value"]) for base in policies(spec.component_names)}
     methods = []
     for choice in spec.planners_of(task, name):
-        base = choice.config.base  # type: ignore[attr-defined]  # every planner has one
-        needs = choice.config.needs  # type: ignore[attr-defined]
+        base = choice.config.base
+        needs = choice.config.needs
         used = dict.fromkeys((base, *needs))
         found = {part: values[base] if part == "value" else variants[part] for part in used}
         for combination in itertools.product(*found.values()):
@@ -119,26 +123,29 @@ def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
     return methods
 
 
-def _values_of(base: str, variants: Sequence[Choice]) -> list[Choice]:
+def _values_of(base: str, variants: Sequence[Choice[ComponentConfig]]) -> list[Choice[ComponentConfig]]:
     """Return the variants of the component value that are of this policy, those of "base" among them."""
     resolved = [replace(v, config=v.config.model_copy(update={"of": base})) for v in variants if _of(v) == "base"]
     return [*resolved, *(variant for variant in variants if _of(variant) == base)]
 
 
-def _of(value: Choice) -> str:
-    return str(value.config.of)  # type: ignore[attr-defined]
+def _of(value: Choice[ComponentConfig]) -> str:
+    assert isinstance(value.config, ValueConfig)
+    return value.config.of
 
 
-def _trained_with(parts: Mapping[str, Choice], variants: Mapping[str, list[Choice]]) -> list[dict[str, Choice]]:
+def _trained_with(
+    parts: Mapping[str, Choice[ComponentConfig]], variants: Mapping[str, list[Choice[ComponentConfig]]]
+) -> list[dict[str, Choice[ComponentConfig]]]:
     """Return what the parts build on without being among them: one entry per combination of its variants."""
     bases = itertools.chain(*(_bases_of(choice) for choice in parts.values()))
     names = list(dict.fromkeys(base for base in bases if base not in parts))
     return [dict(zip(names, found, strict=True)) for found in itertools.product(*(variants[n] for n in names))]
 
 
-def _bases_of(choice: Choice) -> tuple[str, ...]:
+def _bases_of(choice: Choice[ComponentConfig]) -> tuple[str, ...]:
     """Return the components that have to be trained before this one."""
-    return choice.config.builds_on  # type: ignore[attr-defined]  # every component's config says
+    return choice.config.builds_on
 
 
 # Units
@@ -154,7 +161,7 @@ class _Units:
         self._trained: dict[tuple[Any, ...], ComponentUnit] = {}  # many cells are built on each
         self._codes: dict[tuple[Any, ...], str] = {}
 
-    def component(self, name: str, choices: Mapping[str, Choice], seed: int) -> ComponentUnit:
+    def component(self, name: str, choices: Mapping[str, Choice[ComponentConfig]], seed: int) -> ComponentUnit:
         """Return the unit that trains one of a method's choices with a seed, and note that it is needed."""
         choice = choices[name]
         built_on = {base: self.component(base, choices, seed) for base in _bases_of(choice)}
@@ -196,7 +203,7 @@ class _Units:
             )
         return cells
 
-    def config(self, choice: Choice) -> dict[str, Any]:
+    def config(self, choice: Choice[Config]) -> dict[str, Any]:
         """Return a choice's config as plain data, always the same object for the same choice."""
         if id(choice) not in self._configs:
             self._configs[id(choice)] = choice.config.to_dict()
@@ -205,7 +212,7 @@ class _Units:
     def _code(self, method: Method) -> str:
         """Return the hash of the code that evaluates a method; a planner's points with the same parts share it."""
         planner = method.planner.config if method.planner else None
-        which = (planner and planner.kind, *((name, id(choice)) for name, choice in method.parts.items()))  # type: ignore[attr-defined]
+        which = (planner and planner.kind, *((name, id(choice)) for name, choice in method.parts.items()))
         if which not in self._codes:
             self._codes[which] = cell_code(planner, {name: choice.config for name, choice in method.parts.items()})
         return self._codes[which]
@@ -251,7 +258,7 @@ def _add_task(
     plan.cells += cells
     select = spec.evaluation.select
     seeds = [*spec.seeds, *(select.seeds if select else ())]
-    order = {part: position for position, part in enumerate(COMPONENTS)}
+    order = {part: position for position, part in enumerate(spec.component_names)}
     variants = dict.fromkeys(_text(unit.config) for unit in units.components.values())
     ranks = {text: rank for rank, text in enumerate(variants)}  # in order of appearance
     plan.components += sorted(
@@ -314,7 +321,7 @@ def _refuse_twins(spec: Spec, cells: list[CellUnit]) -> None:
 def _learners(methods: Iterable[Method]) -> set[Learner]:
     """Return which rows the methods' components learn from, and whether of all episodes."""
     configs = [(name, choice.config) for method in methods for name, choice in method.choices.items()]
-    return {(component_class(name, config).rows, config.train_on == "all") for name, config in configs}  # type: ignore[attr-defined]
+    return {(component_class(name, config).rows, config.train_on == "all") for name, config in configs}
 
 
 def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:

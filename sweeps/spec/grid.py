@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -38,11 +38,14 @@ Settings = Mapping[str, Axis]
 """Field name → its values; only what differs from the defaults."""
 
 
+C = TypeVar("C", bound=Config, covariant=True)
+
+
 @dataclass(frozen=True)
-class Choice:
+class Choice(Generic[C]):
     """One point of a grid: a resolved config and what it is called by."""
 
-    config: Config
+    config: C
     axes: dict[str, Any]  # field → value, for the fields that vary anywhere in the sweep
 
 
@@ -91,12 +94,12 @@ def merged(layers: Iterable[Settings]) -> dict[str, Axis]:
 def expand(
     document: Document,
     settings: Settings,
-    build: Callable[[dict[str, Any]], Config],
+    build: Callable[[dict[str, Any]], C],
     *,
     owner: Where,
     known: Iterable[str],
     varying: Iterable[str] = (),
-) -> list[Choice]:
+) -> list[Choice[C]]:
     """Return every point of the grid in order, each a validated config.
 
     Args:

@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import ValidationError
 
 from analysis.mlflow_store import check_tracking_uri
-from mpcwdwm.components import COMPONENTS, POLICIES
+from mpcwdwm.components import COMPONENTS
+from mpcwdwm.components.registry import check_policy
 from mpcwdwm.data import Task, custom_task, find_task
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning import PLANNERS
@@ -47,9 +48,8 @@ def _full_name(at: Where) -> Where:
     if len(inside) != 3 or inside[0] not in ("components", "planners"):
         return at
     if inside[0] == "components":
-        classes = [COMPONENTS[inside[1]]] if inside[1] in COMPONENTS else []
-    else:
-        classes = list(PLANNERS.values())
+        return at  # their fields have no short names
+    classes = [PLANNERS[kind].config_class for kind in PLANNERS.own]
     short = {alias: name for config_class in classes for name, alias in aliases(config_class).items()}
     return (*at[:-1], short.get(str(at[-1]), at[-1]))
 
@@ -149,7 +149,12 @@ def read_section(document: Document, at: Where, known: Sequence[str], kind: str)
         section = section[step] if not isinstance(section, dict) or step in section else {}
     settings = dict[str, Settings]()
     for name in section or {}:
-        if name not in known:
+        if kind == "component" and ":" in name:  # one's own
+            try:
+                COMPONENTS[name]
+            except UserError as error:
+                raise document.error((*at, name), str(error), key=True) from None
+        elif name not in known:
             hint = f"{did_you_mean(name, known)}; known: {', '.join(known)}"
             raise document.error((*at, name), f"unknown {kind} '{name}' in {dotted(at)}{hint}", key=True)
         settings[name] = read_settings(document, (*at, name))
@@ -176,9 +181,10 @@ def read_baselines(document: Document, file: SpecFile) -> tuple[str, ...]:
     """Return the policies evaluated without a planner, each known and named once."""
     for index, name in enumerate(file.baselines):
         at: Where = ("baselines", index)
-        if name not in POLICIES:
-            known = f"; known: {', '.join(POLICIES)}"
-            raise document.error(at, f"unknown baseline '{name}'{did_you_mean(name, POLICIES)}{known}")
+        try:
+            check_policy(name)
+        except UserError as error:
+            raise document.error(at, f"baselines: {error}") from None
         if name in file.baselines[:index]:
             raise document.error(at, f"baseline '{name}' is listed twice")
     if not file.baselines and not file.planners:

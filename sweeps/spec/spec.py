@@ -7,6 +7,7 @@ Whatever is wrong is one line that names file, line and place, and nothing has b
 """
 
 import fnmatch
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mpcwdwm.components import COMPONENTS, DEFAULT_WORLD_MODEL, WORLD_MODELS, component_config
-from mpcwdwm.config import Config
+from mpcwdwm.components import (
+    COMPONENTS,
+    DEFAULT_WORLD_MODEL,
+    WORLD_MODELS,
+    ComponentConfig,
+    WorldModel,
+    component_config,
+)
 from mpcwdwm.data import Task, published_config
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.nn.compute import ComputeConfig
-from mpcwdwm.planning import DEFAULT_KIND, PLANNERS, planner_config
-from sweeps.spec.document import Document, parse_document, parse_value, read_document, shortened, write_yaml
+from mpcwdwm.planning import DEFAULT_KIND, PLANNERS, Planner, PlannerConfig, planner_config
+from mpcwdwm.registry import Registry
+from sweeps.spec.document import Document, parse_document, parse_value, read_document, write_yaml
 from sweeps.spec.grid import Choice, Settings, expand, merged
 from sweeps.spec.schema import Evaluation, Resources, Select, Share, SpecFile, known_keys
 from sweeps.spec.sections import (
@@ -73,7 +81,19 @@ class Spec:
         fields = dict.fromkeys(field for settings in axes for field in settings)
         return tuple(f for f in fields if any(f in s and len(s[f].values) > 1 for s in axes))
 
-    def components_of(self, task: Task, name: str) -> list[Choice]:
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Return the known components and those of the user's own that the sweep names."""
+        own = [name for part in self.overrides for name in part.components]
+        named = [*self.components, *own, *self.baselines]
+        for planner in self.planners:
+            for task in self.tasks:
+                settings = self.settings("planners", planner, task)
+                for field in ("base", "critic_from"):
+                    named += [str(v) for v in settings[field].values if ":" in str(v)] if field in settings else []
+        return tuple(dict.fromkeys((*COMPONENTS, *named)))
+
+    def components_of(self, task: Task, name: str) -> list[Choice[ComponentConfig]]:
         """Return the resolved configs of a component on a task, one per point of its axes."""
         published = published_config(task, name)
         settings = self.settings("components", name, task)
@@ -82,11 +102,11 @@ class Spec:
             settings,
             lambda given: component_config(name, published, given),
             owner=("components", name),
-            known=_fields(settings, *_kinds("components", name)),
+            known=_fields("components", name, settings),
             varying=self.varying("components", name),
         )
 
-    def planners_of(self, task: Task, name: str) -> list[Choice]:
+    def planners_of(self, task: Task, name: str) -> list[Choice[PlannerConfig]]:
         """Return the resolved configs of a planner on a task, one per point of its grid."""
         settings = self.settings("planners", name, task)
         return expand(
@@ -94,7 +114,7 @@ class Spec:
             settings,
             planner_config,
             owner=("planners", name),
-            known=_fields(settings, *_kinds("planners", name)),
+            known=_fields("planners", name, settings),
             varying=self.varying("planners", name),
         )
 
@@ -131,27 +151,20 @@ def _task_entry(task: Task) -> Any:
     return {**entry, "termination": task.termination, "max_episode_steps": task.max_episode_steps}
 
 
-Kinds = tuple[dict[str, type[Config]], str]
-"""Config classes by kind, and the kind where none is given."""
-
-
-def _kinds(section: str, name: str) -> Kinds:
-    """Return the kinds there are of a planner or component; most components have one, which has no name."""
+def _kinds(section: str, name: str) -> tuple[Registry[type[Planner]] | Registry[type[WorldModel]] | None, str]:
+    """Return the registry of a part's kinds and the kind where none is given; most components have only one."""
     if section == "planners":
-        return dict(PLANNERS), DEFAULT_KIND
-    if name == "world_model":
-        return {kind: config for kind, (config, _) in WORLD_MODELS.items()}, DEFAULT_WORLD_MODEL
-    return {"": COMPONENTS[name]}, ""
+        return PLANNERS, DEFAULT_KIND
+    return (WORLD_MODELS, DEFAULT_WORLD_MODEL) if name == "world_model" else (None, "")
 
 
-def _kinds_asked_for(settings: Settings, default: str) -> tuple[Any, ...]:
-    return settings["kind"].values if default and "kind" in settings else (default,)
-
-
-def _fields(settings: Settings, kinds: dict[str, type[Config]], default: str) -> list[str]:
-    """Return the fields of the kinds that the settings ask for."""
-    asked = _kinds_asked_for(settings, default)
-    return [field for kind in asked if kind in kinds for field in kinds[kind].model_fields]
+def _fields(section: str, name: str, settings: Settings) -> list[str]:
+    """Return the fields of the kinds that the settings ask for; `_check_kinds` has found them all."""
+    registry, default = _kinds(section, name)
+    if registry is None:
+        return list(COMPONENTS[name].config_class.model_fields)
+    asked = settings["kind"].values if "kind" in settings else (default,)
+    return [field for kind in asked for field in registry[str(kind)].config_class.model_fields]
 
 
 # Finding and reading
@@ -206,6 +219,8 @@ def load_spec(
         UserError: anything that is wrong, with file and line.
     """
     path = _find(spec, folder or Path.cwd()).resolve()
+    # modules of one's own may lie beside the YAML; Ray's workers look where this process looks
+    sys.path += [place for place in (str(path.parent), str(Path.cwd())) if place not in sys.path]
     document = read_document(path)
     use_full_names(document)
     for given in sets:
@@ -258,7 +273,7 @@ def _checked(spec: Spec) -> Spec:
         for name in spec.planners:
             _check_kinds(spec, task, "planners", name)
             spec.planners_of(task, name)
-        for name in COMPONENTS:
+        for name in spec.component_names:
             _check_kinds(spec, task, "components", name)
             spec.components_of(task, name)
     select = spec.evaluation.select
@@ -277,15 +292,18 @@ def _checked(spec: Spec) -> Spec:
 
 def _check_kinds(spec: Spec, task: Task, section: str, name: str) -> None:
     """Refuse a kind that there is not, and a field that one of the kinds asked for lacks, at their places."""
-    settings, (kinds, default) = spec.settings(section, name, task), _kinds(section, name)
-    asked = _kinds_asked_for(settings, default)
+    settings, (registry, default) = spec.settings(section, name, task), _kinds(section, name)
+    if registry is None:
+        return
+    asked = [str(kind) for kind in settings["kind"].values] if "kind" in settings else [default]
     for index, kind in enumerate(asked):
-        if kind not in kinds:
-            hint = f"{did_you_mean(str(kind), kinds)}; known: {', '.join(kinds)}"
-            message = f"unknown kind {shortened(kind)} in {section}.{name}{hint}"
-            raise spec.document.error(settings["kind"].place(index), message)
+        try:
+            registry[kind]
+        except UserError as error:
+            raise spec.document.error(settings["kind"].place(index), f"{section}.{name}: {error}") from None
+    fields = {kind: registry[kind].config_class.model_fields for kind in dict.fromkeys((*registry.own, *asked))}
     for field, axis in settings.items():
-        having = [kind for kind, config in kinds.items() if field in config.model_fields]
+        having = [kind for kind, own in fields.items() if field in own]
         lacking = [kind for kind in asked if kind not in having]
         if having and lacking:  # a field that no kind has is a misspelling, found later
             message = f"{section}.{name}: kind '{lacking[0]}' has no field '{field}', only {', '.join(having)}"

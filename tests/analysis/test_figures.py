@@ -319,7 +319,7 @@ def test_looks_stay_apart_beyond_the_palette_and_legends_fit():
 
 
 def test_short_names_are_those_of_the_planners_configs():
-    fields = [field for config in PLANNERS.values() for field in config.model_fields.items()]
+    fields = [field for kind in PLANNERS for field in PLANNERS[kind].config_class.model_fields.items()]
     assert {name: field.alias for name, field in fields if field.alias} == SHORT
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from mpcwdwm.components import component_config
-from mpcwdwm.components.registry import COMPONENT_CLASSES
+from mpcwdwm.components.registry import COMPONENTS
 from mpcwdwm.data import Dataset, dataset_path, find_task, read_dataset
 from mpcwdwm.nn.compute import ComputeConfig, path_of
 from mpcwdwm.training.loop import Training
@@ -276,7 +276,7 @@ def measured(
     uncompiled = path_of(ComputeConfig(), device)
     sides: dict[str, Callable[[], float]] = {}
     apart = None
-    pays = COMPONENT_CLASSES[case.algorithm].compile_pays
+    pays = COMPONENTS[case.algorithm].compile_pays
     if path_of(ComputeConfig(), device, updates=1_000_000, compile_pays=pays) == "compile":
         apart = Apart([sys.executable, Path(__file__), "--serve"], device)
         apart.make(case, data, seconds)

@@ -56,6 +56,7 @@ def alpha_bars(steps: int) -> Tensor:
 class DiffusionModel(WorldModel):
     """S stacked conditional diffusion models p(s' | s, a)."""
 
+    config_class = DiffusionConfig
     config: DiffusionConfig
 
     def __init__(

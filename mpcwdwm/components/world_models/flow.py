@@ -35,6 +35,7 @@ class FlowConfig(WorldModelConfig):
 class FlowModel(WorldModel):
     """S stacked conditional flow-matching models p(s' | s, a)."""
 
+    config_class = FlowConfig
     config: FlowConfig
 
     def __init__(

@@ -15,7 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Batch, Component, Context
+from mpcwdwm.components.component import ActorComponent, Batch, Component, Context
+from mpcwdwm.components.registry import PolicyName
 from mpcwdwm.components.world_models.flow import TIME_FEATURES, time_feature_rates, time_features
 from mpcwdwm.components.world_models.world_model import WorldModel, WorldModelConfig
 from mpcwdwm.config import Real, setting
@@ -42,7 +43,7 @@ class MeanFlowConfig(WorldModelConfig):
         paper="unknown (0.2 in a third-party v2)",
         gt=0,
     )
-    tilt_base: Literal["rebrac", "iql", "bc"] = setting("rebrac", "component whose policy tilts", paper="rebrac (v2)")
+    tilt_base: PolicyName = setting("rebrac", "component whose policy tilts", paper="rebrac (v2)")
 
     @property
     def builds_on(self) -> tuple[str, ...]:
@@ -53,6 +54,7 @@ class MeanFlowConfig(WorldModelConfig):
 class MeanFlowModel(WorldModel):
     """S stacked conditional MeanFlow models p(s' | s, a)."""
 
+    config_class = MeanFlowConfig
     config: MeanFlowConfig
 
     def __init__(
@@ -65,11 +67,13 @@ class MeanFlowModel(WorldModel):
     ):
         inputs = 2 * obs_dim + act_dim + 2 * TIME_FEATURES
         super().__init__(config, obs_dim, act_dim, seeds, dtype, inputs=inputs, outputs=obs_dim)
-        self._base: tuple[Component, ...] = ()  # in a tuple, so that it is no part of this module's state
+        self._base: tuple[ActorComponent, ...] = ()  # in a tuple, so that it is no part of this module's state
 
     def build_on(self, bases: Mapping[str, Component], context: Context) -> None:
         """Take the pretrained component whose policy tilts."""
-        self._base = (bases[self.config.tilt_base],)
+        base = bases[self.config.tilt_base]
+        assert isinstance(base, ActorComponent)
+        self._base = (base,)
 
     # -------------------------------------------------------------------------------- training
 
@@ -88,7 +92,7 @@ class MeanFlowModel(WorldModel):
             return error.mean(-1), {}
         (base,) = self._base
         with torch.no_grad():
-            policy_action = base.actor(batch.obs)  # type: ignore[operator]
+            policy_action = base.actor(batch.obs)
             weights = tilt_weights(batch.action, policy_action, self.config.tilt, self.config.tilt_width)
         return (weights * error).mean(-1), {"world_model/effective_share": effective_share(weights)}
 

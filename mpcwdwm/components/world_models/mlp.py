@@ -37,6 +37,7 @@ class MlpConfig(WorldModelConfig):
 class MlpModel(WorldModel):
     """S stacked ensembles of E networks: the ensemble is a second stack dimension."""
 
+    config_class = MlpConfig
     config: MlpConfig
 
     def __init__(

@@ -25,6 +25,7 @@ __all__ = ["WorldModel", "WorldModelConfig"]
 class WorldModelConfig(ModelConfig):
     """Fields every kind has. The paper's network, its training and its target are unknown."""
 
+    kind: str
     batch_size: Int = setting(1024, "transitions per update", unit="rows", ge=1, le=10**6)
     hidden_layers: Int = setting(3, "hidden layers of the network", unit="layers", ge=1, le=32)
     predict: Literal["delta", "state"] = setting("delta", "what is generated: s' − s, or s'", paper="unknown")

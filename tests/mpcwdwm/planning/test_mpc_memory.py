@@ -54,7 +54,7 @@ from mpcwdwm.components.reward import Reward, RewardConfig
 from mpcwdwm.data import dataset_path, find_task, read_dataset
 from mpcwdwm.planning import Parts, planner_config
 from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedWorldModel, StackedPolicy
-from mpcwdwm.planning.registry import PLANNER_CLASSES
+from mpcwdwm.planning.registry import PLANNERS
 torch.set_num_threads(1)
 policy, model, reward = (
     part(config, 11, 3, [0]).requires_grad_(False)
@@ -72,7 +72,7 @@ parts = Parts(
     dataset=data, behavior=lambda obs: obs[..., :3].tanh(),
 )
 def plan(**changes):
-    planner = PLANNER_CLASSES[fields["kind"]](parts, planner_config({**fields, **changes}), episodes=10)
+    planner = PLANNERS[fields["kind"]](parts, planner_config({**fields, **changes}), episodes=10)
     planner.act(torch.randn(10, 11))
     return planner
 def peak():  # kB; getrusage would count what the parent process had

@@ -13,7 +13,6 @@ from mpcwdwm.evaluation.evaluate import evaluate
 from mpcwdwm.planning import PLANNERS, ActionAscent, ActionConfig, ModulePolicy, Mppi, MppiConfig, Parts, planner_config
 from mpcwdwm.planning.ascent import climb
 from mpcwdwm.planning.frozen import Frozen
-from mpcwdwm.planning.registry import PLANNER_CLASSES
 from mpcwdwm.random import generator
 from sweeps.spec.spec import load_spec
 from tests.mpcwdwm.planning.test_mpc import ACT, DOUBLE, OBS, make_parts
@@ -32,7 +31,7 @@ MOVING = [kind for kind in KINDS if kind != "none"]
 def make(kind, parts, fields=None, **options):
     config = planner_config({"kind": kind, **KINDS[kind], **(fields or {})})
     options = {"seeds": tuple(range(parts.members)), "episodes": 2, **options}
-    return PLANNER_CLASSES[kind](parts, config, **options)
+    return PLANNERS[kind](parts, config, **options)
 
 
 def observations(steps, rows=4):
@@ -49,7 +48,7 @@ def play(planner, observations):
 
 def test_every_kind_is_tested_here():
     assert set(KINDS) == set(PLANNERS)
-    assert {kind: config().kind for kind, config in PLANNERS.items()} == {kind: kind for kind in PLANNERS}
+    assert {kind: PLANNERS[kind].config_class().kind for kind in PLANNERS} == {kind: kind for kind in PLANNERS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -358,8 +357,7 @@ def test_the_custom_planner_of_the_docs_runs(monkeypatch, tmp_path):
     names: dict = {}
     exec(compile(code, "docs/planners.md", "exec"), names)
     assert len(code.strip().splitlines()) <= 30
-    monkeypatch.setitem(PLANNER_CLASSES, "shooting", names["Shooting"])
-    monkeypatch.setitem(PLANNERS, "shooting", names["ShootingConfig"])
+    monkeypatch.setitem(PLANNERS._things, "shooting", names["Shooting"])
     monkeypatch.setitem(KINDS, "shooting", {"H": 2, "M": 3})
     test_rows_do_not_feel_each_other("shooting")
     test_new_episodes_begin_as_the_first_did("shooting")
@@ -375,7 +373,7 @@ def test_the_custom_planner_of_the_docs_runs(monkeypatch, tmp_path):
 
 def test_a_planner_drives_a_single_environment():
     for kind, config in (("action", ActionConfig(H=1, M=2)), ("mppi", MppiConfig(H=1, samples=32, elites=4))):
-        planner = PLANNER_CLASSES[kind](make_parts(), config)
+        planner = PLANNERS[kind](make_parts(), config)
         assert isinstance(planner, (ActionAscent, Mppi))
         action = planner(np.ones(OBS, dtype=np.float32))
         assert action.shape == (ACT,)

@@ -21,7 +21,7 @@ from mpcwdwm.nn.compute import COMPILE_STEPS, ComputeConfig, compiler, matmul_pr
 from mpcwdwm.nn.networks import Mlp, uniform_init
 from mpcwdwm.nn.weight_gradients import gathered_weight_gradients
 from mpcwdwm.planning import AdaptiveMpc, planner_config
-from mpcwdwm.planning.registry import PLANNER_CLASSES
+from mpcwdwm.planning.registry import PLANNERS
 from mpcwdwm.random import generator
 from mpcwdwm.training.loop import Training
 from tests.mpcwdwm.planning.test_mpc import OBS
@@ -196,7 +196,7 @@ def test_replayed_plans_equal_eager_ones(fields, request):
     config = planner_config(fields if kind == "none" else {**sizes, **steps, **fields})
 
     def planner(**options):
-        return PLANNER_CLASSES[kind](trusted_parts((0, 1)), config, seeds=(0, 1), episodes=2, **options)
+        return PLANNERS[kind](trusted_parts((0, 1)), config, seeds=(0, 1), episodes=2, **options)
 
     assert_replayed_as_eager(planner, request)
 
@@ -240,7 +240,7 @@ def assert_replayed_as_eager(planner, request):
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
-        *((kind, {}) for kind in PLANNER_CLASSES),
+        *((kind, {}) for kind in PLANNERS),
         ("policy", TRUSTED),
         ("policy", {"step_unit": "state"}),
         ("policy", {"reset": "step"}),
@@ -249,7 +249,7 @@ def assert_replayed_as_eager(planner, request):
 )
 def test_nothing_in_a_planning_step_waits_for_the_device(kind, fields, recorded):
     config = planner_config({"kind": kind} if kind == "none" else {"kind": kind, "H": 2, "M": 2, **fields})
-    planner = PLANNER_CLASSES[kind](trusted_parts((0,)), config)
+    planner = PLANNERS[kind](trusted_parts((0,)), config)
     if "reset" in fields:  # as a judge would choose it
         planner.alpha, planner.afresh = torch.ones(1, dtype=torch.float64), torch.tensor([False])
     obs = torch.randn(1, OBS, generator=generator(0, "test/obs"), dtype=torch.float64)

@@ -7,7 +7,7 @@ from mpcwdwm.components import component_config
 from mpcwdwm.components.component import Batch
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import MpcConfig, adapt, planner_config
-from mpcwdwm.planning.registry import PLANNER_CLASSES
+from mpcwdwm.planning.registry import PLANNERS
 from mpcwdwm.training.loop import Training
 from tests.mpcwdwm.planning.test_mpc import ACT, OBS, make_parts, problem
 from tests.mpcwdwm.planning.test_trustworthy import ALL, trusted_parts
@@ -143,7 +143,7 @@ CLIMBING = {"H": 2, "M": 4, "E": 2, "step_size": 1e-2}
 )
 def test_captured_plans_equal_eager_ones_and_a_broken_row_falls_back_in_both(fields):
     config = planner_config(fields)
-    planner = PLANNER_CLASSES[config.kind]
+    planner = PLANNERS[config.kind]
     eager, captured = (
         planner(on_accelerator((0, 1)), config, seeds=(0, 1), episodes=2, compute=ComputeConfig(capture=way))
         for way in ("eager", "graph")

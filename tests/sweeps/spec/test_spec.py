@@ -67,9 +67,13 @@ BROKEN = {
         "s.yaml:4:",
         "planners.mpc.horizon has the value",
     ),
-    "unknown kind": (text(planners="{mpc: {kind: polcy}}"), "s.yaml:4:", "in planners.mpc (did you mean 'policy'?)"),
+    "unknown kind": (
+        text(planners="{mpc: {kind: polcy}}"),
+        "s.yaml:4:",
+        "planners.mpc: unknown planner kind 'polcy' (did you mean 'policy'?)",
+    ),
     "unknown base": (text(planners="{mpc: {kind: policy, base: rebrak}}"), "s.yaml:4:", "planners.mpc.base"),
-    "kind of wrong type": (text(planners="{mpc: {kind: 3}}"), "s.yaml:4:", "unknown kind 3 in planners.mpc"),
+    "kind of wrong type": (text(planners="{mpc: {kind: 3}}"), "s.yaml:4:", "planners.mpc: unknown planner kind '3'"),
     "planner not a mapping": (text(planners="{mpc: 3}"), "s.yaml:4:", "planners.mpc should be a mapping"),
     "planner named like a path": (text(planners="{../x: {kind: policy}}"), "s.yaml:4:", "'../x' cannot be a name"),
     "grid too large": (
@@ -135,7 +139,7 @@ BROKEN = {
         text("components: {world_model: {kind: difusion}}"),
         "s.yaml:5:",
         "(did you mean 'diffusion'?)",
-    ),
+        "components.world_model: unknown kind of world model 'fow' (did you mean 'flow'?)",
     "unknown kind on an axis of kinds": (
         text("components:\n  world_model:\n    kind: [flow,\n      fow]"),
         "s.yaml:8:",
