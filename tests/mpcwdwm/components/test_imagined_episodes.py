@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mpcwdwm.components import component_config
+from mpcwdwm.components import ActorComponent, WorldModel, component_config
 from mpcwdwm.components.value import Episodes, imagined_episodes, returns_to_go
 from mpcwdwm.nn.networks import MIN_STD
 from mpcwdwm.training.loop import Training
@@ -22,13 +22,13 @@ SMALL = {"hidden_dim": 8, "batch_size": 32, "steps": 100, "evaluations": 1, "ens
 TENTH = 0.1  # of the imagined episodes is judged and not learnt from
 
 
-class Given(nn.Module):
+class Given(ActorComponent, WorldModel):
     """What a training asks of a base: its seeds; it has no weights."""
 
     noise_shape = (2,)
 
     def __init__(self, seeds, **functions):
-        super().__init__()
+        nn.Module.__init__(self)
         self.seeds = tuple(seeds)
         for name, function in functions.items():
             setattr(self, name, function)

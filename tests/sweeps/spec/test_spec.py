@@ -139,11 +139,11 @@ BROKEN = {
         text("components: {world_model: {kind: difusion}}"),
         "s.yaml:5:",
         "(did you mean 'diffusion'?)",
-        "components.world_model: unknown kind of world model 'fow' (did you mean 'flow'?)",
+    ),
     "unknown kind on an axis of kinds": (
         text("components:\n  world_model:\n    kind: [flow,\n      fow]"),
         "s.yaml:8:",
-        "unknown kind \"fow\" in components.world_model (did you mean 'flow'?)",
+        "components.world_model: unknown kind of world model 'fow' (did you mean 'flow'?)",
     ),
     "field that one kind lacks": (
         text("components:\n  world_model:\n    kind: [diffusion, mlp]\n    denoising_steps: 4"),
