@@ -27,7 +27,6 @@ from mpcwdwm.errors import UserError
 if TYPE_CHECKING:
     from mpcwdwm.components import Component
     from mpcwdwm.data import Dataset
-    from mpcwdwm.evaluation.evaluate import Episode
 
 __all__ = [
     "Compute",
@@ -236,7 +235,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
         env_id=unit.task.env_id,
         max_episode_steps=unit.task.max_episode_steps,
         reference=unit.task.reference,
-        dataset=_dataset(unit.task) if planner is not None and getattr(planner, "uses_dataset", False) else None,
+        dataset=_dataset(unit.task) if planner is not None and planner.uses_dataset else None,
     )
     judgements: list[Any] = [None] * len(units)
     episodes = evaluate(
@@ -253,7 +252,10 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     seconds = round((time.monotonic() - started) / len(units), 3)
 
     def writer(index: int) -> Writer:
-        rows = [_row(episode) for episode in episodes[index]]
+        own = episodes[index * unit.episodes : (index + 1) * unit.episodes]
+        rows: list[dict[str, Any]] = [
+            {name: value for name, value in episode.items() if name != "seed"} for episode in own
+        ]
         manifest = {
             **asdict(units[index]),
             "kind": "result",
@@ -326,12 +328,6 @@ _dataset = lru_cache(maxsize=1)(_read)  # the next component of a task often run
 @cache  # of the task's number only: a process that evaluates need not keep the dataset
 def _dataset_mean_return(task: TaskRef) -> float:
     return float(_read(task).returns.mean())
-
-
-def _row(episode: "Episode") -> dict[str, Any]:
-    """Return an episode as a row of the Parquet file, where the return is called "return"."""
-    fields = asdict(episode)
-    return {name.rstrip("_"): value for name, value in fields.items()}
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -27,3 +27,6 @@ class Frozen(Planner):
         """Act."""
         nothing = self.obs.new_full((self.rows,), float("nan"))
         return self.pretrained_action(), nothing, torch.zeros_like(nothing, dtype=torch.bool)
+
+    def _plan_or_fall_back(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.plan()  # it is what others fall back to

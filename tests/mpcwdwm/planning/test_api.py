@@ -1,9 +1,11 @@
 """The Python API: what the README shows, run on components trained for a moment."""
 
+import re
 import subprocess
 import sys
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.evaluation.evaluate import evaluate
 from mpcwdwm.evaluation.rollout import episode_seeds, rollout
 from mpcwdwm.training.loop import train
+from tests.support import ROOT
 
 TASK = {
     "name": "hopper-medium-replay-mini-ppo-v0",
@@ -215,22 +218,38 @@ def test_every_method_meets_the_same_starting_states_and_members_do_not_mix(stor
     frozen = evaluate(parts, None, seeds=SEEDS, episodes=2, env_seed=0)
     adapted = evaluate(parts, config, seeds=SEEDS, episodes=2, env_seed=0)
     again = evaluate(parts, config, seeds=SEEDS, episodes=2, env_seed=0)
-    seeds = [[e.env_seed for e in member] for member in frozen]
-    assert seeds == [[e.env_seed for e in member] for member in adapted] == [episode_seeds(0, 2)] * 2
-    assert [[e.return_ for e in m] for m in adapted] == [[e.return_ for e in m] for m in again]
-    assert adapted[0][0].imagined_return is not None
-    assert frozen[0][0].imagined_return is None
+    for rows in (frozen, adapted):
+        assert [row["env_seed"] for row in rows] == episode_seeds(0, 2) * 2
+        assert [row["seed"] for row in rows] == [0, 0, 1, 1]
+    assert [row["return"] for row in adapted] == [row["return"] for row in again]
+    assert adapted[0]["imagined_return"] is not None
+    assert frozen[0]["imagined_return"] is None
+    assert [row["adapted_share"] for row in frozen] == [0.0] * 4
+    assert pandas.DataFrame(adapted)["return"].tolist() == [row["return"] for row in adapted]
     alone = evaluate(mpcwdwm.load(storage, task=TASK["name"], seed=1), config, seeds=[1], episodes=2, env_seed=0)
-    for ours, theirs in zip(adapted[1], alone[0], strict=True):
-        if ours.length == theirs.length <= 15:
-            assert ours.return_ == pytest.approx(theirs.return_, rel=1e-3)
+    for ours, theirs in zip(adapted[2:], alone, strict=True):
+        if ours["length"] == theirs["length"] <= 15:
+            assert ours["return"] == pytest.approx(theirs["return"], rel=1e-3)
 
 
 def test_a_score_is_d4rls(storage):
     parts = mpcwdwm.load(storage, task=TASK["name"])
-    ((episode,),) = evaluate(parts, None, seeds=[0], episodes=1, env_seed=3)
+    (episode,) = evaluate(parts, None, seeds=[0], episodes=1, env_seed=3)
     low, high = TASK["reference"]
-    assert episode.normalized_score == pytest.approx(100 * (episode.return_ - low) / (high - low))
+    assert episode["normalized_score"] == pytest.approx(100 * (episode["return"] - low) / (high - low))
+
+
+def test_the_page_on_python_runs(dataset, tmp_path, monkeypatch):
+    """Ten lines that train on a file, plan and step, and the evaluation below them, with shorter trainings."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    for full, short in (("recorded.hdf5", str(dataset.path)), ("50_000", "20"), ("episodes=10", "episodes=1")):
+        assert full in "".join(blocks)
+        blocks = [block.replace(full, short) for block in blocks]
+    monkeypatch.chdir(tmp_path)  # where nothing is to be written
+    found = {"pandas": pandas}
+    exec("".join(blocks), found)
+    assert len(found["table"]) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lockstep_episodes_are_those_of_a_plain_loop(dataset):

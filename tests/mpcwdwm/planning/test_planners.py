@@ -12,7 +12,8 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.evaluation.evaluate import evaluate
 from mpcwdwm.planning import PLANNERS, ActionAscent, ActionConfig, ModulePolicy, Mppi, MppiConfig, Parts, planner_config
 from mpcwdwm.planning.ascent import climb
-from mpcwdwm.planning.frozen import Frozen
+from mpcwdwm.planning.frozen import Frozen, FrozenConfig
+from mpcwdwm.planning.planner import Planner
 from mpcwdwm.random import generator
 from sweeps.spec.spec import load_spec
 from tests.mpcwdwm.planning.test_mpc import ACT, DOUBLE, OBS, make_parts
@@ -180,17 +181,17 @@ def test_a_plan_that_is_never_finite_ends_in_the_frozen_policys_episodes_with_th
     arguments = {"seeds": (0, 1), "episodes": 2, "env_seed": 0}
     frozen = evaluate(parts, None, **arguments)
     planned = evaluate(parts, planner_config({"kind": kind, **KINDS[kind]}), **arguments)
-    for ours, theirs in zip(np.ravel(planned), np.ravel(frozen), strict=True):
-        assert (ours.return_, ours.length) == (theirs.return_, theirs.length)
-        assert ours.fallbacks == (0 if kind == "none" else ours.length)
-        assert ours.imagined_return is None
+    for ours, theirs in zip(planned, frozen, strict=True):
+        assert (ours["return"], ours["length"]) == (theirs["return"], theirs["length"])
+        assert ours["fallbacks"] == (0 if kind == "none" else ours["length"])
+        assert ours["imagined_return"] is None
 
 
 def test_an_episodes_imagined_return_is_the_mean_of_the_finite_ones():
     parts = hopper_parts(lambda obs, action: obs[..., 0] * 0 + 1.0)
     config = planner_config({"kind": "policy", "H": 2, "E": 1, "step_size": 0.0, "critic_from": "none"})
-    for episode in np.ravel(evaluate(parts, config, seeds=(0, 1), episodes=1, env_seed=0)):
-        assert episode.imagined_return == pytest.approx(1 + 0.99)
+    for episode in evaluate(parts, config, seeds=(0, 1), episodes=1, env_seed=0):
+        assert episode["imagined_return"] == pytest.approx(1 + 0.99)
 
 
 def test_a_gradient_that_is_not_finite_restores_the_row():
@@ -208,9 +209,14 @@ def test_a_gradient_that_is_not_finite_restores_the_row():
 
 
 def test_an_action_that_is_not_finite_falls_back_even_if_the_planner_did_not_notice():
-    class Careless(Frozen):
+    class Careless(Planner):
+        config_class = FrozenConfig
+
+        def noise_shapes(self):
+            return []
+
         def plan(self):
-            action, value, failed = super().plan()
+            action, value, failed = Frozen.plan(self)
             return action.index_fill(0, torch.tensor([2]), float("nan")), value, failed
 
     planner = Careless(make_parts((0, 1)), seeds=(0, 1), episodes=2)

@@ -359,18 +359,18 @@ def test_an_evaluation_counts_the_steps_on_which_the_adapted_policy_acted(gate, 
     def seen(planner):
         steps.append(planner)
 
-    frozen = np.ravel(evaluate(parts, None, **arguments))
-    found = np.ravel(evaluate(parts, MpcConfig(**fields, gate=gate), on_end=seen, **arguments))
+    frozen = evaluate(parts, None, **arguments)
+    found = evaluate(parts, MpcConfig(**fields, gate=gate), on_end=seen, **arguments)
     assert (steps[0].slopes is None) == (gate is None)
     for ours, theirs in zip(found, frozen, strict=True):
-        assert (theirs.adapted_share, theirs.action_change) == (0.0, 0.0)
+        assert (theirs["adapted_share"], theirs["action_change"]) == (0.0, 0.0)
         if gate == 1e12:
-            assert (ours.adapted_share, ours.action_change, ours.return_) == (0.0, 0.0, theirs.return_)
+            assert (ours["adapted_share"], ours["action_change"], ours["return"]) == (0.0, 0.0, theirs["return"])
         else:  # every plan promises something here
-            assert ours.adapted_share == 1.0
-            assert ours.action_change > 0.01
-            assert ours.return_ != theirs.return_
-        assert ours.fallbacks == 0
+            assert ours["adapted_share"] == 1.0
+            assert ours["action_change"] > 0.01
+            assert ours["return"] != theirs["return"]
+        assert ours["fallbacks"] == 0
 
 
 def test_an_episodes_share_is_that_of_its_own_steps():
@@ -388,8 +388,8 @@ def test_an_episodes_share_is_that_of_its_own_steps():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AdaptiveMpc, "act", act)
-        first, second, *_ = np.ravel(evaluate(parts, config, seeds=(0, 1), episodes=2, env_seed=0))
-    assert (first.adapted_share, first.action_change) == (0.0, 0.0)
-    counted = len(range(0, second.length, 3)) / second.length
-    assert second.adapted_share == pytest.approx(counted)
-    assert second.action_change == pytest.approx(0.25 * counted)
+        first, second, *_ = evaluate(parts, config, seeds=(0, 1), episodes=2, env_seed=0)
+    assert (first["adapted_share"], first["action_change"]) == (0.0, 0.0)
+    counted = len(range(0, second["length"], 3)) / second["length"]
+    assert second["adapted_share"] == pytest.approx(counted)
+    assert second["action_change"] == pytest.approx(0.25 * counted)
