@@ -95,13 +95,20 @@ def run_pack(
     store = open_store(store_location)
     if not packs.missing(store, pack):
         return PackResult((), 0.0, skipped=True)
-    with hold(store, pack.id, wait=True, on_wait=on_wait):
+    with hold(store, pack.id, wait=True, on_wait=on_wait) as lease:
         # Whoever held the lease until now has probably published all or part of it.
         if packs.finish(store, pack):
             return PackResult((), 0.0, skipped=True)
         started = time.monotonic()
         packs.begin(store, pack)
-        writers = (compute or compute_pack)(store, pack, device, threads, on_progress or _ignore)
+
+        def report(fraction: float) -> None:
+            lease.check()  # lost, the work belongs to somebody else
+            if on_progress:
+                on_progress(fraction)
+
+        writers = (compute or compute_pack)(store, pack, device, threads, report)
+        lease.check()
         for key in pack.keys:
             store.clear_failure(key)  # before: killed between the two, a published unit has no failure
         published = tuple(key for key in pack.keys if store.publish(pack.shelf, key, writers[key]))
@@ -333,7 +340,3 @@ def _dataset_mean_return(task: TaskRef) -> float:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
-
-
-def _ignore(fraction: float) -> None:
-    """Progress nobody asked for."""

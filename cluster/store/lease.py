@@ -3,14 +3,18 @@
 Two drivers, or a driver and the orphans of a killed one, may want the same pack. Whoever holds the
 lease works; the other waits, and finds the artifacts published.
 
-In a folder the lease is ``flock`` on ``work/<pack id>/lease``: the kernel lets go of it when the
-holder ends, however it ends, on NFS also across machines. The file's content only serves messages.
-Behind a URL, and on file systems without locks, it is a heartbeat: an object renewed every few
-seconds, taken over when it is not. Clocks that disagree by more than a minute, or two takers within
-one second, can there let two processes in; that costs time, not correctness, because publishing
-never overwrites.
+In a folder the lease is ``flock`` on ``work/<pack id>/lease``: the kernel releases it when the
+holder ends, however it ends, on NFS also across machines. Behind a URL, and on file systems without
+locks, it is a heartbeat: a record renewed every few seconds, taken over once it has expired. A holder
+that cannot renew it until then has lost the lease, and `Lease.check` says so. Clocks that disagree by
+more than a minute, or two takers within one second, can there let two processes in; that costs time,
+not correctness, because publishing never overwrites.
+
+Nodes with and without locks may share a folder: each reads the record of the other. A lock's record
+does not expire, but is cleared on release.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -20,13 +24,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.provenance import is_dead, process
 from cluster.store.files import Store
 
-__all__ = ["Busy", "hold", "holder", "is_held"]
+__all__ = ["Busy", "Lease", "Lost", "hold", "holder", "is_held"]
 
 POLL = 0.2  # seconds between two looks while waiting: short against any work, long against a syscall
 RENEW = 15.0  # seconds between two heartbeats
@@ -34,17 +39,32 @@ EXPIRY = 90.0  # seconds without a heartbeat until the holder counts as dead: se
 SETTLE = 1.0  # seconds between writing a heartbeat and trusting it: another taker would show by then
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems without flock answer
 
-Release = Callable[[], None]
-
 
 class Busy(RuntimeError):
     """Another process holds the lease; the message says which."""
 
 
+class Lost(RuntimeError):
+    """The lease expired under its holder: another process may hold it now."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease that was taken."""
+
+    release: Callable[[], None]
+    is_lost: Callable[[], bool]
+
+    def check(self) -> None:
+        """Raise `Lost` if the lease has expired or was taken over."""
+        if self.is_lost():
+            raise Lost(f"the lease was lost: the storage could not be written for {EXPIRY:g} s, or it was taken over")
+
+
 @contextmanager
 def hold(
     store: Store | Path, pack_id: str, *, wait: bool, on_wait: Callable[[str], None] | None = None
-) -> Iterator[None]:
+) -> Iterator[Lease]:
     """Hold the lease of a pack for the length of the block.
 
     Whoever waited has to look again at what is published: the previous holder probably did the work.
@@ -57,26 +77,37 @@ def hold(
     """
     store = Store(store) if isinstance(store, Path) else store
     told = ""
-    while (release := _take(store, pack_id)) is None:
-        message = f"{_describe(holder(store, pack_id))} is computing {pack_id}"
+    while (lease := _take(store, pack_id)) is None:
+        record = holder(store, pack_id)
+        message = f"{_describe(record)} is computing {pack_id}"
         if not wait:
             raise Busy(message)
-        if on_wait and message != told:
+        if on_wait and record and message != told:  # no record: it is being released
             told = message
             on_wait(f"{message}, waiting")
         time.sleep(POLL)
     try:
-        yield
+        yield lease
     finally:
-        release()
+        lease.release()
 
 
 def holder(store: Store, pack_id: str) -> dict[str, Any] | None:
     """Return who took the lease last: host, pid, started; None if nobody did or it cannot be read."""
+    return _record(store.read_text(_name(pack_id)))
+
+
+def _record(text: str | None) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(store.read_text(_name(pack_id)) or "null"))
+        return dict(json.loads(text or "null"))
     except (ValueError, TypeError):
-        return None  # caught between truncation and writing
+        return None  # released, or caught between truncation and writing
+
+
+def _is_alive(record: dict[str, Any]) -> bool:
+    """Say whether a record is that of a living holder; the record of a lock does not expire."""
+    fresh = time.time() - record.get("renewed", time.time()) < EXPIRY
+    return fresh and not is_dead(record["host"], record["pid"])
 
 
 def is_held(store: Store, pack_id: str) -> bool:
@@ -98,7 +129,7 @@ def _describe(record: dict[str, Any] | None) -> str:
     return f"another process (pid {record['pid']} on {record['host']})" if record else "another process"
 
 
-def _take(store: Store, pack_id: str) -> Release | None:
+def _take(store: Store, pack_id: str) -> Lease | None:
     if store.has_locks:
         try:
             return _lock(store.root / _name(pack_id))
@@ -111,8 +142,8 @@ def _take(store: Store, pack_id: str) -> Release | None:
 # The lock of a folder
 
 
-def _lock(path: Path) -> Release | None:
-    """Lock the file and return what unlocks it; None if another process has it."""
+def _lock(path: Path) -> Lease | None:
+    """Lock the file; None if another process has it, or renews a heartbeat in it from a node without locks."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,9 +163,18 @@ def _lock(path: Path) -> Release | None:
             os.close(descriptor)
             raise
         os.close(descriptor)  # we locked a file that was removed while we opened it: a lock on nothing
+    record = _record(path.read_text(encoding="utf-8"))
+    if record and "renewed" in record and _is_alive(record):
+        os.close(descriptor)
+        return None
     os.ftruncate(descriptor, 0)
     os.write(descriptor, json.dumps(process()).encode())
-    return lambda: os.close(descriptor)
+
+    def release() -> None:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+    return Lease(release, lambda: False)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -148,35 +188,46 @@ def _is_at(descriptor: int, path: Path) -> bool:
 # The heartbeat behind a URL
 
 
-def _beat(store: Store, pack_id: str) -> Release | None:
-    """Start a heartbeat and return what stops it; None if another process's is fresh."""
+def _beat(store: Store, pack_id: str) -> Lease | None:
+    """Start a heartbeat; None if another process's is fresh."""
     name, token = _name(pack_id), uuid.uuid4().hex
     record = holder(store, pack_id)
-    if record and time.time() - record["renewed"] < EXPIRY and not is_dead(record["host"], record["pid"]):
+    if record and _is_alive(record):
         return None
     me = {**process(), "token": token}
+    taken, stopped = threading.Event(), threading.Event()
 
     def is_ours() -> bool:
         return (holder(store, pack_id) or {}).get("token") == token
 
-    def renew() -> None:
+    def renew() -> float:
+        began = time.monotonic()
         store.write_text(name, json.dumps({**me, "renewed": time.time()}))
+        return began
+
+    def is_lost() -> bool:
+        return taken.is_set() or time.monotonic() - renewed > EXPIRY
 
     def keep_renewing() -> None:
-        while not stopped.wait(RENEW) and is_ours():
-            renew()
+        nonlocal renewed
+        while not stopped.wait(RENEW) and not is_lost():
+            with contextlib.suppress(Exception):  # each back end raises its own errors; tried again until expiry
+                if is_ours():
+                    renewed = renew()
+                else:
+                    taken.set()
 
     def stop() -> None:
         stopped.set()
         thread.join()
-        if is_ours():
-            store.delete_tree(name)
+        with contextlib.suppress(Exception):  # storage that cannot be reached: the heartbeat expires
+            if is_ours():
+                store.delete_tree(name)
 
-    renew()
+    renewed = renew()
     time.sleep(SETTLE)
     if not is_ours():
         return None
-    stopped = threading.Event()
     thread = threading.Thread(target=keep_renewing, name=f"lease {pack_id}", daemon=True)
     thread.start()
-    return stop
+    return Lease(stop, is_lost)

@@ -1,5 +1,6 @@
 """Packs: what was begun is continued as it was, and nothing is computed twice."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import pytest
 
 from cluster import packs, work
 from cluster.store import MANIFEST, Store, open_store
-from cluster.store.lease import hold
+from cluster.store.lease import Lease, hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from cluster.work import PackFailure, PackResult, attempt_pack, record_failures, run_pack
 from mpcwdwm.components import component_config
@@ -181,6 +182,18 @@ def test_an_orphan_that_still_works_is_waited_for(store: Store, log: Path) -> No
     assert f"pid {orphan.pid} on" in notes[0]
     assert store.manifest("components", "bc-s0")["pid"] == orphan.pid
     orphan.join()
+
+
+def test_work_whose_lease_was_lost_publishes_nothing_and_is_tried_again(
+    store: Store, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = contextlib.nullcontext(Lease(release=lambda: None, is_lost=lambda: True))
+    monkeypatch.setattr(work, "hold", lambda *_, **__: lost)
+    outcome = attempt_pack(store.location, pack_of(0), device="cpu", threads=1, compute=Counting(log))
+    assert isinstance(outcome, PackFailure)
+    assert "the lease was lost" in outcome.error
+    assert not outcome.hopeless
+    assert store.keys("components") == []
 
 
 def test_two_packs_that_share_a_unit_publish_it_once(store: Store, log: Path) -> None:

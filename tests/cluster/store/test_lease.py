@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster.store import Store, lease, open_store
-from cluster.store.lease import Busy, hold, holder, is_held
+from cluster.store.lease import Busy, Lost, hold, holder, is_held
 
 HOLD_AND_SLEEP = """
 import sys, time
@@ -128,10 +128,7 @@ def test_a_heartbeat_that_stopped_is_taken_over(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_system_without_locks_falls_back_to_heartbeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(lease.NO_LOCKS[1], "not supported")
-
-    monkeypatch.setattr(lease.fcntl, "flock", refuse)
+    without_locks(monkeypatch)
     monkeypatch.setattr(lease, "SETTLE", 0.02)
     store = Store(tmp_path)
     with hold(store, "pack", wait=False):
@@ -180,3 +177,92 @@ def test_removing_the_work_folder_never_lets_two_in(tmp_path: Path, monkeypatch:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert [len((tmp_path / f"count-{name}").read_text()) for name in range(3)] == [60, 60, 60]
+
+
+# Storage that fails, and nodes with and without locks on one file system
+
+
+class Outage:
+    """Whether writing to a store fails."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on, write = False, type(store).write_text
+
+        def write_text(own: Store, name: str, text: str) -> None:
+            if self.on:
+                raise OSError("no answer")
+            write(own, name, text)
+
+        monkeypatch.setattr(type(store), "write_text", write_text)
+
+
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+def test_a_heartbeat_survives_errors_of_the_storage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    outage = Outage(store, monkeypatch)
+    with hold(store, "pack", wait=False) as held:
+        outage.on = True
+        time.sleep(0.2)  # several renewals fail
+        outage.on = False
+        time.sleep(0.8)  # longer than the expiry
+        held.check()
+        assert is_held(store, "pack")
+
+
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+def test_a_holder_that_cannot_renew_its_heartbeat_knows_that_the_lease_is_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(store, monkeypatch)
+    with hold(store, "pack", wait=False) as first:
+        outage.on = True
+        time.sleep(0.3)
+        outage.on = False  # fresh still, so nobody else gets in
+        assert is_held(store, "pack")
+        first.check()
+        outage.on = True
+        time.sleep(0.8)
+        outage.on = False
+        with pytest.raises(Lost):
+            first.check()
+        with hold(store, "pack", wait=False) as second:
+            time.sleep(0.3)
+            second.check()  # the first does not renew what it lost
+        with pytest.raises(Lost):
+            first.check()
+
+
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+def test_a_holder_whose_lease_was_taken_over_knows(store: Store) -> None:
+    with hold(store, "pack", wait=False) as held:
+        store.write_text("work/pack/lease", json.dumps({"host": "elsewhere", "pid": 1, "token": "t", "renewed": 1e12}))
+        time.sleep(0.2)
+        with pytest.raises(Lost):
+            held.check()
+
+
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(lease.NO_LOCKS[1], "not supported")
+
+    monkeypatch.setattr(lease.fcntl, "flock", refuse)
+
+
+@pytest.mark.parametrize("store", ["folder"], indirect=True)
+def test_a_node_without_locks_respects_a_lock_until_its_release(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hold(store, "pack", wait=False), monkeypatch.context() as elsewhere:
+        without_locks(elsewhere)
+        with pytest.raises(Busy, match=f"pid {os.getpid()}"), hold(store, "pack", wait=False):
+            pytest.fail("two holders")
+    without_locks(monkeypatch)
+    with hold(store, "pack", wait=False):
+        pass
+
+
+@pytest.mark.parametrize("store", ["folder"], indirect=True)
+def test_a_node_with_locks_respects_a_fresh_heartbeat(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as elsewhere:
+        with monkeypatch.context() as node:
+            without_locks(node)
+            elsewhere.enter_context(hold(store, "pack", wait=False))
+        assert is_held(store, "pack")
+    assert not is_held(store, "pack")
