@@ -205,6 +205,11 @@ def _beat(store: Store, pack_id: str) -> Lease | None:
         store.write_text(name, json.dumps({**me, "renewed": time.time()}))
         return began
 
+    renewed = renew()
+    time.sleep(SETTLE)
+    if not is_ours():
+        return None
+
     def is_lost() -> bool:
         return taken.is_set() or time.monotonic() - renewed > EXPIRY
 
@@ -224,10 +229,6 @@ def _beat(store: Store, pack_id: str) -> Lease | None:
             if is_ours():
                 store.delete_tree(name)
 
-    renewed = renew()
-    time.sleep(SETTLE)
-    if not is_ours():
-        return None
     thread = threading.Thread(target=keep_renewing, name=f"lease {pack_id}", daemon=True)
     thread.start()
     return Lease(stop, is_lost)
