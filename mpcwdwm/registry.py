@@ -71,9 +71,12 @@ class Registry(Generic[T]):
                     " one of your own is module:Name"
                 )
             thing = offered[0] if offered else name
-        if isinstance(thing, str):
-            self._things[name] = thing = self._checked(name, self._imported(name, thing))
-        return thing
+        if not isinstance(thing, str):
+            return thing
+        found = self._checked(name, self._imported(name, thing))
+        if name in self._things:  # the known names stay those they were
+            self._things[name] = found
+        return found
 
     def _imported(self, name: str, place: str) -> object:
         module_name, _, attribute = place.partition(":")

@@ -1,6 +1,7 @@
 """What holds for every kind of planner, and the arithmetic of those on actions, against independent versions."""
 
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,17 @@ from torch import nn
 
 from mpcwdwm.errors import UserError
 from mpcwdwm.evaluation.evaluate import evaluate
-from mpcwdwm.planning import PLANNERS, ActionAscent, ActionConfig, ModulePolicy, Mppi, MppiConfig, Parts, planner_config
+from mpcwdwm.planning import (
+    PLANNERS,
+    ActionAscent,
+    ActionConfig,
+    ModulePolicy,
+    Mppi,
+    MppiConfig,
+    Parts,
+    Planner,
+    planner_config,
+)
 from mpcwdwm.planning.ascent import climb
 from mpcwdwm.planning.frozen import Frozen, FrozenConfig
 from mpcwdwm.planning.planner import Planner
@@ -360,18 +371,24 @@ def test_passes_within_memory_give_the_same_plan():
 def test_the_custom_planner_of_the_docs_runs(monkeypatch, tmp_path):
     text = (ROOT / "docs" / "planners.md").read_text()
     code = re.search(r"<!-- custom planner -->\n```python\n(.*?)```", text, re.DOTALL).group(1)
-    names: dict = {}
-    exec(compile(code, "docs/planners.md", "exec"), names)
-    assert len(code.strip().splitlines()) <= 30
-    monkeypatch.setitem(PLANNERS._things, "shooting", names["Shooting"])
-    monkeypatch.setitem(KINDS, "shooting", {"H": 2, "M": 3})
-    test_rows_do_not_feel_each_other("shooting")
-    test_new_episodes_begin_as_the_first_did("shooting")
-    test_a_plan_differs_from_the_policy_and_stays_within_bounds("shooting")
-    test_a_row_that_breaks_acts_with_the_pretrained_policy_and_the_others_do_not_notice("shooting", "nan")
+    assert len(code.strip().splitlines()) <= 32
+    monkeypatch.setattr(PLANNERS, "_things", dict(PLANNERS._things))  # forgotten after the test
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "planners.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)
+    kind = "my_package.planners:Shooting"
+    assert issubclass(PLANNERS[kind], Planner)
+    assert PLANNERS["shooting"] is PLANNERS[kind]
+    monkeypatch.setitem(KINDS, kind, {"H": 2, "M": 3})
+    test_rows_do_not_feel_each_other(kind)
+    test_new_episodes_begin_as_the_first_did(kind)
+    test_a_plan_differs_from_the_policy_and_stays_within_bounds(kind)
+    test_a_row_that_breaks_acts_with_the_pretrained_policy_and_the_others_do_not_notice(kind, "nan")
     file = tmp_path / "s.yaml"
     file.write_text(
-        "name: s\ntasks: [hopper-medium-v2]\nseeds: 1\nplanners:\n  mine: {kind: shooting, H: 3, samples: [4, 8]}\n"
+        "name: s\ntasks: [hopper-medium-v2]\nseeds: 1\n"
+        "planners:\n  mine: {kind: 'my_package.planners:Shooting', H: 3, samples: [4, 8]}\n"
     )
     spec = load_spec(file)
     assert [choice.config.samples for choice in spec.planners_of(spec.tasks[0], "mine")] == [4, 8]
