@@ -19,7 +19,6 @@ from mpcwdwm.planning import (
     Mppi,
     MppiConfig,
     Parts,
-    Planner,
     planner_config,
 )
 from mpcwdwm.planning.ascent import climb
