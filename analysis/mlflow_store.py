@@ -1,29 +1,29 @@
-"""What the writer and the reader of the MLflow records agree on: names, and which stores are served.
+"""What MLflow holds, and the connection to it: shared by the writer of the records and by their reader.
 
-`sweeps.records.tracker` writes the records and `analysis.runs` reads them; neither imports the other, and
-this module does not import MLflow. A run is one unit of work, found by its key, and complete if and
-only if its status is FINISHED.
+`sweeps.records.tracker` writes, `analysis.runs` reads. A run is one unit of work, found by its key, and
+complete if and only if its status is FINISHED. MLflow takes seconds to import: only `MlflowStore.connect` does.
 """
 
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mpcwdwm.errors import UserError
 
 __all__ = [
-    "EPISODES_FILE",
     "EXPERIMENT",
     "KEY_TAG",
     "KIND_TAG",
-    "MANIFEST_FILE",
     "PLAN_FILE",
     "SPEC_FILE",
     "SWEEP_TAG",
+    "MlflowStore",
     "artifact_folder",
     "check_tracking_uri",
-    "first_line",
     "quiet_mlflow",
     "shown_uri",
     "sqlite_file",
@@ -36,8 +36,8 @@ KEY_TAG = "mpcwdwm.key"
 SWEEP_TAG = "mpcwdwm.sweep"  # the sweep that logged the run first
 PLAN_FILE = "plan.json"  # of the parent run: which keys make up the sweep, in table order
 SPEC_FILE = "spec.yaml"
-EPISODES_FILE = "episodes.parquet"
-MANIFEST_FILE = "manifest.json"
+PAGE = 1000  # runs per search request; some servers refuse more
+PROBE_SECONDS = 10.0  # a server that does not answer for this long counts as unreachable
 
 
 def sweep_key(sweep: str) -> str:
@@ -95,3 +95,70 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class MlflowStore:
+    """The runs of one tracking store, for those who write them and those who read them.
+
+    Args:
+        uri: sqlite:///file, http(s)://server or postgresql://...
+
+    Raises:
+        UserError: it is a kind of store that is not served.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = check_tracking_uri(uri)
+        self.client: Any = None  # MLflow's, once connected
+        self.experiment_id = ""
+
+    def connect(self) -> Any:
+        """Connect and return MLflow's experiment; None where there is none yet.
+
+        Raises:
+            UserError: the store cannot be reached or is not MLflow's.
+        """
+        quiet_mlflow()
+        with self.reachable():
+            if self.uri.startswith("http"):
+                import requests
+
+                requests.get(self.uri.rstrip("/") + "/health", timeout=PROBE_SECONDS)
+            from mlflow import MlflowClient
+
+            self.client = MlflowClient(self.uri)
+            quiet_mlflow()
+            experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        self.experiment_id = str(experiment.experiment_id) if experiment else ""
+        return experiment
+
+    def runs_of(self, key: str) -> list[Any]:
+        """Return the runs of one key, the one to keep first."""
+        return self.search(f"tags.`{KEY_TAG}` = '{key}'")
+
+    def unit_runs(self) -> list[Any]:
+        """Return the runs of all units of work, of each key the one to keep first."""
+        return self.search(f"tags.`{KIND_TAG}` != 'sweep'")
+
+    def search(self, condition: str) -> list[Any]:
+        """Return the runs that match, complete ones first, then by age."""
+        runs: list[Any] = []
+        token = None
+        with self.reachable():
+            while True:
+                page = self.client.search_runs([self.experiment_id], condition, max_results=PAGE, page_token=token)
+                runs += page
+                token = page.token
+                if not token:
+                    break
+        return sorted(runs, key=lambda run: (run.info.status != "FINISHED", run.info.start_time, run.info.run_id))
+
+    @contextmanager
+    def reachable(self) -> Iterator[None]:
+        """Turn what MLflow, SQLAlchemy and the network raise into one line with the store's URI."""
+        try:
+            yield
+        except Exception as error:
+            if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "requests", "urllib3"):
+                raise
+            raise UserError(f"tracking: MLflow at {shown_uri(self.uri)} failed: {first_line(error)}") from error

@@ -8,9 +8,8 @@ first, so reading goes by the keys of the plan and not by parent run.
 import json
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,27 +18,22 @@ import pandas as pd
 import pyarrow.parquet
 
 from analysis.mlflow_store import (
-    EPISODES_FILE,
     EXPERIMENT,
     KEY_TAG,
     KIND_TAG,
     PLAN_FILE,
+    MlflowStore,
     artifact_folder,
-    check_tracking_uri,
-    first_line,
-    quiet_mlflow,
     shown_uri,
     sqlite_file,
     sweep_key,
 )
+from mpcwdwm.artifact_names import CURVE, EPISODES
 from mpcwdwm.errors import UserError, did_you_mean
 
 __all__ = ["Records"]
 
-CURVE_FILE = "curve.json"  # of a component's run: the points of its learning curve
-PAGE = 1000  # runs per request; more is refused by some servers
 DOWNLOADS = 8  # files fetched from a server at a time: it answers one worker's requests in turn
-PROBE_SECONDS = 10.0
 
 
 class Records:
@@ -53,28 +47,16 @@ class Records:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = check_tracking_uri(uri)
+        self._store = MlflowStore(uri)
         file = sqlite_file(uri)
         if file is not None and not (file.exists() and file.stat().st_size > 0):
             raise UserError(f"tracking: there is no {file}: nothing was recorded yet, run the sweep first")
-        quiet_mlflow()
-        with self._reachable():
-            if uri.startswith("http"):
-                import requests
-
-                requests.get(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS)
-            from mlflow import MlflowClient
-
-            self._client = MlflowClient(uri)
-            quiet_mlflow()
-            experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
+        if self._store.connect() is None:
             raise UserError(f"tracking: {shown_uri(uri)} has no experiment '{EXPERIMENT}': run the sweep first")
-        self._experiment = str(experiment.experiment_id)
 
     def sweeps(self) -> list[str]:
         """Return the names of the recorded sweeps, oldest first."""
-        return [run.info.run_name for run in self._search(f"tags.`{KIND_TAG}` = 'sweep'")]
+        return [run.info.run_name for run in self._store.search(f"tags.`{KIND_TAG}` = 'sweep'")]
 
     def plan(self, sweep: str) -> dict[str, Any]:
         """Return a sweep's plan: the keys of its components and cells, in table order, and its failures.
@@ -82,10 +64,10 @@ class Records:
         Raises:
             UserError: no such sweep was recorded.
         """
-        runs = self._search(f"tags.`{KEY_TAG}` = '{sweep_key(sweep)}'")
+        runs = self._store.runs_of(sweep_key(sweep))
         if not runs:
             raise UserError(
-                f"sweep '{sweep}' is not recorded in {shown_uri(self.uri)}{did_you_mean(sweep, self.sweeps())}: "
+                f"sweep '{sweep}' is not recorded in {shown_uri(self._store.uri)}{did_you_mean(sweep, self.sweeps())}: "
                 "run it first"
             )
         with tempfile.TemporaryDirectory() as folder:
@@ -112,14 +94,14 @@ class Records:
     def _complete(self) -> dict[str, Any]:
         """Return the run of every complete unit, by key."""
         found: dict[str, Any] = {}
-        for run in self._search(f"tags.`{KIND_TAG}` != 'sweep'"):
+        for run in self._store.unit_runs():
             if run.info.status == "FINISHED":
                 found.setdefault(run.data.tags.get(KEY_TAG, ""), run)
         return found
 
     def episodes(self, cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Return the episodes of each cell in ``cells`` (rows of `units`), by key."""
-        return self._read(cells, EPISODES_FILE, _episodes)
+        return self._read(cells, EPISODES, _episodes)
 
     def curves(self, components: pd.DataFrame) -> dict[str, list[dict[str, float]]]:
         """Return the learning curve of each component in ``components`` (rows of `units`), by key.
@@ -129,7 +111,7 @@ class Records:
         Raises:
             UserError: the file of a curve is missing or not whole.
         """
-        return self._read(components, CURVE_FILE, _curve)
+        return self._read(components, CURVE, _curve)
 
     def _read(self, units: pd.DataFrame, name: str, read: Callable[[Path], Any]) -> dict[str, Any]:
         """Return what one artifact of each unit holds, by key."""
@@ -138,25 +120,12 @@ class Records:
             paths = pool.map(lambda run: self._file(run, name, Path(folder) / run.info.run_id), runs)
             return {key: read(path) for key, path in zip(units.index, paths, strict=True)}
 
-    def _search(self, condition: str) -> list[Any]:
-        """Return all runs that match, complete ones first, then by age."""
-        runs: list[Any] = []
-        token = None
-        with self._reachable():
-            while True:
-                page = self._client.search_runs([self._experiment], condition, max_results=PAGE, page_token=token)
-                runs += page
-                token = page.token
-                if not token:
-                    break
-        return sorted(runs, key=lambda r: (r.info.status != "FINISHED", r.info.start_time, r.info.run_id))
-
     def _file(self, run: Any, name: str, folder: Path) -> Path:
         """Return a path to a run's artifact: where it lies if that is a local folder, else a copy in ``folder``."""
         uri = run.info.artifact_uri
         if urlsplit(uri).scheme in ("", "file"):
             local = Path(unquote(urlsplit(uri).path) if uri.startswith("file:") else uri) / name
-            beside = artifact_folder(self.uri)
+            beside = artifact_folder(self._store.uri)
             if not local.exists() and beside is not None:  # the store was moved together with its files
                 local = beside / run.info.run_id / "artifacts" / name
             if local.exists():
@@ -165,21 +134,11 @@ class Records:
         from mlflow.artifacts import download_artifacts
 
         os.makedirs(folder, exist_ok=True)
-        with self._reachable():
+        with self._store.reachable():
             path = download_artifacts(
-                run_id=run.info.run_id, artifact_path=name, dst_path=str(folder), tracking_uri=self.uri
+                run_id=run.info.run_id, artifact_path=name, dst_path=str(folder), tracking_uri=self._store.uri
             )
         return Path(path)
-
-    @contextmanager
-    def _reachable(self) -> Iterator[None]:
-        """Turn what MLflow, SQLAlchemy and the network raise into one line with the store's URI."""
-        try:
-            yield
-        except Exception as error:
-            if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "requests", "urllib3"):
-                raise
-            raise UserError(f"tracking: MLflow at {shown_uri(self.uri)} failed: {first_line(error)}") from error
 
 
 def _frame(found: dict[str, Any], keys: Collection[str]) -> pd.DataFrame:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cluster import packs
 from cluster.provenance import provenance
-from cluster.store import MANIFEST, Store, Writer, open_store
+from cluster.store import Store, Writer, open_store
 from cluster.store.lease import hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
+from mpcwdwm.artifact_names import CHECKPOINT, EPISODES, MANIFEST
 from mpcwdwm.errors import UserError
 
 # The science modules are imported by the functions that compute: a driver that only schedules work
@@ -41,8 +42,6 @@ __all__ = [
 ]
 
 PACKAGES = [Path(__file__).parents[1] / name for name in ("mpcwdwm", "cluster", "sweeps")]  # our code
-CHECKPOINT = "checkpoint.safetensors"  # in the pack's work folder
-EPISODES = "episodes.parquet"  # in a result
 
 Progress = Callable[[float], None]
 """Told how much of the work is done, from 0 to 1."""

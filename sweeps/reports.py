@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from analysis.mlflow_store import SPEC_FILE
 from cluster.store import Store, open_store
 
 if TYPE_CHECKING:  # commands that only print need none of it
@@ -42,7 +43,7 @@ def print_failures(outcome: "Outcome") -> None:
 
 def note_changes(spec: "Spec") -> None:
     """Say on stderr if what is shown of a sweep, its last run, is not what its YAML asks for."""
-    last = open_store(spec.storage).read_text(f"sweeps/{spec.name}/spec.yaml")
+    last = open_store(spec.storage).read_text(f"sweeps/{spec.name}/{SPEC_FILE}")
     if last is not None and not spec.asks_for_the_same(last):
         print("note: this is the sweep as it was run last; the YAML asks for another now", file=sys.stderr)
 

@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.provenance import host_name, is_dead, now
+from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.errors import UserError
 
-__all__ = ["KINDS", "MANIFEST", "Store", "Writer"]
+__all__ = ["KINDS", "Store", "Writer"]
 
 KINDS = ("components", "results")
-MANIFEST = "manifest.json"
 STALE_AFTER = 24 * 3600.0  # seconds; of another host's writer we see only the age, and no write takes a day
 
 Writer = Callable[[Path], None]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import fsspec
 
-from cluster.store.files import KINDS, MANIFEST, Store, Writer, fill, is_stale, writer_name
+from cluster.store.files import KINDS, Store, Writer, fill, is_stale, writer_name
+from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.data.fingerprint import cache_folder
 from mpcwdwm.errors import UserError
 

@@ -12,11 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mpcwdwm.artifact_names import CURVE, MANIFEST, WEIGHTS
 from mpcwdwm.errors import UserError
 
 __all__ = ["read_manifest", "read_weights", "write_artifact"]
-
-WEIGHTS, MANIFEST, CURVE = "weights.safetensors", "manifest.json", "curve.json"
 
 
 def write_artifact(

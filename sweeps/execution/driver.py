@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from analysis.mlflow_store import SPEC_FILE
 from cluster import packs
 from cluster.store import Store, open_store
 from cluster.units import SHELVES, Pack, Unit
@@ -166,7 +167,7 @@ class Driver:
         text = self.spec.to_yaml()
         self.tracker.start(plan_record(self.spec.name, self.plan.components, self.plan.cells, {}), text)
         self._recorded = True
-        self.store.save_sweep_file(self.spec.name, "spec.yaml", text)
+        self.store.save_sweep_file(self.spec.name, SPEC_FILE, text)
 
     def _complain(self, complaint: str | None) -> None:
         """Say why MLflow cannot be reached: the work goes on, and the log is made up for at the end."""

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.mlflow_store import EPISODES_FILE, KEY_TAG, KIND_TAG, MANIFEST_FILE, SWEEP_TAG
+from analysis.mlflow_store import KEY_TAG, KIND_TAG, SWEEP_TAG
 from cluster.units import CellUnit, ComponentUnit, Unit
+from mpcwdwm.artifact_names import EPISODES, MANIFEST
+from mpcwdwm.evaluation.rollout import normalized_score
 
 __all__ = ["Record", "plan_record", "record_of"]
 
@@ -43,7 +45,7 @@ class Record:
 
 def record_of(unit: Unit, folder: Path, sweep: str) -> Record:
     """Return what is to be recorded of a unit that is published in a folder."""
-    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     end = finished_at(manifest)
     begin = end - int(1000 * float(manifest.get("seconds", 0)))
     params, metrics = unit_params(unit), unit_metrics(unit, manifest, folder)
@@ -127,14 +129,13 @@ def unit_metrics(unit: Unit, manifest: dict[str, Any], folder: Path) -> dict[str
     if isinstance(unit, ComponentUnit):
         numbers |= {"updates_per_second": manifest.get("updates_per_second"), **manifest.get("metrics", {})}
     else:
-        episodes = _episodes(folder / EPISODES_FILE)
+        episodes = _episodes(folder / EPISODES)
         numbers |= {name: _mean(episodes[name]) for name in EPISODE_MEANS}
         numbers["fallbacks"] = sum(episodes["fallbacks"])
         numbers["env_steps"] = manifest.get("env_steps")
         numbers["dataset_return"] = mean_return = manifest.get("dataset_mean_return")
-        if unit.task.reference and mean_return is not None:
-            low, high = unit.task.reference
-            numbers["dataset_score"] = 100 * (mean_return - low) / (high - low)
+        if mean_return is not None:
+            numbers["dataset_score"] = normalized_score(mean_return, unit.task.reference)
     return {name: float(value) for name, value in numbers.items() if _is_number(value)}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from cluster.store import Store
 from cluster.units import Unit
 from mpcwdwm.errors import UserError
-from sweeps.records.tracker import TOGETHER, Tracker
+from sweeps.records.tracker import Tracker
 
 __all__ = ["Recorder", "shelf_folder"]
 
@@ -25,7 +25,7 @@ def shelf_folder(store: Store, unit: Unit) -> Path:
 
 
 class Recorder:
-    """Logs units in the order in which they are given, those that wait together, in a thread.
+    """Logs units in the order in which they are given, in a thread.
 
     Args:
         tracker: what writes to MLflow; until `drain` or `close` has returned nobody else may use it.
@@ -74,14 +74,10 @@ class Recorder:
         return ended
 
     def _run(self) -> None:
-        units: list[Unit | None] = []
-        while None not in units:  # it is the last that comes
-            units = [self._waiting.get()]
-            while len(units) < TOGETHER and not self._waiting.empty():
-                units.append(self._waiting.get())
+        while (unit := self._waiting.get()) is not None:
             if self._dropping:
                 continue
             try:
-                self._tracker.log_all([(unit, shelf_folder(self._store, unit)) for unit in units if unit is not None])
+                self._tracker.log(unit, shelf_folder(self._store, unit))
             except BaseException as error:  # handed to the driver
                 self._error, self._dropping = error, True

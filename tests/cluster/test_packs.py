@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 
 from cluster import packs, work
-from cluster.store import MANIFEST, Store, open_store
+from cluster.store import Store, open_store
 from cluster.store.lease import Lease, hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from cluster.work import PackFailure, PackResult, attempt_pack, record_failures, run_pack
+from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.components import component_config
 from mpcwdwm.data import dataset_path, find_task, sha256_of
 from mpcwdwm.envs.factory import mujoco_version

@@ -161,6 +161,31 @@ def test_after_a_sync_no_unit_is_searched_for_until_somebody_else_has_written(st
     assert [len(runs_of(store, unit.key)) for unit in units] == [1, 1, 1]
 
 
+def test_a_commit_does_not_wait_for_the_disk_and_the_finished_file_is_whole(store, tmp_path):
+    unit = baseline("ahead", "rebrac", 0)
+    tracker = started(store, "ahead")
+    tracker.sync([])
+    with tracker._client._tracking_client.store.engine.connect() as connection:
+        found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+    assert found == ["wal", 1]  # NORMAL
+    log = Path(f"{store.removeprefix('sqlite:///')}-wal")
+    assert tracker.log(unit, publish_result(tmp_path, unit, [1.0, 2.0]))
+    assert log.stat().st_size > 0
+    tracker.finish("FINISHED", {})
+    assert log.stat().st_size == 0
+
+
+def test_what_is_deleted_by_hand_during_a_sweep_is_noticed(store, tmp_path):
+    unit = baseline("by-hand", "rebrac", 0)
+    folder = publish_result(tmp_path, unit, [1.0, 2.0])
+    tracker = started(store, "by-hand")
+    tracker.sync([])
+    assert tracker.log(unit, folder)
+    MlflowClient(store).delete_run(runs_of(store, unit.key)[0].info.run_id)
+    assert tracker.log(unit, folder)
+    assert len(runs_of(store, unit.key)) == 1
+
+
 def test_a_run_deleted_by_hand_is_made_again(store, tmp_path):
     unit = baseline("deleted", "iql", 0)
     folder = publish_result(tmp_path, unit, [1.0, 2.0])
@@ -250,6 +275,7 @@ def test_a_moved_store_can_be_read_and_says_how_to_write(store, tmp_path):
     unit = baseline("moved", "rebrac", 0)
     tracker = started(store, "moved", [unit])
     tracker.log(unit, publish_result(tmp_path, unit, [7.0, 9.0]))
+    tracker.finish("FINISHED", {})  # moves the write-ahead log into the file
     source = Path(store.removeprefix("sqlite:///")).parent
     copy = tmp_path / "elsewhere"
     copy.mkdir()
@@ -314,7 +340,7 @@ def test_two_drivers_that_log_one_unit_at_once_leave_exactly_one_run(store, tmp_
     unit = mpc("at-once", seed=0)
     folder = publish_result(tmp_path, unit, [1.0, 2.0])
     first, second = started(store, "at-once", [unit]), started(store, "at-once", [unit])
-    searched, search = threading.Event(), first._search
+    searched, search = threading.Event(), first._store.search
 
     def search_slowly(condition):
         found = search(condition)
@@ -322,7 +348,7 @@ def test_two_drivers_that_log_one_unit_at_once_leave_exactly_one_run(store, tmp_
         time.sleep(1.0)  # in which the other would find nothing either, and make a run of its own
         return found
 
-    first._search = search_slowly
+    first._store.search = search_slowly
     logging = threading.Thread(target=first.log, args=(unit, folder))
     logging.start()
     searched.wait(10)
