@@ -1,10 +1,8 @@
 """What several commands print of a sweep, and the files they write beside its results."""
 
-import os
 import shutil
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from analysis.mlflow_store import SPEC_FILE
@@ -57,25 +55,4 @@ def write_files(spec: "Spec", files: Mapping[str, str | bytes], where: TextIO | 
     """Write files, content by name, beside a sweep's results and print their places, on stderr by default."""
     store = open_store(spec.storage)
     for name, content in files.items():
-        if isinstance(content, str):
-            place = store.save_sweep_file(spec.name, name, content)
-        else:
-            place = _save_bytes(store, f"sweeps/{spec.name}/{name}", content)
-        print(place, file=where or sys.stderr)
-
-
-def _save_bytes(store: Store, name: str, content: bytes) -> str:
-    """Write a file under a temporary name and rename it; return its place."""
-    place = store.place(name)
-    with store.temporary() as temporary:
-        temporary.write_bytes(content)
-        if "://" in place:
-            import fsspec
-
-            files, path = fsspec.core.url_to_fs(place)
-            files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            files.put_file(str(temporary), path)
-        else:
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(temporary, place)
-    return place
+        print(store.save_sweep_file(spec.name, name, content), file=where or sys.stderr)

@@ -4,7 +4,7 @@
     <storage>/results/<key>/      episodes.parquet, manifest.json
     <storage>/work/<pack id>/     pack.json, lease, checkpoint: removed when its units are published
     <storage>/failures/<key>.json why a unit could not be computed; removed on success
-    <storage>/logs/<name>.log     tracebacks
+    <storage>/logs/<name>.log     tracebacks; behind a URL a folder with one object per entry
     <storage>/sweeps/<name>/      resolved spec, tables
     <storage>/.tmp/               what is being written, named after its writer
 
@@ -116,8 +116,14 @@ class Store:
     def append_log(self, name: str, text: str) -> str:
         """Append a dated entry to a log and return the log's place, for messages."""
         path = f"logs/{_plain(name)}.log"
-        self.write_text(path, f"{self.read_text(path) or ''}=== {now()} {host_name()}\n{text.rstrip()}\n\n")
+        self._append(path, f"=== {now()} {host_name()}\n{text.rstrip()}\n\n".encode())
         return self.place(path)
+
+    def _append(self, name: str, entry: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:  # O_APPEND and one write: entries of two processes do not mix
+            file.write(entry)
 
     # Work in progress
 
@@ -137,10 +143,10 @@ class Store:
 
     # Sweeps
 
-    def save_sweep_file(self, name: str, filename: str, text: str) -> str:
+    def save_sweep_file(self, name: str, filename: str, content: str | bytes) -> str:
         """Write one of a sweep's files and return its place, for messages."""
         path = f"sweeps/{_plain(name)}/{_plain(filename)}"
-        self.write_text(path, text)
+        self.write_bytes(path, content.encode() if isinstance(content, str) else content)
         return self.place(path)
 
     # Small files, on which the rest is built
@@ -168,11 +174,15 @@ class Store:
             return None
 
     def write_text(self, name: str, text: str) -> None:
+        """Write a file of text like `write_bytes`."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file; readers see the old content or the new, nothing between."""
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with self.temporary() as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
             _flush_one(temporary)
             os.replace(temporary, target)
 

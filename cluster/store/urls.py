@@ -2,7 +2,8 @@
 
 Object stores have no rename, so an artifact's files are uploaded first, under a name of their own,
 and ``manifest.json``, which says where they are, last: it is the commit marker. Two writers of one
-key can therefore never mix their files. What is read is downloaded once into the user's cache;
+key can therefore never mix their files, and where the store can create an object only if there is
+none, the manifest is written exactly once. What is read is downloaded once into the user's cache;
 keys name content, so a cached copy is never out of date.
 
 Checkpoints stay on the disk of the machine that writes them: work lost with its machine starts
@@ -11,7 +12,11 @@ again, all that is published is kept.
 
 import hashlib
 import json
+import time
+import uuid
+import warnings
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -22,6 +27,7 @@ from mpcwdwm.errors import UserError
 
 __all__ = ["RemoteStore"]
 
+EXCLUSIVE = frozenset({"s3", "gs", "abfs", "memory"})  # protocols whose `pipe_file` knows mode="create"
 UPLOAD = "upload"  # field of a remote manifest: the folder, below the key's, that holds the files
 
 
@@ -38,6 +44,14 @@ class RemoteStore(Store):
             raise UserError(f"storage '{location}' cannot be opened: {error}") from None
         super().__init__(cache_folder() / "stores" / hashlib.sha256(location.encode()).hexdigest()[:12])
         self.location = location
+        protocol = self._files.protocol
+        self._creates = not EXCLUSIVE.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
+        if not self._creates:
+            warnings.warn(
+                f"storage '{location}' cannot refuse to overwrite an object: of two sweeps that publish the same"
+                " at once, the later one is kept",
+                stacklevel=2,
+            )
         self._cache = Store(self.root)
 
     # Artifacts
@@ -74,11 +88,20 @@ class RemoteStore(Store):
                 if path.name != MANIFEST:
                     self._files.makedirs(f"{self._root}/{kind}/{key}/{upload}", exist_ok=True)
                     self._files.put_file(str(path), f"{self._root}/{kind}/{key}/{upload}/{path.name}")
-        if self.has(kind, key):  # another writer came first while we uploaded
-            self.delete_tree(f"{kind}/{key}/{upload}")
-            return False
-        self.write_text(f"{kind}/{key}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1))
-        return True
+        if not self.has(kind, key):  # another writer may have come first while we uploaded
+            self._commit(f"{kind}/{key}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1).encode())
+        if self.manifest(kind, key)[UPLOAD] == upload:
+            return True
+        self.delete_tree(f"{kind}/{key}/{upload}")
+        return False
+
+    def _commit(self, name: str, manifest: bytes) -> None:
+        """Write a manifest unless there is one; who wrote it shows on reading, also after an answer that was lost."""
+        try:
+            self._write(name, manifest, **({"mode": "create"} if self._creates else {}))
+        except Exception:  # the back ends have no error in common for an object that exists
+            if not self.exists(name):
+                raise
 
     def delete(self, kind: str, key: str) -> None:
         """Remove an artifact, its manifest first, and our copy of it."""
@@ -123,11 +146,18 @@ class RemoteStore(Store):
         except FileNotFoundError:
             return None
 
-    def write_text(self, name: str, text: str) -> None:
+    def write_bytes(self, name: str, content: bytes) -> None:
         """Write an object; object stores replace whole objects."""
+        self._write(name, content)
+
+    def _write(self, name: str, content: bytes, **options: Any) -> None:
         path = f"{self._root}/{name}"
         self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        self._files.pipe_file(path, text.encode())
+        self._files.pipe_file(path, content, **options)
+
+    def _append(self, name: str, entry: bytes) -> None:
+        """Write a log's entry as an object of its own: objects cannot be appended to."""
+        self.write_bytes(f"{name}/{time.time_ns()}~{uuid.uuid4().hex[:12]}", entry)
 
     def delete_tree(self, name: str) -> None:
         """Remove an object, or all below a prefix."""

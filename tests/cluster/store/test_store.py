@@ -7,8 +7,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +85,38 @@ def test_of_two_writers_at_once_the_first_wins_and_no_files_mix(store: Store) ->
     assert not (store.folder("components", "k") / "extra").exists()
 
 
+@pytest.mark.parametrize("store", ["memory URL"], indirect=True)
+def test_a_manifest_behind_a_url_is_written_once_though_two_writers_saw_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.publish("components", "k", artifact(version="first"))
+    monkeypatch.setattr(type(store), "has", lambda *_: False)  # as the late writer saw it, before the first committed
+    assert not store.publish("components", "k", artifact(version="late"))
+    assert store.manifest("components", "k")["version"] == "first"
+    assert len(store.names("components/k")) == 2  # the manifest and what the first uploaded
+
+
+@pytest.mark.parametrize("store", ["memory URL"], indirect=True)
+def test_a_commit_whose_answer_was_lost_counts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = type(store)._write
+
+    def unheard(own: Store, name: str, content: bytes, **options: Any) -> None:
+        write(own, name, content, **options)
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(type(store), "_write", unheard)
+    assert store.publish("components", "k", artifact(version=1))
+    assert store.manifest("components", "k")["version"] == 1
+
+
+def test_a_store_that_cannot_refuse_to_overwrite_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match="cannot refuse to overwrite"):
+        store = open_store(f"local://{tmp_path}/runs")
+    assert store.publish("components", "k", artifact(version=1))
+    assert not store.publish("components", "k", artifact(version=2))
+
+
 def test_a_writer_that_fails_leaves_nothing(store: Store) -> None:
     def fail(folder: Path) -> None:
         (folder / "weights").write_bytes(b"half")
@@ -126,9 +160,24 @@ def test_a_failure_is_remembered_until_it_is_cleared(store: Store) -> None:
 def test_log_entries_are_appended(store: Store) -> None:
     place = store.append_log("component-1", "first trouble")
     assert store.append_log("component-1", "second trouble\n") == place
-    text = store.read_text("logs/component-1.log")
-    assert text is not None
+    text = log_text(store, "component-1")
     assert text.index("first trouble") < text.index("second trouble")
+
+
+def log_text(store: Store, name: str) -> str:
+    """All entries of a log, be it a file or, behind a URL, a folder with one object per entry."""
+    path = f"logs/{name}.log"
+    return store.read_text(path) or "".join(store.read_text(f"{path}/{entry}") or "" for entry in store.names(path))
+
+
+def test_no_entry_of_a_log_with_many_writers_is_lost(store: Store) -> None:
+    threads = [threading.Thread(target=store.append_log, args=("component-1", f"entry {n};")) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    text = log_text(store, "component-1")
+    assert all(f"entry {n};" in text for n in range(20))
 
 
 def test_a_reader_of_a_file_that_is_replaced_sees_one_version(tmp_path: Path) -> None:
@@ -153,6 +202,8 @@ def test_sweep_files_are_saved_under_the_sweeps_name(store: Store) -> None:
     place = store.save_sweep_file("quick", "table.md", "| a |")
     assert place.endswith("sweeps/quick/table.md")
     assert store.read_text("sweeps/quick/table.md") == "| a |"
+    store.save_sweep_file("quick", "figure.png", b"| a |")
+    assert store.read_text("sweeps/quick/figure.png") == "| a |"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
