@@ -51,6 +51,11 @@ class ComponentConfig(Config):
         return self
 
     @property
+    def code_roots(self) -> tuple[str, ...]:
+        """Modules whose code shapes the result and that the component's own does not import."""
+        return ("mpcwdwm.training.loop",)
+
+    @property
     def builds_on(self) -> tuple[str, ...]:
         """Return the components that have to be trained first, with which this one learns; usually none."""
         return ()

@@ -66,6 +66,11 @@ class ValueConfig(ModelConfig):
     normalize_obs: Flag = setting(True, "standardise observations")
 
     @property
+    def code_roots(self) -> tuple[str, ...]:
+        """The rules that end an imagined episode, too."""
+        return (*super().code_roots, "mpcwdwm.envs.termination")
+
+    @property
     def builds_on(self) -> tuple[str, ...]:
         """Return the policy, and what it is imagined with."""
         return (self.policy, "world_model", "reward")

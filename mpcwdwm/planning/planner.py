@@ -41,6 +41,11 @@ class PlannerConfig(Config):
     base: PolicyName = setting("rebrac", "component whose policy acts", paper="rebrac")
 
     @property
+    def code_roots(self) -> tuple[str, ...]:
+        """Modules whose code shapes the result and that the planner's own does not import."""
+        return ("mpcwdwm.evaluation.evaluate", "mpcwdwm.planning.assemble")
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The components that are used beside the base."""
         return ()
@@ -71,6 +76,11 @@ class LookaheadConfig(PlannerConfig):
     )
     memory_gb: Real = setting(2.0, "memory of a plan; what goes beyond it takes further passes", unit="GB", gt=0)
     terminate: Flag = setting(True, "end imagined rollouts by the known termination rule", paper="unknown")
+
+    @property
+    def code_roots(self) -> tuple[str, ...]:
+        """The rules that end an imagined rollout, too."""
+        return (*super().code_roots, *(("mpcwdwm.envs.termination",) if self.terminate else ()))
 
     @property
     def needs(self) -> tuple[str, ...]:

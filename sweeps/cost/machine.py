@@ -14,7 +14,7 @@ import torch
 from cluster.provenance import host_name
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from sweeps.cost.speed import Place
-from sweeps.plan.keys import digest
+from sweeps.plan.code import digest
 
 __all__ = ["PLANNING", "PLAYING", "Crowding", "Machine", "known_machine", "remember_machine"]
 

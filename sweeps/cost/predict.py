@@ -23,7 +23,7 @@ from mpcwdwm.planning import planner_config
 from sweeps.cost.machine import PLANNING, PLAYING, Crowding, Machine, known_machine
 from sweeps.cost.speed import Place, act_cost, env_cost, path_on, update_cost, weight_bytes, work_shape
 from sweeps.execution.progress import relative_work
-from sweeps.plan.keys import digest
+from sweeps.plan.code import digest
 from sweeps.plan.plan import Plan, StoreView, cell_packs, component_packs
 from sweeps.spec.schema import Resources, Share
 

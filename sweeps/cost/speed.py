@@ -29,7 +29,8 @@ from mpcwdwm.nn.compute import ComputeConfig, path_of
 from mpcwdwm.planning import PlannerConfig, assemble, planner_class, planner_config
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Trained, Training
-from sweeps.plan.keys import cell_code, code_hash, component_code, digest
+from sweeps.plan.code import code_hash, digest
+from sweeps.plan.keys import cell_code, component_code
 
 __all__ = [
     "Cost",

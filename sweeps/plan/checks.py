@@ -19,7 +19,7 @@ from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.envs.factory import check_env, mujoco_version
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
-from sweeps.plan.keys import code_hash
+from sweeps.plan.code import code_hash
 from sweeps.spec.document import Where
 
 if TYPE_CHECKING:

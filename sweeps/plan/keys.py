@@ -5,51 +5,28 @@ environment and simulator, and the code that trains it; for a cell also the plan
 keys of the parts it is built on. What only changes how the work is done is left out: device,
 threads, torch's version, what it is packed with, and every name the user may choose freely.
 
-Code counts by meaning: the modules that compute a unit and all they import, without comments,
-docstrings, formatting and the wording of errors. Modules are followed through the names that are
-imported, so that ReBRAC's key does not depend on a planner, nor a planner's result on IQL.
+Of the code counts what `sweeps.plan.code` says.
 """
 
-import ast
-import copy
-import hashlib
-import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mpcwdwm
 from cluster.units import TaskRef
+from mpcwdwm.components import ComponentConfig, component_class
+from mpcwdwm.envs.termination import RULES
+from mpcwdwm.planning import FrozenConfig, PlannerConfig
+from mpcwdwm.planning.registry import planner_class
 from mpcwdwm.registry import slug
+from sweeps.plan.code import code_hash, digest
 
-__all__ = ["cell_code", "cell_key", "closure", "code_hash", "component_code", "component_key", "digest"]
+__all__ = ["cell_code", "cell_key", "cell_roots", "component_code", "component_key"]
 
-PACKAGE = Path(mpcwdwm.__file__).parent
+RULES_MODULE = "mpcwdwm.envs.termination"  # named by the configs of what imagines
 HASH_DIGITS = 16  # 64 bits: among a million keys the chance of two alike is 3e-8
-
-# Which modules compute a unit: the loop, and what the registries name for the component or planner.
-TRAINING = "mpcwdwm.training.loop"
-EVALUATION = ("mpcwdwm.evaluation.evaluate", "mpcwdwm.planning.assemble")
-# Modules that only name or check things. Following them would tie every key to every component.
-NOT_COMPUTING = frozenset(
-    {
-        "mpcwdwm.components.registry",
-        "mpcwdwm.planning.registry",
-        "mpcwdwm.registry",
-        "mpcwdwm.config",  # the resolved config is in the key
-        "mpcwdwm.errors",
-    }
-)
 
 
 # Keys
-
-
-def digest(payload: Any) -> str:
-    """Return the hash of plain data, whatever the order of its mappings."""
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def component_key(
@@ -60,6 +37,7 @@ def component_key(
     code: str,
     *,
     parts: Mapping[str, str] | None = None,
+    played: bool = False,
     tf32: bool = False,
 ) -> str:
     """Return the key of a component trained with a seed: "rebrac-hopper-medium-v2-s0-3f…".
@@ -71,6 +49,8 @@ def component_key(
         seed: of the training.
         code: `component_code` of this component.
         parts: what it is trained with: component name → its key.
+        played: whether its learning curve is played in the environment; then the time limit and the reference scores
+            shape that curve.
         tf32: whether a GPU may round matrix products to TF32, which is more than the order of a sum changes.
     """
     payload = {
@@ -84,6 +64,7 @@ def component_key(
         "code": code,
         # what is trained with other parts may imagine, and then the rule that ends it counts
         **({"parts": dict(parts), "termination": task.termination} if parts else {}),
+        **({"max_episode_steps": task.max_episode_steps, "reference": task.reference} if played else {}),
         **({"tf32": True} if tf32 else {}),
     }
     return f"{slug(component)}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"
@@ -134,142 +115,45 @@ def cell_key(
     return f"{method}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"
 
 
-def component_code(component: str, config: Any) -> str:
-    """Return the hash of the code that trains a component with this config."""
-    from mpcwdwm.components import component_class
-
-    rules = ("mpcwdwm.envs.termination",) if config.builds_on else ()  # may be used in training, by no import
-    return code_hash(TRAINING, component_class(component, config).__module__, *rules)
-
-
-def cell_code(planner: Any | None, components: Mapping[str, Any]) -> str:
-    """Return the hash of the code that evaluates a planner (None: the policy alone) with these components.
+def component_code(
+    component: str, config: ComponentConfig, *, termination: str | None = None, package: Path | None = None
+) -> str:
+    """Return the hash of the code that trains a component with this config.
 
     Args:
-        planner: the planner's config.
+        component: its name.
+        config: its config.
+        termination: name of the task's rule, of which the code counts where episodes are imagined.
+        package: another copy of `mpcwdwm`.
+    """
+    roots = [*config.code_roots, component_class(component, config).__module__]
+    return code_hash(*_with_rule(roots, termination), package=package)
+
+
+def cell_roots(
+    planner: PlannerConfig | None, components: Mapping[str, ComponentConfig], termination: str | None = None
+) -> list[str]:
+    """Return the modules from which all code that evaluates a planner is reached by imports.
+
+    Args:
+        planner: its config; None for a policy that acts as it was trained.
         components: name → config of each part.
+        termination: name of the task's rule, of which the code counts where rollouts end by it.
     """
-    from mpcwdwm.components import component_class
-    from mpcwdwm.planning.registry import planner_class
-
-    modules = {component_class(name, config).__module__ for name, config in components.items()}
-    if planner is not None:
-        modules.add(planner_class(planner).__module__)
-    return code_hash(*EVALUATION, *sorted(modules))
+    config = planner or FrozenConfig()
+    modules = {component_class(name, own).__module__ for name, own in components.items()}
+    return _with_rule([*config.code_roots, planner_class(config).__module__, *sorted(modules)], termination)
 
 
-# Code
+def cell_code(
+    planner: PlannerConfig | None, components: Mapping[str, ComponentConfig], *, package: Path | None = None
+) -> str:
+    """Return the hash of the code that `cell_roots` names, in another copy of `mpcwdwm` if one is given."""
+    return code_hash(*cell_roots(planner, components), package=package)
 
 
-def code_hash(*modules: str, package: Path = PACKAGE) -> str:
-    """Return the hash of these modules and of all of their package that they import, at whatever depth.
-
-    Args:
-        *modules: full names, such as "mpcwdwm.training.loop".
-        package: folder of the package whose modules count.
-    """
-    return digest({module: _meaning(module, package) for module in closure(*modules, package=package)})
-
-
-def closure(*modules: str, package: Path = PACKAGE) -> list[str]:
-    """Return the names of the modules that `code_hash` covers, sorted."""
-    todo, seen = [*modules], set[str]()
-    while todo:
-        module = todo.pop()
-        if module not in seen and module not in NOT_COMPUTING:
-            seen.add(module)
-            todo += _imports(module, package)
-    return sorted(seen)
-
-
-@cache
-def _tree(module: str, package: Path) -> ast.Module:
-    return ast.parse(_source(module, package).read_text(encoding="utf-8"))
-
-
-def _source(module: str, package: Path) -> Path:
-    """Return a module's file; FileNotFoundError if the package has no such module."""
-    name, *steps = module.split(".")
-    place = package.joinpath(*steps)
-    for path in (place.with_suffix(".py"), place / "__init__.py"):
-        if name == package.name and (steps or path.name == "__init__.py") and path.is_file():
-            return path
-    raise FileNotFoundError(f"{package} has no module {module}")
-
-
-def _exists(module: str, package: Path) -> bool:
-    try:
-        return bool(_source(module, package))
-    except FileNotFoundError:
-        return False
-
-
-@cache
-def _meaning(module: str, package: Path) -> str:
-    """Return a module's code without what cannot change a result."""
-    return ast.unparse(ast.fix_missing_locations(_Bare().visit(copy.deepcopy(_tree(module, package)))))
-
-
-class _Bare(ast.NodeTransformer):
-    """Strips docstrings and other bare strings, the wording of errors and what documents a setting."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        """Drop strings that stand alone."""
-        bare = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if bare else self.generic_visit(node)
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        """Keep that something is raised, drop what it says: a result exists only where nothing was."""
-        return ast.Raise()
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Keep a setting's default, drop its description and limits: its value is in the key."""
-        if isinstance(node.func, ast.Name) and node.func.id == "setting":
-            node = ast.Call(node.func, node.args[:1], [])
-        return self.generic_visit(node)
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        """Leave no body empty."""
-        super().generic_visit(node)
-        if getattr(node, "body", None) == [] and not isinstance(node, ast.Module):
-            node.body = [ast.Pass()]  # type: ignore[attr-defined]
-        return node
-
-
-@cache
-def _imports(module: str, package: Path) -> tuple[str, ...]:
-    """Return the modules of the package that a module imports anywhere, functions included."""
-    found: dict[str, None] = {}
-    for node in ast.walk(_tree(module, package)):
-        if isinstance(node, ast.Import):
-            found |= dict.fromkeys(name.name for name in node.names if _exists(name.name, package))
-        elif isinstance(node, ast.ImportFrom):
-            origin = _origin(module, node, package)
-            if _exists(origin, package):
-                found |= dict.fromkeys(_home(origin, name.name, package) for name in node.names)
-    return tuple(found)
-
-
-def _origin(module: str, node: ast.ImportFrom, package: Path) -> str:
-    """Return the full name of what a from-import imports from."""
-    if not node.level:
-        return node.module or ""
-    steps = module.split(".")
-    if _source(module, package).name == "__init__.py":
-        steps = [*steps, ""]
-    return ".".join([*steps[: -node.level], *([node.module] if node.module else [])])
-
-
-def _home(origin: str, name: str, package: Path) -> str:
-    """Return the module where a name imported from `origin` is defined: packages only pass names on."""
-    if _exists(f"{origin}.{name}", package):
-        return f"{origin}.{name}"
-    if _source(origin, package).name != "__init__.py":
-        return origin
-    for node in _tree(origin, package).body:
-        if isinstance(node, ast.ImportFrom):
-            inner = _origin(origin, node, package)
-            passed = {alias.asname or alias.name: alias.name for alias in node.names}
-            if name in passed and _exists(inner, package):
-                return _home(inner, passed[name], package)
-    return origin
+def _with_rule(roots: list[str], termination: str | None) -> list[str]:
+    """Return the roots, with the module of a rule that is used; it may be of another package."""
+    if termination is None or RULES_MODULE not in roots:
+        return roots
+    return [*roots, RULES[termination].__module__]

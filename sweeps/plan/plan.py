@@ -20,7 +20,8 @@ from mpcwdwm.config import Config
 from mpcwdwm.data import Task
 from mpcwdwm.planning import PlannerConfig
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
-from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
+from sweeps.plan.code import code_hash
+from sweeps.plan.keys import cell_key, cell_roots, component_code, component_key
 from sweeps.spec.grid import Choice, aliases, label
 from sweeps.spec.spec import Spec
 
@@ -168,8 +169,11 @@ class _Units:
         parts = {part: unit.key for part, unit in built_on.items()}
         which = (name, id(choice), seed, *parts.values())
         if which not in self._trained:
-            config, code = self.config(choice), component_code(name, choice.config)
-            key = component_key(name, config, self.task, seed, code, parts=parts, tf32=self.spec.compute.tf32)
+            config, code = self.config(choice), component_code(name, choice.config, termination=self.task.termination)
+            played = name in policies() and config["eval_episodes"] > 0
+            key = component_key(
+                name, config, self.task, seed, code, parts=parts, played=played, tf32=self.spec.compute.tf32
+            )
             configs = {part: unit.config for part, unit in built_on.items()}
             self._trained[which] = ComponentUnit(key, name, config, self.task, seed, configs, parts)
         return self.components.setdefault(self._trained[which].key, self._trained[which])
@@ -212,10 +216,12 @@ class _Units:
     def _code(self, method: Method) -> str:
         """Return the hash of the code that evaluates a method; a planner's points with the same parts share it."""
         planner = method.planner.config if method.planner else None
-        which = (planner and planner.kind, *((name, id(choice)) for name, choice in method.parts.items()))
-        if which not in self._codes:
-            self._codes[which] = cell_code(planner, {name: choice.config for name, choice in method.parts.items()})
-        return self._codes[which]
+        roots = tuple(
+            cell_roots(planner, {n: choice.config for n, choice in method.parts.items()}, self.task.termination)
+        )
+        if roots not in self._codes:
+            self._codes[roots] = code_hash(*roots)
+        return self._codes[roots]
 
 
 # The plan

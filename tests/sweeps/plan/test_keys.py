@@ -1,6 +1,7 @@
 """Keys: what changes them, what does not; and the hash of code, which follows meaning, not text."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 import mpcwdwm
 from cluster.units import TaskRef
 from mpcwdwm.components import component_config
+from mpcwdwm.errors import UserError
 from mpcwdwm.planning import planner_config
-from sweeps.plan.keys import cell_code, cell_key, closure, code_hash, component_code, component_key, digest
+from sweeps.plan.code import closure, code_hash, digest
+from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
 
 TASK = TaskRef("hop", "Hopper-v4", "/a/x.hdf5", "d" * 64, "3.4.0", "hopper", (-20.0, 3000.0), 1000, "local")
 CONFIG = {"steps": 10, "actor_lr": 1e-3, "normalize_obs": True}
@@ -179,35 +182,133 @@ def test_imports_inside_functions_and_relative_ones_are_followed(tmp_path: Path)
     assert closure("pack.a", package=package) == ["pack.a", "pack.c", "pack.d", "pack.sub.b"]
 
 
-def test_components_depend_on_their_own_module_and_on_no_other_component_or_planner() -> None:
-    names = ("rebrac", "iql", "bc", "world_model", "reward", "value")
-    codes = {name: component_code(name, component_config(name, {}, {})) for name in names}
-    assert len(set(codes.values())) == len(names)
-    covered = closure(*REBRAC)
-    assert {
-        "mpcwdwm.components.rebrac",
-        "mpcwdwm.nn.networks",
-        "mpcwdwm.data.dataset",
-        "mpcwdwm.evaluation.rollout",
-    } <= set(covered)
-    assert not [module for module in covered if "planning" in module or module.endswith((".iql", ".bc", ".reward"))]
+def test_what_only_a_type_checker_imports_does_not_count(tmp_path: Path) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    guarded = "import typing\nif typing.TYPE_CHECKING:\n    from pack import heavy\nelse:\n    from pack import light"
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text(guarded)
+    (package / "heavy.py").write_text("y = 1")
+    (package / "light.py").write_text("z = 1")
+    assert closure("pack.a", package=package) == ["pack.a", "pack.light"]
+    before = code_hash("pack.a", package=package)
+    (package / "a.py").write_text(guarded.replace("import heavy", "import heavy, light"))
+    assert code_hash("pack.a", package=package) == before
+    (package / "a.py").write_text(guarded.replace("import light", "import heavy"))
+    assert code_hash("pack.a", package=package) != before
 
 
-def test_a_planners_code_covers_its_parts_and_not_the_others() -> None:
-    parts = {name: component_config(name, {}, {}) for name in ("rebrac", "world_model", "reward")}
-    planner = planner_config({"kind": "policy"})
-    frozen = {"rebrac": parts["rebrac"]}
-    covered = closure(
-        "mpcwdwm.evaluation.evaluate", "mpcwdwm.planning.mpc", *(type(part).__module__ for part in parts.values())
-    )
-    assert {"mpcwdwm.planning.mpc", "mpcwdwm.planning.parts", "mpcwdwm.components.world_models.diffusion"} <= set(
-        covered
-    )
-    assert "mpcwdwm.components.iql" not in covered
-    assert cell_code(planner, parts) == code_hash(
-        "mpcwdwm.evaluation.evaluate",
-        "mpcwdwm.planning.assemble",
-        "mpcwdwm.planning.mpc",
-        *sorted({type(part).__module__ for part in parts.values()}),
-    )
-    assert cell_code(None, frozen) != cell_code(planner, parts)
+def test_the_source_of_another_package_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "strangers_planners"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "shooting.py").write_text("from mpcwdwm import random\nfrom strangers_planners.spread import std")
+    (package / "spread.py").write_text("std = 0.2")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = code_hash("strangers_planners.shooting")
+    assert {"strangers_planners.shooting", "strangers_planners.spread"} <= set(closure("strangers_planners.shooting"))
+    (package / "spread.py").write_text("std = 0.3")
+    assert code_hash("strangers_planners.shooting") != before
+
+
+@pytest.mark.parametrize(
+    ("module", "said"), [("nowhere_to_be_found.planners", "cannot be imported"), ("math", "has no Python source")]
+)
+def test_a_module_without_source_is_refused_in_one_line(module: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        code_hash(module)
+
+
+def test_a_curve_played_in_the_environment_depends_on_its_time_limit_and_reference() -> None:
+    for change in ({"max_episode_steps": 500}, {"reference": (0.0, 1.0)}):
+        other = {**COMPONENT, "task": replace(TASK, **change)}
+        assert component_key(**other, played=True) != component_key(**COMPONENT, played=True)
+        assert component_key(**other) == component_key(**COMPONENT)
+
+
+# Which keys move when a module is edited
+
+
+def units() -> dict[str, Callable[[Path], str]]:
+    """Name → the hash of a unit's code in a copy of the package."""
+    kinds = ("diffusion", "flow", "meanflow", "mlp")
+    configs = {name: component_config(name, {}, {}) for name in ("rebrac", "iql", "bc", "reward", "value")}
+    models = {kind: component_config("world_model", {}, {"kind": kind}) for kind in kinds}
+    trained: dict[str, Callable[[Path], str]] = {}
+    for name, config in configs.items():
+        trained[name] = lambda package, name=name, config=config: component_code(name, config, package=package)
+    for kind, config in models.items():
+        trained[kind] = lambda package, config=config: component_code("world_model", config, package=package)
+    planners = {
+        "frozen": None,
+        "paper": {"preset": "paper"},
+        "endless": {"preset": "paper", "terminate": False},
+        "robust": {"preset": "robust"},
+        "gate": {"preset": "paper", "gate": 1.0},
+        "auto": {"preset": "paper", "step_size": "auto"},
+        "action": {"kind": "action"},
+        "mppi": {"kind": "mppi"},
+    }
+    for name, fields in planners.items():
+        planner = None if fields is None else planner_config(fields)
+        names = ("rebrac", *(() if planner is None else planner.needs))
+        parts = {part: {**configs, "world_model": models["diffusion"]}[part] for part in dict.fromkeys(names)}
+        trained[name] = lambda package, planner=planner, parts=parts: cell_code(planner, parts, package=package)
+    return trained
+
+
+COMPONENTS = "rebrac iql bc reward value diffusion flow meanflow mlp"
+CELLS = "frozen paper endless robust gate auto action mppi"
+MOVES: dict[str, str] = {  # the units whose key moves → the modules of mpcwdwm that move it
+    f"{COMPONENTS} {CELLS}": (
+        "components.artifact components.component data.dataset data.fingerprint data.hdf5 envs.factory "
+        "evaluation.rollout nn.compute nn.networks nn.weight_gradients random"
+    ),
+    f"{COMPONENTS} paper endless robust gate auto": "training.buffer training.heldout",
+    "diffusion flow meanflow mlp paper endless robust gate auto action mppi": "components.world_models.world_model",
+    f"rebrac iql bc {CELLS}": "components.actor_critic",
+    f"rebrac {CELLS}": "components.rebrac",
+    COMPONENTS: "training.loop",
+    "diffusion paper endless robust gate auto action mppi": "components.world_models.diffusion",
+    CELLS: "components.loading evaluation.evaluate planning.parts planning.planner",
+    "reward paper endless robust gate auto action mppi": "components.reward",
+    "paper endless robust gate auto action mppi": "planning.ascent planning.imagination",
+    "value paper robust gate auto action mppi": "envs.termination",
+    "paper endless robust gate auto": (
+        "planning.mpc planning.objectives planning.presets planning.step_size.choice "
+        "planning.step_size.off_policy planning.step_size.units planning.step_size.windows "
+        "planning.trust.gate planning.trust.region"
+    ),
+    "bc auto": "components.bc",
+    "flow meanflow": "components.world_models.flow",
+    "value robust": "components.value",
+    "action": "planning.action",
+    "frozen": "planning.frozen",
+    "iql": "components.iql",
+    "meanflow": "components.world_models.meanflow",
+    "mlp": "components.world_models.mlp",
+    "mppi": "planning.mppi",
+    "": (
+        "__init__ api components.__init__ components.registry components.world_models.__init__ config "
+        "data.__init__ data.audit data.download data.hyperparameters data.mapped data.sidecar data.tasks "
+        "data.writing envs.__init__ errors evaluation.__init__ nn.__init__ planning.__init__ "
+        "planning.registry planning.step_size.__init__ planning.trust.__init__ training.__init__"
+    ),
+}
+
+
+def test_editing_a_module_moves_the_keys_of_what_it_computes_and_no_others(package: Path) -> None:
+    of = units()
+    before = {name: code(package) for name, code in of.items()}
+    wrong = []
+    expected = {module: set(names.split()) for names, modules in MOVES.items() for module in modules.split()}
+    for path in sorted(package.rglob("*.py")):
+        module = ".".join(path.relative_to(package).with_suffix("").parts)
+        text = path.read_text()
+        path.write_text(f"{text}\nEDITED = 1\n")
+        moved = {name for name, code in of.items() if code(package) != before[name]}
+        path.write_text(text)
+        if moved != expected.get(module):
+            wrong.append(f"{module}: {' '.join(name for name in of if name in moved)}")
+    assert not wrong, "MOVES says otherwise of\n" + "\n".join(wrong)
+    assert expected.keys() == {".".join(p.relative_to(package).with_suffix("").parts) for p in package.rglob("*.py")}
