@@ -261,16 +261,17 @@ COMPONENTS = "rebrac iql bc reward value diffusion flow meanflow mlp"
 CELLS = "frozen paper endless robust gate auto action mppi"
 MOVES: dict[str, str] = {  # the units whose key moves → the modules of mpcwdwm that move it
     f"{COMPONENTS} {CELLS}": (
-        "components.artifact components.component data.dataset data.fingerprint data.hdf5 envs.factory "
-        "evaluation.rollout nn.compute nn.networks nn.weight_gradients random"
+        "components.component data.dataset data.fingerprint data.hdf5 envs.factory evaluation.rollout "
+        "nn.compute nn.networks nn.weight_gradients random"
     ),
-    f"{COMPONENTS} paper endless robust gate auto": "training.buffer training.heldout",
     "diffusion flow meanflow mlp paper endless robust gate auto action mppi": "components.world_models.world_model",
     f"rebrac iql bc {CELLS}": "components.actor_critic",
     f"rebrac {CELLS}": "components.rebrac",
-    COMPONENTS: "training.loop",
+    COMPONENTS: "training.buffer training.checkpoint training.evaluators training.loop",
     "diffusion paper endless robust gate auto action mppi": "components.world_models.diffusion",
-    CELLS: "components.loading evaluation.evaluate planning.parts planning.planner",
+    CELLS: (
+        "components.artifact components.loading evaluation.evaluate planning.assemble planning.parts planning.planner"
+    ),
     "reward paper endless robust gate auto action mppi": "components.reward",
     "paper endless robust gate auto action mppi": "planning.ascent planning.imagination",
     "value paper robust gate auto action mppi": "envs.termination",
