@@ -264,7 +264,9 @@ MOVES: dict[str, str] = {  # the units whose key moves → the modules of mpcwdw
         "components.component data.dataset data.fingerprint data.hdf5 envs.factory evaluation.rollout "
         "nn.compute nn.networks nn.weight_gradients random"
     ),
-    "diffusion flow meanflow mlp paper endless robust gate auto action mppi": "components.world_models.world_model",
+    "value diffusion flow meanflow mlp paper endless robust gate auto action mppi": (
+        "components.world_models.world_model"
+    ),
     f"rebrac iql bc {CELLS}": "components.actor_critic",
     f"rebrac {CELLS}": "components.rebrac",
     COMPONENTS: "training.buffer training.checkpoint training.evaluators training.loop",
@@ -293,7 +295,7 @@ MOVES: dict[str, str] = {  # the units whose key moves → the modules of mpcwdw
         "__init__ api components.__init__ components.registry components.world_models.__init__ config "
         "data.__init__ data.audit data.download data.hyperparameters data.mapped data.sidecar data.tasks "
         "data.writing envs.__init__ errors evaluation.__init__ nn.__init__ planning.__init__ "
-        "planning.registry planning.step_size.__init__ planning.trust.__init__ training.__init__"
+        "planning.registry planning.step_size.__init__ planning.trust.__init__ registry training.__init__"
     ),
 }
 
