@@ -52,7 +52,7 @@ def test_the_kuberay_job_has_what_the_operator_requires() -> None:
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
-        assert container["image"].endswith(f":{version('mpcwdwm')}")
+        assert container["image"].startswith("registry.example.org/mpcwdwm:")
         mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"]: "/mnt/shared" for volume in pod["volumes"]}
         assert container["resources"]["limits"] == container["resources"]["requests"]
@@ -62,7 +62,20 @@ def test_versions_named_are_those_installed() -> None:
     ray = version("ray")
     assert load("kuberay.yaml")["spec"]["rayClusterSpec"]["rayVersion"] == ray
     assert f"ray:{ray}-" in load("aws.yaml")["docker"]["image"]
-    assert f"mpcwdwm=={version('mpcwdwm')}" in load("aws.yaml")["setup_commands"][-1]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_none_names_a_version_of_this_package_that_an_index_would_have_to_have(name: str) -> None:
+    text = (LAUNCH / name).read_text()
+    assert "mpcwdwm==" not in text
+    assert version("mpcwdwm") not in text
+
+
+def test_every_node_of_the_cluster_launcher_installs_the_wheel_of_the_checkout() -> None:
+    config = load("aws.yaml")
+    ((target, source),) = config["file_mounts"].items()
+    assert source == "dist"
+    assert config["setup_commands"][-1] == f"pip install {target}/mpcwdwm-*.whl"
 
 
 def test_the_slurm_script_parses_and_passes_the_spec_on(tmp_path: Path) -> None:
