@@ -7,14 +7,14 @@ needs no planner, and every judge scores it 0. What a judge cannot show to be be
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.errors import UserError
 from mpcwdwm.planning.parts import Parts, SharedValue
-from mpcwdwm.planning.step_size.off_policy import JUDGES, NEEDS, imagination
+from mpcwdwm.planning.step_size.off_policy import NEEDS, Judge, imagination
 from mpcwdwm.planning.step_size.windows import (
     LENGTH,
     WINDOWS,
@@ -23,10 +23,45 @@ from mpcwdwm.planning.step_size.windows import (
     heldout_windows,
     pretrained_actions,
 )
+from mpcwdwm.registry import Registry
 
-__all__ = ["JUDGE_NAMES", "Judgement", "candidate_labels", "choose", "chosen_index", "judge_candidates"]
+__all__ = [
+    "JUDGES",
+    "JUDGE_NAMES",
+    "Judgement",
+    "candidate_labels",
+    "check_judge",
+    "choose",
+    "chosen_index",
+    "judge_candidates",
+]
 
 JUDGE_NAMES = tuple(NEEDS)
+
+
+def _is_judge(thing: object) -> TypeGuard[Judge]:
+    return callable(thing)
+
+
+JUDGES: Registry[Judge] = Registry(
+    "judge",
+    "mpcwdwm.judges",
+    _is_judge,
+    "a function: parts, windows, the pretrained policy's actions, a candidate's → scores (members,)",
+    {name: f"mpcwdwm.planning.step_size.off_policy:{name}" for name in NEEDS},
+)
+
+
+def check_judge(name: str) -> str:
+    """Return the name of a judge.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    JUDGES[name]
+    return name
+
+
 PROVIDED_BY = {
     "critic": "base or critic_from: rebrac or iql",
     "behavior": "the component bc",
@@ -143,15 +178,18 @@ def judge_candidates(
     Raises:
         UserError: no such judge, it lacks a part, no held-out episode, or the candidates are not as they should be.
     """
-    if judge not in NEEDS:
-        raise UserError(f"unknown judge '{judge}'{did_you_mean(judge, NEEDS)}; known: {', '.join(NEEDS)}")
+    check_judge(judge)
     if list(candidates) != sorted(set(candidates)) or not candidates or candidates[0] != 0:
         raise UserError(f"candidates of step_size: auto: give distinct step sizes, rising from 0, not {candidates}")
     lacking = _lacking(parts, judge)
     if lacking:
         ways = "; ".join(f"{name} comes from {PROVIDED_BY[name]}" for name in lacking)
         raise UserError(f"judge: {judge} needs {' and '.join(lacking)}: {ways}; or choose another judge")
-    heard = [name for name in NEEDS if name == judge or (name in others and not _lacking(parts, name))]
+    heard = [
+        name
+        for name in dict.fromkeys((*NEEDS, judge))
+        if name == judge or (name in others and not _lacking(parts, name))
+    ]
     windows = heldout_windows(parts, seeds, count=count, length=length)
     base = pretrained_actions(parts, windows)
     table: dict[str, list[Tensor]] = {name: [torch.zeros(len(seeds), dtype=torch.float64)] for name in heard}
@@ -160,7 +198,7 @@ def judge_candidates(
         planner = planner_factory(size, windows.per_member, reset)
         actions = actions_along(lambda _, planner=planner: planner, windows)  # type: ignore[misc]
         for name in heard:
-            if name == "imagination":
+            if name == "imagination":  # judges the planner itself, not its actions
                 score = imagination(parts, windows, planner, seeds)
             else:
                 score = JUDGES[name](parts, windows, base, actions)
@@ -180,4 +218,4 @@ def judge_candidates(
 def _lacking(parts: Parts, judge: str) -> list[str]:
     if judge == "critic" and isinstance(parts.critic, SharedValue):  # it knows states only
         return ["critic"]
-    return [name for name in NEEDS[judge] if getattr(parts, name) is None]
+    return [name for name in NEEDS.get(judge, ()) if getattr(parts, name) is None]

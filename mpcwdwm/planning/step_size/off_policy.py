@@ -19,7 +19,6 @@ from mpcwdwm.random import generator
 
 __all__ = [
     "IMAGINED_STEPS",
-    "JUDGES",
     "NEEDS",
     "Judge",
     "critic",
@@ -344,15 +343,6 @@ def _imagined_return(parts: Parts, windows: Windows, act: Callable[[Tensor], Ten
     return total.view(windows.members, -1)
 
 
-JUDGES: dict[str, Judge] = {
-    "critic": critic,
-    "fqe": fqe,
-    "fqe_disjoint": fqe_disjoint,
-    "monte_carlo": monte_carlo,
-    "distance": distance,
-    "headroom": headroom,
-}
-"""The judges of actions; `imagination` judges the planner itself."""
 NEEDS: dict[str, tuple[str, ...]] = {
     "critic": ("critic",),
     "fqe": (),

@@ -14,13 +14,14 @@ from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from annotated_types import Ge
+from pydantic import AfterValidator, Strict
 from torch import Tensor
 from torch.func import jvp
 
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.parts import Params, Parts, Policy
-from mpcwdwm.planning.step_size.choice import Judgement, judge_candidates
+from mpcwdwm.planning.step_size.choice import Judgement, check_judge, judge_candidates
 from mpcwdwm.planning.step_size.windows import Acting
 from mpcwdwm.random import generator
 
@@ -48,7 +49,7 @@ class StepSizeConfig(Config):
         paper="raw",
     )
 
-    judge: Literal["critic", "fqe", "fqe_disjoint", "monte_carlo", "imagination", "distance", "headroom"] = setting(
+    judge: Annotated[str, Strict(), AfterValidator(check_judge)] = setting(
         "imagination",
         "of step_size: auto: who chooses; imagination rolls the planner itself through the world model, far beyond its "
         "horizon; what the others say is recorded, too",

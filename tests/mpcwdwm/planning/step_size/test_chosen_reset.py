@@ -9,8 +9,7 @@ import torch
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig
 from mpcwdwm.planning.step_size import choice as auto
-from mpcwdwm.planning.step_size.choice import Judgement, candidate_labels
-from mpcwdwm.planning.step_size.off_policy import JUDGES
+from mpcwdwm.planning.step_size.choice import JUDGES, Judgement, candidate_labels
 from mpcwdwm.planning.step_size.units import sizes
 from tests.mpcwdwm.planning.test_mpc import OBS
 from tests.mpcwdwm.planning.test_trustworthy import random, spec_with, trusted_parts
@@ -36,7 +35,7 @@ def said(monkeypatch):
     def judge(*scores):
         words = iter([torch.tensor(pair, dtype=torch.float64) for pair in zip(*scores, strict=True)])
         monkeypatch.setattr(auto, "NEEDS", {"distance": ("behavior",)})
-        monkeypatch.setitem(JUDGES, "distance", lambda *_: next(words))
+        monkeypatch.setitem(JUDGES._things, "distance", lambda *_: next(words))
         return {"judge": "distance"}
 
     return judge
