@@ -23,6 +23,7 @@ from mpcwdwm.components.component import ActorComponent, Batch, Component, Conte
 from mpcwdwm.components.registry import ValueOf
 from mpcwdwm.components.world_models.world_model import WorldModel
 from mpcwdwm.config import Flag, Int, Real, setting
+from mpcwdwm.imagination import unroll
 from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
 from mpcwdwm.random import Integers, generator
 
@@ -116,15 +117,15 @@ def imagined_episodes(
         reward: (obs, action) → (S, n).
         ended: next obs → bool (S, n): the episode ends with the transition that leads there.
     """
-    states, rewards, alive = [start], [], [torch.ones_like(start[..., 0])]
-    for t in range(length):
-        action = act(states[t], t)
-        rewards.append(reward(states[t], action))
-        following = transition(states[t], action, t)
-        stays = ended(following) | ~following.isfinite().all(-1)
-        alive.append(alive[t] * ~stays)
-        states.append(torch.where(stays.unsqueeze(-1), states[t], following))  # keeps what is not used finite
-    return Episodes(torch.stack(states, 2), torch.stack(rewards, 2), torch.stack(alive, 2))
+    rolled = unroll(
+        start,
+        length,
+        lambda t, obs: act(obs, t),
+        lambda t, obs, action: transition(obs, action, t),
+        lambda obs: ended(obs) | ~obs.isfinite().all(-1),
+    )
+    rewards = [reward(obs, action) for obs, action in zip(rolled.obs[:-1], rolled.action, strict=True)]
+    return Episodes(torch.stack(rolled.obs, 2), torch.stack(rewards, 2), torch.stack(rolled.alive, 2))
 
 
 def returns_to_go(episodes: Episodes, discount: float) -> Tensor:

@@ -3,12 +3,12 @@
 from mpcwdwm.planning.action import ActionAscent, ActionConfig
 from mpcwdwm.planning.assemble import assemble, load_parts
 from mpcwdwm.planning.frozen import Frozen, FrozenConfig
-from mpcwdwm.planning.imagination import sequence_returns
 from mpcwdwm.planning.mpc import AdaptiveMpc, MpcConfig, adapt, imagine, objective
 from mpcwdwm.planning.mppi import Mppi, MppiConfig
 from mpcwdwm.planning.parts import ModulePolicy, Parts
 from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig, Planner, PlannerConfig
 from mpcwdwm.planning.registry import DEFAULT_KIND, PLANNERS, planner_class, planner_config
+from mpcwdwm.planning.returns import sequence_returns
 
 __all__ = [
     "DEFAULT_KIND",

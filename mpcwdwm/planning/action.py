@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.planning.ascent import climb, rollouts_per_pass
-from mpcwdwm.planning.imagination import sequence_returns, unroll
 from mpcwdwm.planning.parts import Params
 from mpcwdwm.planning.planner import AdaptingConfig, Planner
+from mpcwdwm.planning.returns import imagined_rollouts, sequence_returns
 
 __all__ = ["ActionAscent", "ActionConfig"]
 
@@ -86,5 +86,5 @@ class ActionAscent(Planner):
                 return own
             return torch.where(self.kept["fresh"].view(-1, 1, 1), own, self.kept["plan"][:, j + 1].unsqueeze(1))
 
-        rolled = unroll(self.parts, self.obs, self.noises[0], choose, terminate=False)
+        rolled = imagined_rollouts(self.parts, self.obs, self.noises[0], choose, terminate=False)
         return torch.stack([action.mean(1) for action in rolled.action], 1)

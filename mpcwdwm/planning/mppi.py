@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.planning.ascent import kept_bytes
-from mpcwdwm.planning.imagination import sequence_returns, unroll
 from mpcwdwm.planning.parts import Params
 from mpcwdwm.planning.planner import AdaptingConfig, Planner
+from mpcwdwm.planning.returns import imagined_rollouts, sequence_returns
 
 __all__ = ["Fit", "Mppi", "MppiConfig", "refit"]
 
@@ -156,7 +156,7 @@ class Mppi(Planner):
         def choose(j: int, state: Tensor) -> Tensor:
             return (self.parts.policy(self.psi0, state) + exploring * exploration[:, :, j]).clamp(-1, 1)
 
-        rolled = unroll(self.parts, self.obs, turns, choose, terminate=False)
+        rolled = imagined_rollouts(self.parts, self.obs, turns, choose, terminate=False)
         return torch.stack(rolled.action, 2)
 
     def returns(self, plans: Tensor, noise: Tensor) -> Tensor:

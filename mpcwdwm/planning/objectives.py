@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mpcwdwm.config import Real, setting
 from mpcwdwm.errors import UserError
-from mpcwdwm.planning.imagination import Imagined, reduced, returns_of, unroll
+from mpcwdwm.imagination import Imagined
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig
+from mpcwdwm.planning.returns import imagined_rollouts, reduced, returns_of
 
 __all__ = ["ObjectiveConfig", "check_objective", "imagine", "objective", "worth"]
 
@@ -101,7 +102,7 @@ def imagine(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: Looka
         noise: (N, H, M, *noise_shape).
         config: termination.
     """
-    return unroll(parts, obs, noise, lambda _, state: parts.policy(psi, state), terminate=config.terminate)
+    return imagined_rollouts(parts, obs, noise, lambda _, state: parts.policy(psi, state), terminate=config.terminate)
 
 
 def objective(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: ObjectiveConfig) -> Tensor:

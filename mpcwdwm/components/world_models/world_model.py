@@ -16,6 +16,7 @@ from torch import Tensor
 from mpcwdwm.components.component import Batch, Component, ModelConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
+from mpcwdwm.imagination import unroll
 from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
 from mpcwdwm.random import Normal, generator
 
@@ -156,11 +157,9 @@ class WorldModel(Component):
             reached: where it led, (S, B, obs_dim).
             noise: (H, S, B, *noise_shape).
         """
-        state = obs
-        for a, z in zip(action, noise, strict=True):
-            state = self.sample(state, a, z)
+        rolled = unroll(obs, len(action), lambda j, _: action[j], lambda j, s, a: self.sample(s, a, noise[j]))
         name = f"heldout/rmse_{len(action)}_steps"
-        return {name: self.rmse(state, reached), f"{name}_no_change": self.rmse(obs, reached)}
+        return {name: self.rmse(rolled.obs[-1], reached), f"{name}_no_change": self.rmse(obs, reached)}
 
     def rmse(self, predicted: Tensor, actual: Tensor) -> Tensor:  # (S, B, obs_dim) → (S,)
         """Return the root mean square of the error, every dimension in its standard deviations."""

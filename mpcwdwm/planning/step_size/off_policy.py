@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mpcwdwm.planning.imagination import unroll
 from mpcwdwm.planning.parts import Parts, SharedCritic, SharedValue
+from mpcwdwm.planning.returns import imagined_rollouts
 from mpcwdwm.planning.step_size.windows import Acting, Windows
 from mpcwdwm.random import generator
 
@@ -331,7 +331,7 @@ def _imagination_noise(parts: Parts, windows: Windows, seeds: Sequence[int], ste
 def _imagined_return(parts: Parts, windows: Windows, act: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
     """Return Σ_j γ^j r_j, terms behind a termination dropped, of every stretch: (members, W)."""
     assert parts.reward is not None
-    imagined = unroll(parts, windows.obs[:, 0], noise, lambda _, obs: act(obs.squeeze(1)).unsqueeze(1))
+    imagined = imagined_rollouts(parts, windows.obs[:, 0], noise, lambda _, obs: act(obs.squeeze(1)).unsqueeze(1))
     total = torch.zeros(len(noise), 1, dtype=torch.float64, device=noise.device)
     for j in range(noise.shape[1]):
         reward = parts.reward(imagined.obs[j], imagined.action[j])

@@ -10,6 +10,7 @@ The judge may choose the reset, too, among the same sizes: a ψ that is carried 
 ones matter.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
@@ -110,9 +111,8 @@ def step_sizes(planner: Ascending) -> tuple[float | Tensor, Judgement | None]:
         return twin
 
     resets = BOTH_RESETS if config.candidate_resets == "both" else (config.reset,)
-    judgement = judge_candidates(
-        planner.parts, sizes(config), stepping, judge=config.judge, seeds=planner.seeds, resets=resets
-    )
+    parts = planner.parts if config.terminate else replace(planner.parts, termination=None)
+    judgement = judge_candidates(parts, sizes(config), stepping, judge=config.judge, seeds=planner.seeds, resets=resets)
     return (unit * unit.new_tensor(judgement.chosen)).repeat_interleave(planner.episodes), judgement
 
 

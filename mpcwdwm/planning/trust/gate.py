@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.errors import UserError
-from mpcwdwm.planning.imagination import reduced
+from mpcwdwm.imagination import unroll
 from mpcwdwm.planning.parts import Parts, SharedValue
 from mpcwdwm.planning.planner import LookaheadConfig
+from mpcwdwm.planning.returns import reduced
 from mpcwdwm.random import generator
 
 __all__ = ["ErrorSlopes", "error_slopes", "slope"]
@@ -95,12 +96,9 @@ def error_slopes(parts: Parts, config: LookaheadConfig, seeds: tuple[int, ...]) 
             ]
         ).to(parts.device, dtype)
         # every recorded sequence is a rollout of its own: rows are members, rollouts are windows
-        states, alive = [obs[0]], [torch.ones_like(reward[0])]
-        for j in range(horizon):
-            states.append(parts.world_model.sample(states[j], action[j], noise[:, j]))
-            ended = parts.termination(states[-1]) if config.terminate and parts.termination else None
-            alive.append(alive[j] if ended is None else alive[j] * ~ended)
-        g = parts.discount
+        model, ended = parts.world_model, parts.termination if config.terminate else None
+        rolled = unroll(obs[0], horizon, lambda j, _: action[j], lambda j, s, a: model.sample(s, a, noise[:, j]), ended)
+        states, alive, g = rolled.obs, rolled.alive, parts.discount
         imagined = sum(g**j * alive[j] * parts.reward(states[j], action[j]) for j in range(horizon))
         recorded = sum(g**j * reward[j] for j in range(horizon))
         error = imagined + g**horizon * (alive[-1] * value(states[-1]) - goes_on[-1] * value(after[-1])) - recorded

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mpcwdwm.planning import MppiConfig
-from mpcwdwm.planning.imagination import sequence_returns
 from mpcwdwm.planning.mppi import refit
+from mpcwdwm.planning.returns import sequence_returns
 from mpcwdwm.random import generator
 from tests.mpcwdwm.planning.test_mpc import ACT, DOUBLE, make_parts
 from tests.mpcwdwm.planning.test_planners import make, observations

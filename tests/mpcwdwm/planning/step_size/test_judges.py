@@ -276,6 +276,20 @@ def test_imagination_goes_on_with_the_value_where_there_is_one(known):
     assert found.item() != pytest.approx(imagination(endless, windows, Acts(), (0,), steps=8).item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("terminate", [True, False])
+def test_imagination_ends_rollouts_only_where_the_planner_does(terminate, known):
+    parts = dataclasses.replace(known[0], termination=lambda obs: torch.ones_like(obs[..., 0], dtype=torch.bool))
+
+    def scores(parts, **fields):
+        config = MpcConfig(H=1, M=1, step_size="auto", step_unit="state", candidates=2, **fields)
+        planner = AdaptiveMpc(parts, config)
+        planner.act(tensor([[0.5, 0.5]]))
+        return planner.judgement.scores["imagination"]
+
+    endless = scores(dataclasses.replace(parts, termination=None))
+    assert (scores(parts, terminate=terminate) == endless) != terminate
+
+
 def test_a_value_of_states_cannot_judge_actions(known):
     parts, _ = known
     valued = dataclasses.replace(parts, critic=SharedValue(lambda obs: obs.sum(-1).unsqueeze(1), 1))

@@ -1,55 +1,42 @@
-"""Imagination: rolling actions through the world model, and what the rollouts are worth.
+"""What rollouts through a planner's parts are worth.
 
 Whoever chooses the actions, a policy or a planned sequence, the model, the rewards, the terminal
 critic and the rule that ends a rollout are the same.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from mpcwdwm.imagination import Choose, Imagined, unroll
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import LookaheadConfig
 
-__all__ = ["Choose", "Imagined", "reduced", "returns_of", "sequence_returns", "unroll"]
-
-Choose = Callable[[int, Tensor], Tensor]
-"""(step j, imagined states (N, B, obs_dim)) → actions (N, B, act_dim); B is 1 at step 0."""
+__all__ = ["imagined_rollouts", "reduced", "returns_of", "sequence_returns"]
 
 
-@dataclass(frozen=True)
-class Imagined:
-    """B rollouts of H steps for each of N rows."""
-
-    obs: list[Tensor]  # H + 1 of (N, B, obs_dim)
-    action: list[Tensor]  # H + 1 of (N, B, act_dim)
-    alive: list[Tensor]  # H + 1 of (N, B): 1 until the rollout has terminated
-
-
-def unroll(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, *, terminate: bool = True) -> Imagined:
-    """Roll actions through the world model: s̃_0 = s, s̃_{j+1} = f(s̃_j, ã_j, ε_j).
+def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, *, terminate: bool = True) -> Imagined:
+    """Return B rollouts of H steps for each of N rows, with H + 1 actions.
 
     Args:
         parts: world model and termination rule.
         obs: the real observation, (N, obs_dim).
         noise: (N, H, B, *noise_shape).
-        choose: gives ã_j; all rollouts are one before the first transition, and it may answer for one.
+        choose: gives ã_j; all rollouts are one before the first transition, and it answers for that one.
         terminate: whether rollouts end by the known rule.
     """
     n, horizon, b = noise.shape[:3]
-    state = obs.unsqueeze(1)  # (N, 1, obs_dim)
-    states, actions = [state.expand(n, b, -1)], [choose(0, state).expand(n, b, -1)]
-    alive = [obs.new_ones(n, b)]
-    for j in range(horizon):
+
+    def action(j: int, state: Tensor) -> Tensor:
+        return choose(j, state) if j else choose(0, state[:, :1]).expand(n, b, -1)
+
+    def transition(j: int, state: Tensor, action: Tensor) -> Tensor:
         assert parts.world_model is not None
-        state = parts.world_model.sample(states[j], actions[j], noise[:, j])
-        ended = parts.termination(state) if terminate and parts.termination else None
-        alive.append(alive[j] if ended is None else alive[j] * ~ended)
-        states.append(state)
-        actions.append(choose(j + 1, state))
-    return Imagined(states, actions, alive)
+        return parts.world_model.sample(state, action, noise[:, j])
+
+    start = obs.unsqueeze(1).expand(n, b, -1)
+    rolled = unroll(start, horizon, action, transition, parts.termination if terminate else None)
+    rolled.action.append(action(horizon, rolled.obs[-1]))
+    return rolled
 
 
 def returns_of(parts: Parts, imagined: Imagined, config: LookaheadConfig) -> Tensor:
@@ -107,5 +94,5 @@ def sequence_returns(
     def choose(j: int, state: Tensor) -> Tensor:
         return actions[:, :, j] if j < length else parts.policy(psi0, state)
 
-    imagined = unroll(parts, obs, shared, choose, terminate=config.terminate)
+    imagined = imagined_rollouts(parts, obs, shared, choose, terminate=config.terminate)
     return returns_of(parts, imagined, config).unflatten(1, (s, m)).mean(2)

@@ -1,0 +1,60 @@
+"""Imagination: actions rolled through a model of the world, step after step, until a rule ends the rollout.
+
+Whoever chooses the actions (a policy, a plan, a recording) and whatever the rollouts are for, this is the one loop.
+It is differentiable, copies nothing, and no Python branch depends on a tensor's values.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Choose", "Imagined", "Transition", "unroll"]
+
+Choose = Callable[[int, Tensor], Tensor]
+"""(step j, states (…, obs_dim)) → actions (…, act_dim)."""
+Transition = Callable[[int, Tensor, Tensor], Tensor]
+"""(step j, states, actions) → next states (…, obs_dim)."""
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Rollouts of H steps from states of any leading shape; what stands behind an end is finite and means nothing."""
+
+    obs: list[Tensor]  # H + 1 of (…, obs_dim)
+    action: list[Tensor]  # H of (…, act_dim); H + 1 where one is chosen at the last state, too
+    alive: list[Tensor]  # H + 1 of (…): 1 until the rollout has ended, then 0
+
+
+def unroll(
+    obs: Tensor,
+    steps: int,
+    choose: Choose,
+    transition: Transition,
+    ended: Callable[[Tensor], Tensor] | None = None,
+) -> Imagined:
+    """Roll H steps: s̃_0 = s, ã_j = choose(s̃_j), s̃_{j+1} = f(s̃_j, ã_j).
+
+    A rollout that has ended goes on from its start, so that whatever the model would make of a state behind an
+    end (overflow, say) reaches neither the value nor the gradient: 0 · inf is nan in both. A state that is not
+    finite ends nothing unless `ended` says so, and shows in what is computed from it.
+
+    Args:
+        obs: where it begins, (…, obs_dim).
+        steps: H.
+        choose: the actions.
+        transition: the model.
+        ended: states → bool (…), the rollout ends with the transition that leads there; None: never.
+    """
+    states, actions, alive = [obs], list[Tensor](), [torch.ones_like(obs[..., 0])]
+    for j in range(steps):
+        actions.append(choose(j, states[j]))
+        state = transition(j, states[j], actions[j])
+        if ended is None:
+            alive.append(alive[j])
+        else:
+            alive.append(alive[j] * ~ended(state))
+            state = torch.where(alive[-1].unsqueeze(-1) > 0, state, obs)
+        states.append(state)
+    return Imagined(states, actions, alive)
