@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.units import TaskRef
 from mpcwdwm.components.component import Rows
@@ -21,9 +21,7 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
 from sweeps.plan.code import code_hash
 from sweeps.spec.document import Where
-
-if TYPE_CHECKING:
-    from sweeps.spec.spec import Spec
+from sweeps.spec.spec import Spec
 
 __all__ = ["Checked", "DatasetFacts", "Learner", "check"]
 
@@ -51,7 +49,7 @@ Learner = tuple[Rows, bool]
 """The rows a component learns from, and whether of all episodes or of the training episodes only."""
 
 
-def check(spec: "Spec", learners: dict[str, set[Learner]]) -> Checked:
+def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
     """Check every task of a sweep.
 
     Args:
@@ -65,7 +63,7 @@ def check(spec: "Spec", learners: dict[str, set[Learner]]) -> Checked:
     mujoco = mujoco_version()
     tasks, facts, notices = dict[str, TaskRef](), dict[str, DatasetFacts](), list[str]()
     fitting = set[tuple[Any, ...]]()
-    for task in spec.tasks:
+    for task in (resolved.task for resolved in spec.tasks):
         try:
             if task.not_runnable:
                 raise UserError(f"task '{task.name}' cannot be run: {task.not_runnable}")
@@ -96,7 +94,7 @@ def check(spec: "Spec", learners: dict[str, set[Learner]]) -> Checked:
     return Checked(tasks, facts, notices)
 
 
-def _entry(spec: "Spec", task: Task) -> Where:
+def _entry(spec: Spec, task: Task) -> Where:
     """Return where the task stands in the YAML."""
     for index, entry in enumerate(spec.document.data["tasks"]):
         if entry == task.name or (isinstance(entry, dict) and entry.get("name") == task.name):

@@ -15,19 +15,15 @@ from typing import Any, Protocol
 
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from mpcwdwm.components import ComponentConfig, component_class, policies
-from mpcwdwm.components.value import ValueConfig
 from mpcwdwm.config import Config
-from mpcwdwm.data import Task
-from mpcwdwm.planning import PlannerConfig
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
 from sweeps.plan.code import code_hash
 from sweeps.plan.keys import cell_key, cell_roots, component_code, component_key
-from sweeps.spec.grid import Choice, aliases, label
+from sweeps.plan.methods import Method, baseline_methods, planner_methods
+from sweeps.spec.grid import Choice
 from sweeps.spec.spec import Spec
 
 __all__ = ["Plan", "StoreView", "build_plan", "cell_packs", "component_packs"]
-
-MAX_UNITS = 200_000  # cells of a sweep; more is a slip of the pen
 
 
 class StoreView(Protocol):
@@ -66,89 +62,6 @@ class Plan:
         }
 
 
-# A method: one row of the table on one task
-
-
-@dataclass(frozen=True)
-class Method:
-    """What is evaluated, seeds left open."""
-
-    name: str  # of the planner or baseline in the spec
-    label: str  # the row's
-    planner: Choice[PlannerConfig] | None
-    base: str
-    parts: dict[str, Choice[ComponentConfig]]  # component name → the variant used
-    variant: str  # what differs in the components
-    # what parts build on that is no part itself
-    trained_with: dict[str, Choice[ComponentConfig]] = field(default_factory=dict)
-
-    @property
-    def choices(self) -> dict[str, Choice[ComponentConfig]]:
-        """Return the variant of every component that has to be trained."""
-        return {**self.parts, **self.trained_with}
-
-
-def baseline_methods(spec: Spec, task: Task) -> list[Method]:
-    """Return the frozen policies, one per variant of each."""
-    methods = []
-    for name in spec.baselines:
-        for choice in spec.components_of(task, name):
-            variant = label(choice.axes, aliases(type(choice.config)))
-            methods.append(Method(name, f"{name} {variant}".strip(), None, name, {name: choice}, variant))
-    return methods
-
-
-def planner_methods(spec: Spec, task: Task, name: str) -> list[Method]:
-    """Return a planner's grid, each point crossed with the variants of the parts it uses."""
-    variants = {part: spec.components_of(task, part) for part in spec.component_names}
-    values = {base: _values_of(base, variants["value"]) for base in policies(spec.component_names)}
-    methods = []
-    for choice in spec.planners_of(task, name):
-        base = choice.config.base
-        needs = choice.config.needs
-        used = dict.fromkeys((base, *needs))
-        found = {part: values[base] if part == "value" else variants[part] for part in used}
-        for combination in itertools.product(*found.values()):
-            parts = dict(zip(used, combination, strict=True))
-            for others in _trained_with(parts, variants):
-                differs = (label(p.axes, aliases(type(p.config)), f"{n}.") for n, p in {**parts, **others}.items())
-                variant = " ".join(text for text in differs if text)
-                point = label(choice.axes, aliases(type(choice.config)))
-                text = " ".join(part for part in (name, point, variant) if part)
-                methods.append(Method(name, text, choice, base, parts, variant, others))
-            if len(methods) > MAX_UNITS:
-                raise spec.document.error(("planners", name), f"planners.{name} has more than {MAX_UNITS} cells")
-        if not all(found.values()):
-            message = f"planners.{name} adapts {base}, and components.value is of other policies: leave out its 'of'"
-            raise spec.document.error(("planners", name), message)
-    return methods
-
-
-def _values_of(base: str, variants: Sequence[Choice[ComponentConfig]]) -> list[Choice[ComponentConfig]]:
-    """Return the variants of the component value that are of this policy, those of "base" among them."""
-    resolved = [replace(v, config=v.config.model_copy(update={"of": base})) for v in variants if _of(v) == "base"]
-    return [*resolved, *(variant for variant in variants if _of(variant) == base)]
-
-
-def _of(value: Choice[ComponentConfig]) -> str:
-    assert isinstance(value.config, ValueConfig)
-    return value.config.of
-
-
-def _trained_with(
-    parts: Mapping[str, Choice[ComponentConfig]], variants: Mapping[str, list[Choice[ComponentConfig]]]
-) -> list[dict[str, Choice[ComponentConfig]]]:
-    """Return what the parts build on without being among them: one entry per combination of its variants."""
-    bases = itertools.chain(*(_bases_of(choice) for choice in parts.values()))
-    names = list(dict.fromkeys(base for base in bases if base not in parts))
-    return [dict(zip(names, found, strict=True)) for found in itertools.product(*(variants[n] for n in names))]
-
-
-def _bases_of(choice: Choice[ComponentConfig]) -> tuple[str, ...]:
-    """Return the components that have to be trained before this one."""
-    return choice.config.builds_on
-
-
 # Units
 
 
@@ -165,7 +78,7 @@ class _Units:
     def component(self, name: str, choices: Mapping[str, Choice[ComponentConfig]], seed: int) -> ComponentUnit:
         """Return the unit that trains one of a method's choices with a seed, and note that it is needed."""
         choice = choices[name]
-        built_on = {base: self.component(base, choices, seed) for base in _bases_of(choice)}
+        built_on = {base: self.component(base, choices, seed) for base in choice.config.builds_on}
         parts = {part: unit.key for part, unit in built_on.items()}
         which = (name, id(choice), seed, *parts.values())
         if which not in self._trained:
@@ -264,7 +177,7 @@ def _add_task(
     plan.cells += cells
     select = spec.evaluation.select
     seeds = [*spec.seeds, *(select.seeds if select else ())]
-    order = {part: position for position, part in enumerate(spec.component_names)}
+    order = {part: position for position, part in enumerate(spec.tasks[0].components)}
     variants = dict.fromkeys(_text(unit.config) for unit in units.components.values())
     ranks = {text: rank for rank, text in enumerate(variants)}  # in order of appearance
     plan.components += sorted(
@@ -289,7 +202,7 @@ def _selected(units: _Units, candidates: list[Method], store: StoreView) -> tupl
         first = candidates[0].choices
         shared = {name for name, choice in first.items() if all(m.choices.get(name) is choice for m in candidates)}
         for name in shared.intersection(candidates[0].parts):
-            if shared.issuperset(_bases_of(first[name])):
+            if shared.issuperset(first[name].config.builds_on):
                 for seed in spec.seeds:
                     units.component(name, first, seed)
         return cells, len(spec.seeds)

@@ -25,11 +25,12 @@ from sweeps.spec.grid import Settings, aliases, read_settings
 from sweeps.spec.schema import Resources, SpecFile, TaskSection, known_keys
 
 __all__ = [
-    "Override",
+    "Layer",
+    "Owner",
     "fitted",
     "read_baselines",
+    "read_layer",
     "read_overrides",
-    "read_section",
     "read_tasks",
     "set_value",
     "storage_place",
@@ -96,13 +97,16 @@ def _steps(document: Document, name: str) -> Where:
 # The sections
 
 
+Owner = tuple[str, str]
+"""Whose settings they are: ("planners", "mpc")."""
+
+
 @dataclass(frozen=True)
-class Override:
-    """Settings on top of the sweep's own for the tasks whose name matches."""
+class Layer:
+    """Settings for the tasks whose name matches: the sweep's own, or one of its overrides."""
 
     patterns: tuple[str, ...]
-    components: dict[str, Settings]
-    planners: dict[str, Settings]
+    settings: dict[Owner, Settings]
 
     def concerns(self, task: Task) -> bool:
         """Return whether one of the patterns matches the task's name."""
@@ -142,26 +146,26 @@ def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
         raise document.error(at, str(error)) from None
 
 
-def read_section(document: Document, at: Where, known: Sequence[str], kind: str) -> dict[str, Settings]:
-    """Return the settings of each component or planner in the section at `at`."""
-    section = document.data
-    for step in at:
-        section = section[step] if not isinstance(section, dict) or step in section else {}
-    settings = dict[str, Settings]()
-    for name in section or {}:
-        if kind == "component" and ":" in name:  # one's own
-            try:
-                COMPONENTS[name]
-            except UserError as error:
-                raise document.error((*at, name), str(error), key=True) from None
-        elif name not in known:
-            hint = f"{did_you_mean(name, known)}; known: {', '.join(known)}"
-            raise document.error((*at, name), f"unknown {kind} '{name}' in {dotted(at)}{hint}", key=True)
-        settings[name] = read_settings(document, (*at, name))
-    return settings
+def read_layer(document: Document, at: Where, patterns: Sequence[str], planners: Sequence[str]) -> Layer:
+    """Return the settings of each component and planner in the sections below `at`; `planners` are the declared."""
+    settings = dict[Owner, Settings]()
+    parent = document.get(at)
+    for section, known in (("components", list(COMPONENTS)), ("planners", planners)):
+        kind, here = section.removesuffix("s"), (*at, section)
+        for name in parent.get(section) or {}:
+            if kind == "component" and ":" in name:  # one's own
+                try:
+                    COMPONENTS[name]
+                except UserError as error:
+                    raise document.error((*here, name), str(error), key=True) from None
+            elif name not in known:
+                hint = f"{did_you_mean(name, known)}; known: {', '.join(known)}"
+                raise document.error((*here, name), f"unknown {kind} '{name}' in {dotted(here)}{hint}", key=True)
+            settings[(section, name)] = read_settings(document, (*here, name))
+    return Layer(tuple(patterns), settings)
 
 
-def read_overrides(document: Document, file: SpecFile, tasks: tuple[Task, ...]) -> tuple[Override, ...]:
+def read_overrides(document: Document, file: SpecFile, tasks: tuple[Task, ...]) -> list[Layer]:
     """Return the overrides in order; a pattern without a task, a planner not declared, are errors."""
     names = [task.name for task in tasks]
     overrides = []
@@ -171,10 +175,8 @@ def read_overrides(document: Document, file: SpecFile, tasks: tuple[Task, ...]) 
             if not fnmatch.filter(names, pattern):
                 message = f"the pattern '{pattern}' matches no task of this sweep{did_you_mean(pattern, names)}"
                 raise document.error((*at, "tasks", position), message)
-        components = read_section(document, (*at, "components"), list(COMPONENTS), "component")
-        planners = read_section(document, (*at, "planners"), list(file.planners or ()), "planner")
-        overrides.append(Override(tuple(section.tasks), components, planners))
-    return tuple(overrides)
+        overrides.append(read_layer(document, at, section.tasks, list(file.planners or ())))
+    return overrides
 
 
 def read_baselines(document: Document, file: SpecFile) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
 """The sweep's YAML: how a file becomes a checked `Spec`.
 
 `load_spec` reads the file, applies ``--set``, ``--tasks`` and ``--seeds``, and checks everything that
-can be checked without the datasets; `Spec.components_of` and `Spec.planners_of` resolve the grid of
-one task: class default < published for that task < the sweep's own < its overrides, in order.
+can be checked without the datasets; every grid on every task is resolved by then.
 Whatever is wrong is one line that names file, line and place, and nothing has been started by then.
 """
 
@@ -15,28 +14,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mpcwdwm.components import (
-    COMPONENTS,
-    DEFAULT_WORLD_MODEL,
-    WORLD_MODELS,
-    ComponentConfig,
-    WorldModel,
-    component_config,
-)
-from mpcwdwm.data import Task, published_config
+from mpcwdwm.data import Task
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.nn.compute import ComputeConfig
-from mpcwdwm.planning import DEFAULT_KIND, PLANNERS, Planner, PlannerConfig, planner_config
-from mpcwdwm.registry import Registry
 from sweeps.spec.document import Document, parse_document, parse_value, read_document, write_yaml
-from sweeps.spec.grid import Choice, Settings, expand, merged
+from sweeps.spec.resolve import ResolvedTask, resolve
 from sweeps.spec.schema import Evaluation, Resources, Select, Share, SpecFile, known_keys
 from sweeps.spec.sections import (
-    Override,
     fitted,
     read_baselines,
+    read_layer,
     read_overrides,
-    read_section,
     read_tasks,
     set_value,
     storage_place,
@@ -44,7 +32,7 @@ from sweeps.spec.sections import (
     use_full_names,
 )
 
-__all__ = ["Evaluation", "Override", "Resources", "Select", "Share", "Spec", "list_specs", "load_spec"]
+__all__ = ["Evaluation", "Resources", "Select", "Share", "Spec", "list_specs", "load_spec"]
 
 
 # A checked sweep
@@ -52,16 +40,15 @@ __all__ = ["Evaluation", "Override", "Resources", "Select", "Share", "Spec", "li
 
 @dataclass(frozen=True)
 class Spec:
-    """A sweep, checked; everything absolute, nothing per task resolved yet."""
+    """A sweep, checked: every path absolute, every config resolved."""
 
     name: str
     path: Path  # of the YAML
-    tasks: tuple[Task, ...]
+    tasks: tuple[ResolvedTask, ...]
     seeds: tuple[int, ...]
-    components: dict[str, Settings]
-    planners: dict[str, Settings]
+    components: tuple[str, ...]  # those set at the top
+    planners: tuple[str, ...]
     baselines: tuple[str, ...]
-    overrides: tuple[Override, ...]
     evaluation: Evaluation
     compute: ComputeConfig
     resources: Resources
@@ -69,59 +56,10 @@ class Spec:
     tracking_uri: str
     document: Document  # what was read, for messages and for `to_yaml`
 
-    def settings(self, section: str, name: str, task: Task) -> Settings:
-        """Return what the sweep says of a component or planner on a task, overrides applied."""
-        layers = [getattr(self, section).get(name, {})]
-        layers += [getattr(part, section).get(name, {}) for part in self.overrides if part.concerns(task)]
-        return merged(layers)
-
-    def varying(self, section: str, name: str) -> tuple[str, ...]:
-        """Return the fields that are an axis on at least one task: what tells two rows apart."""
-        axes = [self.settings(section, name, task) for task in self.tasks]
-        fields = dict.fromkeys(field for settings in axes for field in settings)
-        return tuple(f for f in fields if any(f in s and len(s[f].values) > 1 for s in axes))
-
-    @property
-    def component_names(self) -> tuple[str, ...]:
-        """Return the known components and those of the user's own that the sweep names."""
-        own = [name for part in self.overrides for name in part.components]
-        named = [*self.components, *own, *self.baselines]
-        for planner in self.planners:
-            for task in self.tasks:
-                settings = self.settings("planners", planner, task)
-                for field in ("base", "critic_from"):
-                    named += [str(v) for v in settings[field].values if ":" in str(v)] if field in settings else []
-        return tuple(dict.fromkeys((*COMPONENTS, *named)))
-
-    def components_of(self, task: Task, name: str) -> list[Choice[ComponentConfig]]:
-        """Return the resolved configs of a component on a task, one per point of its axes."""
-        published = published_config(task, name)
-        settings = self.settings("components", name, task)
-        return expand(
-            self.document,
-            settings,
-            lambda given: component_config(name, published, given),
-            owner=("components", name),
-            known=_fields("components", name, settings),
-            varying=self.varying("components", name),
-        )
-
-    def planners_of(self, task: Task, name: str) -> list[Choice[PlannerConfig]]:
-        """Return the resolved configs of a planner on a task, one per point of its grid."""
-        settings = self.settings("planners", name, task)
-        return expand(
-            self.document,
-            settings,
-            planner_config,
-            owner=("planners", name),
-            known=_fields("planners", name, settings),
-            varying=self.varying("planners", name),
-        )
-
     def to_yaml(self) -> str:
         """Return the sweep as it runs, ``--set`` and filters applied, paths absolute: loads to the same."""
         data = {**self.document.data, "name": self.name, "seeds": list(self.seeds)}
-        data |= {"tasks": [_task_entry(task) for task in self.tasks], "baselines": list(self.baselines)}
+        data |= {"tasks": [_task_entry(each.task) for each in self.tasks], "baselines": list(self.baselines)}
         data |= {"evaluation": self.evaluation.to_dict(), "resources": self.resources.to_dict()}
         data |= {"compute": self.compute.to_dict()}
         data |= {"storage": self.storage, "tracking": {"uri": self.tracking_uri}}
@@ -149,22 +87,6 @@ def _task_entry(task: Task) -> Any:
     entry: dict[str, Any] = {"name": task.name, "dataset": str(task.path), "env": task.env_id}
     entry |= {"reference": list(task.reference) if task.reference else None}
     return {**entry, "termination": task.termination, "max_episode_steps": task.max_episode_steps}
-
-
-def _kinds(section: str, name: str) -> tuple[Registry[type[Planner]] | Registry[type[WorldModel]] | None, str]:
-    """Return the registry of a part's kinds and the kind where none is given; most components have only one."""
-    if section == "planners":
-        return PLANNERS, DEFAULT_KIND
-    return (WORLD_MODELS, DEFAULT_WORLD_MODEL) if name == "world_model" else (None, "")
-
-
-def _fields(section: str, name: str, settings: Settings) -> list[str]:
-    """Return the fields of the kinds that the settings ask for; `_check_kinds` has found them all."""
-    registry, default = _kinds(section, name)
-    if registry is None:
-        return list(COMPONENTS[name].config_class.model_fields)
-    asked = settings["kind"].values if "kind" in settings else (default,)
-    return [field for kind in asked for field in registry[str(kind)].config_class.model_fields]
 
 
 # Finding and reading
@@ -235,16 +157,17 @@ def load_spec(
         raise document.translated(error, lambda at: at, known_keys) from None
     known_tasks = read_tasks(document, file, path.parent)
     overrides = read_overrides(document, file, known_tasks)
-    return _checked(
+    own = read_layer(document, (), ["*"], list(file.planners or ()))
+    baselines = read_baselines(document, file)
+    return _check_choosing(
         Spec(
             name=file.name,
             path=path,
-            tasks=_filtered(known_tasks, tasks),
+            tasks=resolve(document, _filtered(known_tasks, tasks), [own, *overrides], baselines),
             seeds=file.seeds,
-            components=read_section(document, ("components",), list(COMPONENTS), "component"),
-            planners=read_section(document, ("planners",), list(file.planners or ()), "planner"),
-            baselines=read_baselines(document, file),
-            overrides=overrides,
+            components=tuple(file.components or ()),
+            planners=tuple(file.planners or ()),
+            baselines=baselines,
             evaluation=file.evaluation,
             compute=file.compute,
             resources=fitted(file.resources or Resources()),
@@ -266,17 +189,9 @@ def _filtered(tasks: tuple[Task, ...], patterns: Sequence[str] | None) -> tuple[
     return tuple(task for task in tasks if any(fnmatch.fnmatchcase(task.name, p) for p in patterns))
 
 
-def _checked(spec: Spec) -> Spec:
-    """Return the sweep after resolving every grid on every task, so that no error is left for later."""
-    document = spec.document
-    for task in spec.tasks:
-        for name in spec.planners:
-            _check_kinds(spec, task, "planners", name)
-            spec.planners_of(task, name)
-        for name in spec.component_names:
-            _check_kinds(spec, task, "components", name)
-            spec.components_of(task, name)
-    select = spec.evaluation.select
+def _check_choosing(spec: Spec) -> Spec:
+    """Return the sweep if ``evaluation.select`` has something to choose, on seeds and episodes of its own."""
+    document, select = spec.document, spec.evaluation.select
     if select is None:
         return spec
     if not spec.planners:
@@ -288,23 +203,3 @@ def _checked(spec: Spec) -> Spec:
         message = f"evaluation.select.env_seed is evaluation.env_seed, {select.env_seed}: choose on other episodes"
         raise document.error(("evaluation", "select", "env_seed"), message)
     return spec
-
-
-def _check_kinds(spec: Spec, task: Task, section: str, name: str) -> None:
-    """Refuse a kind that there is not, and a field that one of the kinds asked for lacks, at their places."""
-    settings, (registry, default) = spec.settings(section, name, task), _kinds(section, name)
-    if registry is None:
-        return
-    asked = [str(kind) for kind in settings["kind"].values] if "kind" in settings else [default]
-    for index, kind in enumerate(asked):
-        try:
-            registry[kind]
-        except UserError as error:
-            raise spec.document.error(settings["kind"].place(index), f"{section}.{name}: {error}") from None
-    fields = {kind: registry[kind].config_class.model_fields for kind in dict.fromkeys((*registry.own, *asked))}
-    for field, axis in settings.items():
-        having = [kind for kind, own in fields.items() if field in own]
-        lacking = [kind for kind in asked if kind not in having]
-        if having and lacking:  # a field that no kind has is a misspelling, found later
-            message = f"{section}.{name}: kind '{lacking[0]}' has no field '{field}', only {', '.join(having)}"
-            raise spec.document.error(axis.at, message, key=True)

@@ -390,7 +390,7 @@ def test_the_custom_planner_of_the_docs_runs(monkeypatch, tmp_path):
         "planners:\n  mine: {kind: 'my_package.planners:Shooting', H: 3, samples: [4, 8]}\n"
     )
     spec = load_spec(file)
-    assert [choice.config.samples for choice in spec.planners_of(spec.tasks[0], "mine")] == [4, 8]
+    assert [choice.config.samples for choice in spec.tasks[0].planners["mine"]] == [4, 8]
 
 
 def test_a_planner_drives_a_single_environment():

@@ -221,7 +221,7 @@ def test_a_size_that_is_given_needs_no_dataset_and_auto_does():
 
 def test_the_unit_is_chosen_and_misspelt_in_yaml(tmp_path):
     spec = spec_with(tmp_path, "{step_unit: [raw, action, state], step_size: 0.01}")
-    configs = [choice.config for choice in spec.planners_of(spec.tasks[0], "mine")]
+    configs = [choice.config for choice in spec.tasks[0].planners["mine"]]
     assert [(c.step_unit, c.step_size) for c in configs] == [("raw", 0.01), ("action", 0.01), ("state", 0.01)]
     with pytest.raises(UserError, match=r"s.yaml:5: .*step_unit should be .*\"stat\" \(did you mean 'state'") as caught:
         spec_with(tmp_path, "{step_unit: stat}")

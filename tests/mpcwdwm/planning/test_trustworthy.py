@@ -363,7 +363,7 @@ def spec_with(folder, planner):
 
 def test_presets_are_chosen_and_misspelt_in_yaml(tmp_path):
     spec = spec_with(tmp_path, "{preset: [paper, robust], H: 2}")
-    configs = [choice.config for choice in spec.planners_of(spec.tasks[0], "mine")]
+    configs = [choice.config for choice in spec.tasks[0].planners["mine"]]
     assert [(c.preset, c.horizon) for c in configs] == [("paper", 2), ("robust", 2)]
     for planner, message in (
         ("{preset: robst}", r"s.yaml:5: .*planners.mine.preset should be .*\"robst\" \(did you mean 'robust'"),

@@ -2,14 +2,20 @@
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpcwdwm.components import COMPONENTS
 from mpcwdwm.errors import UserError
+from sweeps.plan.methods import baseline_methods, planner_methods
+from sweeps.spec import resolve
 from sweeps.spec.document import parse_document, parse_value, write_yaml
+from sweeps.spec.grid import expand
 from sweeps.spec.spec import Spec, list_specs, load_spec
 
 HOPPER = "hopper-medium-replay-mini-ppo-v0"
@@ -354,18 +360,18 @@ def test_settings_are_layered_default_then_published_then_sweep_then_overrides(t
         "- {tasks: [hopper*], components: {rebrac: {steps: 9}}}\n",
     )
     half, hopper, walker = spec.tasks
-    configs = [spec.components_of(task, "rebrac")[0].config.to_dict() for task in spec.tasks]
+    configs = [task.components["rebrac"][0].config.to_dict() for task in spec.tasks]
     assert [config["steps"] for config in configs] == [8, 9, 7]
     assert [config["critic_bc_coef"] for config in configs] == [0.5, 0.5, 0.5]
     assert [config["actor_bc_coef"] for config in configs] == [0.001, 0.01, 0.05]  # published per task
-    assert [len(spec.planners_of(task, "mpc")) for task in (half, hopper, walker)] == [1, 1, 2]
+    assert [len(task.planners["mpc"]) for task in (half, hopper, walker)] == [1, 1, 2]
     # M is an axis somewhere in the sweep, so it tells rows apart everywhere
-    assert spec.planners_of(hopper, "mpc")[0].axes == {"rollouts": 2}
+    assert hopper.planners["mpc"][0].axes == {"rollouts": 2}
 
 
 def test_a_grid_is_the_product_of_its_axes_the_first_slowest(tmp_path: Path) -> None:
     spec = load(tmp_path, text(planners="{mpc: {kind: policy, E: [1, 2], H: [3, 5], M: [8]}}"))
-    choices = spec.planners_of(spec.tasks[0], "mpc")
+    choices = spec.tasks[0].planners["mpc"]
     assert [choice.axes for choice in choices] == [
         {"updates": 1, "horizon": 3},
         {"updates": 1, "horizon": 5},
@@ -387,8 +393,8 @@ def test_seeds_are_a_count_or_a_list(tmp_path: Path) -> None:
 def test_set_replaces_adds_and_accepts_short_names(tmp_path: Path) -> None:
     sets = ["planners.mpc.H=[2, 4]", "components.rebrac.steps=1e3", "evaluation.episodes=20", "resources.retries=0"]
     spec = load(tmp_path, text("resources:\n"), sets=sets)
-    assert [c.config.horizon for c in spec.planners_of(spec.tasks[0], "mpc")] == [2, 4]  # type: ignore[attr-defined]
-    assert spec.components_of(spec.tasks[0], "rebrac")[0].config.to_dict()["steps"] == 1000
+    assert [c.config.horizon for c in spec.tasks[0].planners["mpc"]] == [2, 4]  # type: ignore[attr-defined]
+    assert spec.tasks[0].components["rebrac"][0].config.to_dict()["steps"] == 1000
     assert (spec.evaluation.episodes, spec.resources.retries) == (20, 0)
 
 
@@ -407,8 +413,8 @@ def test_paths_are_relative_to_the_yaml_whatever_the_current_folder(
     monkeypatch.chdir("/")
     task = "{name: mine, dataset: data/x.hdf5, env: Walker2d-v4}"
     spec = load(tmp_path, text("tracking: {uri: 'sqlite:///runs/m.db'}\nstorage: out", tasks=f"[{task}]"))
-    assert spec.tasks[0].path == tmp_path / "data/x.hdf5"
-    assert spec.tasks[0].termination == "walker2d"
+    assert spec.tasks[0].task.path == tmp_path / "data/x.hdf5"
+    assert spec.tasks[0].task.termination == "walker2d"
     assert (spec.storage, spec.tracking_uri) == (str(tmp_path / "out"), f"sqlite:///{tmp_path}/runs/m.db")
     remote = load(tmp_path, text("storage: s3://bucket/x\ntracking: {uri: 'http://host:5000'}"))
     assert (remote.storage, remote.tracking_uri) == ("s3://bucket/x", "http://host:5000")
@@ -443,21 +449,36 @@ def test_the_resolved_yaml_loads_to_the_same_sweep_from_anywhere(tmp_path: Path)
     again = load(tmp_path / "elsewhere", spec.to_yaml())
     for field in ("name", "tasks", "seeds", "baselines", "evaluation", "resources", "storage", "tracking_uri"):
         assert getattr(again, field) == getattr(spec, field)
-    task = spec.tasks[0]
-    assert again.planners_of(task, "mpc") == spec.planners_of(task, "mpc")
-    assert again.components_of(task, "iql") == spec.components_of(task, "iql")
+    assert len(again.tasks[0].components["iql"]) == 2
+
+
+def test_every_grid_is_expanded_once_from_the_file_to_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expanded: Counter[tuple[object, ...]] = Counter()
+
+    def counted(*args: Any, owner: Any, **options: Any) -> Any:
+        expanded[owner] += 1
+        return expand(*args, owner=owner, **options)
+
+    monkeypatch.setattr(resolve, "expand", counted)
+    planners = "{mpc: {M: [2, 4]}, other: {kind: action}}"
+    spec = load(tmp_path, text(tasks=f"[{HOPPER}, hopper-medium-v2]", planners=planners))
+    for task in spec.tasks:  # what the plan does with them
+        assert baseline_methods(spec, task)
+        assert all(planner_methods(spec, task, name) for name in spec.planners)
+    parts = [("components", name) for name in COMPONENTS]
+    assert expanded == dict.fromkeys([*parts, ("planners", "mpc"), ("planners", "other")], len(spec.tasks))
 
 
 def test_a_planner_without_a_kind_is_the_method_itself(tmp_path: Path) -> None:
     spec = load(tmp_path, text(planners="{mpc: {H: 2}}"))
-    (choice,) = spec.planners_of(spec.tasks[0], "mpc")
+    (choice,) = spec.tasks[0].planners["mpc"]
     assert (choice.config.kind, choice.config.horizon) == ("policy", 2)
 
 
 def test_kinds_of_world_model_are_an_axis_like_any_other(tmp_path: Path) -> None:
     extra = "components: {world_model: {kind: [diffusion, flow], hidden_dim: 32, denoising_steps: [2, 4]}}"
     spec = load(tmp_path, text(extra))
-    choices = spec.components_of(spec.tasks[0], "world_model")
+    choices = spec.tasks[0].components["world_model"]
     assert [choice.axes for choice in choices] == [
         {"kind": kind, "denoising_steps": steps} for kind in ("diffusion", "flow") for steps in (2, 4)
     ]
@@ -473,5 +494,5 @@ def test_an_axis_of_one_tasks_kind_does_not_trouble_another_tasks(tmp_path: Path
     )
     spec = load(tmp_path, text(extra, tasks=f"[{HOPPER}, hopper-medium-v2]"))
     mini, medium = spec.tasks
-    assert [choice.axes for choice in spec.components_of(mini, "world_model")] == [{}]
-    assert [choice.axes for choice in spec.components_of(medium, "world_model")] == [{"ensemble": 1}, {"ensemble": 5}]
+    assert [choice.axes for choice in mini.components["world_model"]] == [{}]
+    assert [choice.axes for choice in medium.components["world_model"]] == [{"ensemble": 1}, {"ensemble": 5}]

@@ -157,10 +157,10 @@ def test_candidates_are_named_by_their_reset_where_there_are_two():
 
 def test_whose_resets_are_tried_is_chosen_and_misspelt_in_yaml(tmp_path):
     spec = spec_with(tmp_path, "{step_size: auto, candidate_resets: [given, both], reset: step}")
-    configs = [choice.config for choice in spec.planners_of(spec.tasks[0], "mine")]
+    configs = [choice.config for choice in spec.tasks[0].planners["mine"]]
     assert [(c.candidate_resets, c.reset) for c in configs] == [("given", "step"), ("both", "step")]
     plain = spec_with(tmp_path, "{step_size: auto}")
-    (config,) = (choice.config for choice in plain.planners_of(plain.tasks[0], "mine"))
+    (config,) = (choice.config for choice in plain.tasks[0].planners["mine"])
     assert (config.candidate_resets, config.judge) == ("given", "imagination")
     wrong = r"s.yaml:5: .*candidate_resets should be .*\"bith\" \(did you mean 'both'"
     with pytest.raises(UserError, match=wrong) as caught:

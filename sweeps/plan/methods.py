@@ -1,0 +1,94 @@
+"""The methods that are compared: the rows of the table on one task, seeds left open.
+
+A method is a frozen baseline, or one point of a planner's grid with one variant of each component it uses.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from mpcwdwm.components import ComponentConfig, policies
+from mpcwdwm.components.value import ValueConfig
+from mpcwdwm.planning import PlannerConfig
+from sweeps.spec.grid import Choice, aliases, label
+from sweeps.spec.resolve import ResolvedTask
+from sweeps.spec.spec import Spec
+
+__all__ = ["Method", "baseline_methods", "planner_methods"]
+
+MAX_METHODS = 200_000  # of one planner on one task; more is a mistake in the YAML
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is evaluated, seeds left open."""
+
+    name: str  # of the planner or baseline in the spec
+    label: str  # the row's
+    planner: Choice[PlannerConfig] | None
+    base: str
+    parts: dict[str, Choice[ComponentConfig]]  # component name → the variant used
+    variant: str  # what differs in the components
+    # what parts build on that is no part itself
+    trained_with: dict[str, Choice[ComponentConfig]] = field(default_factory=dict)
+
+    @property
+    def choices(self) -> dict[str, Choice[ComponentConfig]]:
+        """Return the variant of every component that has to be trained."""
+        return {**self.parts, **self.trained_with}
+
+
+def baseline_methods(spec: Spec, task: ResolvedTask) -> list[Method]:
+    """Return the frozen policies, one per variant of each."""
+    methods = []
+    for name in spec.baselines:
+        for choice in task.components[name]:
+            variant = label(choice.axes, aliases(type(choice.config)))
+            methods.append(Method(name, f"{name} {variant}".strip(), None, name, {name: choice}, variant))
+    return methods
+
+
+def planner_methods(spec: Spec, task: ResolvedTask, name: str) -> list[Method]:
+    """Return a planner's grid, each point crossed with the variants of the parts it uses."""
+    variants = task.components
+    values = {base: _values_of(base, variants["value"]) for base in policies(variants)}
+    methods = []
+    for choice in task.planners[name]:
+        base = choice.config.base
+        needs = choice.config.needs
+        used = dict.fromkeys((base, *needs))
+        found = {part: values[base] if part == "value" else variants[part] for part in used}
+        for combination in itertools.product(*found.values()):
+            parts = dict(zip(used, combination, strict=True))
+            for others in _trained_with(parts, variants):
+                differs = (label(p.axes, aliases(type(p.config)), f"{n}.") for n, p in {**parts, **others}.items())
+                variant = " ".join(text for text in differs if text)
+                point = label(choice.axes, aliases(type(choice.config)))
+                text = " ".join(part for part in (name, point, variant) if part)
+                methods.append(Method(name, text, choice, base, parts, variant, others))
+            if len(methods) > MAX_METHODS:
+                raise spec.document.error(("planners", name), f"planners.{name} has more than {MAX_METHODS} cells")
+        if not all(found.values()):
+            message = f"planners.{name} adapts {base}, and components.value is of other policies: leave out its 'of'"
+            raise spec.document.error(("planners", name), message)
+    return methods
+
+
+def _values_of(base: str, variants: Sequence[Choice[ComponentConfig]]) -> list[Choice[ComponentConfig]]:
+    """Return the variants of the component value that are of this policy, those of "base" among them."""
+    resolved = [replace(v, config=v.config.model_copy(update={"of": base})) for v in variants if _of(v) == "base"]
+    return [*resolved, *(variant for variant in variants if _of(variant) == base)]
+
+
+def _of(value: Choice[ComponentConfig]) -> str:
+    assert isinstance(value.config, ValueConfig)
+    return value.config.of
+
+
+def _trained_with(
+    parts: Mapping[str, Choice[ComponentConfig]], variants: Mapping[str, list[Choice[ComponentConfig]]]
+) -> list[dict[str, Choice[ComponentConfig]]]:
+    """Return what the parts build on without being among them: one entry per combination of its variants."""
+    bases = itertools.chain(*(choice.config.builds_on for choice in parts.values()))
+    names = list(dict.fromkeys(base for base in bases if base not in parts))
+    return [dict(zip(names, found, strict=True)) for found in itertools.product(*(variants[n] for n in names))]
