@@ -36,6 +36,7 @@ class ActionAscent(Planner):
     """
 
     config_class = ActionConfig
+    follows_gradient = True
     config: ActionConfig
 
     def initial(self) -> Params:

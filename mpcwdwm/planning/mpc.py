@@ -165,6 +165,7 @@ class AdaptiveMpc(Planner):
     """The planner: keeps every row's ψ from step to step and acts with it."""
 
     config_class = MpcConfig
+    follows_gradient = True
     config: MpcConfig
     # α, or its size where every state has its own: one, or one per row (N,); measured at the first step where None
     alpha: float | Tensor | None = None

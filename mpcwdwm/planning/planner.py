@@ -19,6 +19,7 @@ from mpcwdwm.components.registry import COMPONENTS, CriticSource, PolicyName
 from mpcwdwm.config import Config, Flag, Int, Real, setting
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.compute import Captured, ComputeConfig, matmul_precision, path_of
+from mpcwdwm.planning.interface import check_answers, check_methods
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.random import generator
 
@@ -134,6 +135,7 @@ class Planner:
     """
 
     config_class: ClassVar[type[PlannerConfig]]
+    follows_gradient: ClassVar[bool] = False  # of world model and critic: then they must not be detached
     config: PlannerConfig
 
     def __init__(
@@ -149,6 +151,7 @@ class Planner:
         self.parts = _sufficient(parts, self.config)
         if len(self.seeds) != parts.members:
             raise UserError(f"{len(self.seeds)} seeds for {parts.members} members: give one seed per member")
+        check_methods(parts)
         self.rows = parts.members * episodes
         self.compute = compute or ComputeConfig()
         self.path = path_of(self.compute, parts.device)
@@ -234,6 +237,7 @@ class Planner:
         """
         first = not self.act_dim
         if first:
+            check_answers(self.parts, self.psi0, obs, gradient=self.follows_gradient)
             self.obs = obs.clone()
             self.act_dim = self.pretrained_action().shape[-1]
             self._noises = []  # its shapes may depend on the number of actions
