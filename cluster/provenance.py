@@ -13,12 +13,17 @@ import psutil
 
 import mpcwdwm
 
-__all__ = ["git_sha", "host_name", "is_dead", "now", "process", "provenance"]
+__all__ = ["cores", "git_sha", "host_name", "is_dead", "now", "process", "provenance"]
 
 
 def host_name() -> str:
     """Return the name of this machine as it appears in manifests, leases and temporary names."""
     return socket.gethostname()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def now() -> str:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import h5py
+import platformdirs
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -56,8 +57,8 @@ class _Refused(Exception):
 
 
 def settings_path() -> Path:
-    """Return ``$XDG_CONFIG_HOME/mpcwdwm/settings.yaml``, by default under ``~/.config``."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "mpcwdwm" / "settings.yaml"
+    """Return the path of the user's settings, on Linux under ``$XDG_CONFIG_HOME/mpcwdwm`` or ``~/.config/mpcwdwm``."""
+    return platformdirs.user_config_path("mpcwdwm", appauthor=False) / "settings.yaml"
 
 
 def mirrors_from_settings() -> list[str]:

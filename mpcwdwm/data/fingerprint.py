@@ -11,12 +11,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import platformdirs
+
 __all__ = ["cache_folder", "sha256_of", "write_json"]
 
 
 def cache_folder() -> Path:
-    """Return ``$XDG_CACHE_HOME/mpcwdwm``, by default ``~/.cache/mpcwdwm``; it may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpcwdwm"
+    """Return the user's cache folder, on Linux ``$XDG_CACHE_HOME/mpcwdwm`` or ``~/.cache/mpcwdwm``."""
+    return platformdirs.user_cache_path("mpcwdwm", appauthor=False)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

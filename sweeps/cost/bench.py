@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from cluster.provenance import cores
 from mpcwdwm.components import COMPONENTS, component_config
 from mpcwdwm.envs.factory import FAMILIES
 from mpcwdwm.errors import UserError
@@ -83,8 +84,8 @@ def bench_place(device: str | None, threads: int) -> Place:
         raise UserError(f"--device '{device}': give cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU here; leave the option out to measure the processor")
-    if not 1 <= threads <= _cores():
-        raise UserError(f"--threads {threads}: this machine has {_cores()} cores, give 1 to {_cores()}")
+    if not 1 <= threads <= cores():
+        raise UserError(f"--threads {threads}: this machine has {cores()} cores, give 1 to {cores()}")
     return Place(device, threads)
 
 
@@ -152,16 +153,12 @@ def describe(place: Place) -> dict[str, Any]:
     """Return what this machine is."""
     return {
         "processor": _processor(),
-        "cores": _cores(),
+        "cores": cores(),
         "threads": place.threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "device": place.device,
         "torch": torch.__version__,
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -193,7 +190,7 @@ def _uncompiled(device: str) -> ComputeConfig:
 
 def crowding(place: Place) -> Crowding:
     """Return how much longer each kind of work takes with the other cores at work."""
-    beside = min(MOST_BESIDE, _cores() // place.threads - 1)
+    beside = min(MOST_BESIDE, cores() // place.threads - 1)
     if beside < 1:
         return Crowding()
     parts = {name: component_config(name, {}, {}) for name in ("rebrac", "iql", "world_model", "reward")}

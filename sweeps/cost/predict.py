@@ -8,14 +8,13 @@ other, comes from `sweeps.cost.machine`.
 
 import heapq
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 
-from cluster.provenance import host_name
+from cluster.provenance import cores, host_name
 from cluster.units import CellUnit, ComponentUnit, Pack
 from mpcwdwm.components import COMPONENTS, ActorComponent, component_config
 from mpcwdwm.nn.compute import ComputeConfig
@@ -133,8 +132,7 @@ def _wants_gpu(resources: Resources) -> bool:
 
 def slots(share: Share, resources: Resources) -> int:
     """Return how many such processes run at a time on this machine, at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fitting = [cores / share.cpus, resources.concurrency or math.inf]
+    fitting = [cores() / share.cpus, resources.concurrency or math.inf]
     if share.gpus:
         fitting.append(max(1, torch.cuda.device_count()) / share.gpus)
     return max(1, int(min(fitting)))

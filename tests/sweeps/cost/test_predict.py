@@ -167,7 +167,7 @@ def test_the_policy_acts_until_the_longest_episode_ends_an_environment_steps_unt
 def test_processes_side_by_side_and_what_surrounds_the_work_are_as_bench_has_stored_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict_module.os, "sched_getaffinity", lambda _: set(range(2)), raising=False)
+    monkeypatch.setattr(predict_module, "cores", lambda: 2)
     sets = ["resources.concurrency=2", "components.rebrac.steps=400000"]
     alone = predict(plan(tmp_path, Archive(), sets=sets), Archive())
     assert NO_BENCH in alone.notices
@@ -215,7 +215,7 @@ def test_processes_take_the_next_pack_when_they_are_free() -> None:
 def test_the_longest_component_is_trained_first_as_the_driver_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict_module.os, "sched_getaffinity", lambda _: set(range(2)), raising=False)
+    monkeypatch.setattr(predict_module, "cores", lambda: 2)
     sets = [f"components.{name}.steps={steps}" for name, steps in (("rebrac", 1000), ("world_model", 1000))]
     sets += ["components.reward.steps=2000", "components.reward.batch_size=1024", "components.rebrac.batch_size=1024"]
     made = predict(plan(tmp_path, Archive(), sets=[*sets, "resources.concurrency=2"]), Archive())
@@ -223,7 +223,7 @@ def test_the_longest_component_is_trained_first_as_the_driver_does(
 
 
 def test_slots_are_limited_by_cores_and_by_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_module.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(predict_module, "cores", lambda: 8)
     assert slots(Share(cpus=1), Resources()) == 8
     assert slots(Share(cpus=3), Resources()) == 2
     assert slots(Share(cpus=1), Resources(concurrency=3)) == 3
