@@ -195,7 +195,7 @@ def table(spec: SpecArgument) -> None:
 def models(spec: SpecArgument) -> None:
     """Print how well a sweep's world and reward models predict held-out episodes; draw it over training."""
     from analysis.figures.drawing import rendered
-    from analysis.figures.figures import models_figure
+    from analysis.figures.sweep import models_figure
     from analysis.models.report import build_models
     from sweeps.reports import note_changes, terminal_width, write_files
 
@@ -212,7 +212,7 @@ def models(spec: SpecArgument) -> None:
 def figures(spec: SpecArgument) -> None:
     """Draw what each field of a planner does to its gain, and the learning curves of policies; print the files."""
     from analysis.figures.drawing import rendered
-    from analysis.figures.figures import sweep_figures
+    from analysis.figures.sweep import sweep_figures
     from sweeps.reports import note_changes, write_files
 
     loaded = _load(spec)
@@ -339,7 +339,7 @@ def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, se
 
 def _print_table(spec: "Spec") -> None:
     """Print a sweep's table and write it beside its results."""
-    from analysis.table.table import build_table
+    from analysis.table.comparison import build_table
     from sweeps.reports import terminal_width, write_files
 
     built = build_table(spec.tracking_uri, spec.name)

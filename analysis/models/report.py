@@ -1,4 +1,4 @@
-"""How well a sweep's models predict held-out episodes: the tables of world models and reward models.
+"""Errors of a sweep's models on held-out episodes: the tables of world models and reward models.
 
 `build_models` reads the records, `ModelsReport` renders them as CSV, Markdown and text. Every number is a mean over
 training seeds of one value per seed, the model's at the end of its training; a ratio compares models of the same

@@ -38,7 +38,7 @@ def average_groups(by_task: Mapping[str, Sequence[Group]]) -> tuple[list[Group],
         if paper is not None:
             averages.append(paper)
         elif unscored and any(group.row.kind == "published" for group in members.values()):
-            continue  # papers lack what they lack
+            continue  # a paper that does not report a task needs no note
         elif unscored:
             notes.append(f"average: {label} is left out, it has no score on {', '.join(unscored)}")
         else:

@@ -98,7 +98,7 @@ def _is_finite(value: Any) -> bool:
     return value is not None and bool(np.isfinite(value))
 
 
-# ---- what they say ------------------------------------------------------------------------------
+# ---- judgement ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Answer:
 def mark_under_trained(groups: Sequence[Group], curves: Mapping[str, Curve]) -> tuple[list[Group], list[str]]:
     """Return the rows of one task with ``under_trained`` filled in, and a note on each base that is not trained.
 
-    A planner's row has the word on its base. bc, planners on it, the dataset and papers have none.
+    A planner's row is marked as its base is. Rows of bc, planners on it, dataset and papers are not judged.
 
     Args:
         groups: as `analysis.table.rows.groups_of` returns them.
@@ -121,16 +121,16 @@ def mark_under_trained(groups: Sequence[Group], curves: Mapping[str, Curve]) -> 
     baselines = [group for group in groups if group.row.kind == "none" and group.scores is not None]
     clones = [group for group in baselines if group.row.base == CLONE]
     dataset = next((group.row.score_mean for group in groups if group.row.kind == "dataset"), None)
-    words: dict[str, bool | None] = {}  # base key → whether it is under-trained
+    judged: dict[str, bool | None] = {}  # base key → whether it is under-trained
     notes = []
     for base in baselines:
         if base not in clones:
             answers = [_moving(base, curves), *(_below_clone(base, clone) for clone in clones)]
             answers += [] if dataset is None else [_below_dataset(base, dataset)]
             word = _joint(answer.against for answer in answers)
-            words |= dict.fromkeys((str(cell.facts["base_key"]) for cell in base.cells), word)
+            judged |= dict.fromkeys((str(cell.facts["base_key"]) for cell in base.cells), word)
             notes += _notes(base, word, answers)
-    return [_marked(group, (words.get(str(c.facts["base_key"])) for c in group.cells)) for group in groups], notes
+    return [_marked(group, (judged.get(str(c.facts["base_key"])) for c in group.cells)) for group in groups], notes
 
 
 def mark_averages(averages: Sequence[Group], by_task: Mapping[str, Sequence[Group]]) -> list[Group]:
@@ -154,7 +154,7 @@ def mark_averages(averages: Sequence[Group], by_task: Mapping[str, Sequence[Grou
 
 
 def _moving(base: Group, curves: Mapping[str, Curve]) -> Answer:
-    """Say whether a base's score still moves."""
+    """Judge whether a base's score still moves."""
     assert base.scores is not None
     done = [cell for cell in base.cells if cell.episodes is not None]
     scores = base.scores.for_new_seeds()
@@ -178,7 +178,7 @@ def _moving(base: Group, curves: Mapping[str, Curve]) -> Answer:
 
 
 def _below_clone(base: Group, clone: Group) -> Answer:
-    """Say whether a base fails to beat bc on its own seeds and starting states; not asked where bc lacks some."""
+    """Judge whether a base fails to beat bc on the same seeds and starting states; passes where bc lacks some."""
     try:
         evidence = Evidence((paired_differences(_scores(base), _scores(clone)),))
     except UnpairedError:
@@ -211,16 +211,16 @@ def _notes(base: Group, word: bool | None, answers: Sequence[Answer]) -> list[st
     return [f"{row.task}: {row.label} is under-trained {UNDER_TRAINED}: {'; '.join(reasons + unknown)}"]
 
 
-def _joint(words: Iterable[bool | None]) -> bool | None:
-    """Return True if one of the words is, else None if one is unknown or there is none."""
-    known = list(words)
+def _joint(answers: Iterable[bool | None]) -> bool | None:
+    """Return True if one of them is True, else None if one is unknown or there are none."""
+    known = list(answers)
     if True in known:
         return True
     return None if None in known or not known else False
 
 
-def _marked(group: Group, words: Iterable[bool | None]) -> Group:
-    return replace(group, row=replace(group.row, under_trained=_joint(words)))
+def _marked(group: Group, answers: Iterable[bool | None]) -> Group:
+    return replace(group, row=replace(group.row, under_trained=_joint(answers)))
 
 
 def _scores(group: Group) -> dict[int, dict[int, float]]:

@@ -1,4 +1,4 @@
-"""What the table may be read to say, in sentences: does adaptation help, and are the rows comparable?
+"""Sentences below the table: whether adaptation helps, and whether the rows are comparable.
 
 A gain is called shown only if its interval excludes zero after counting how many cells it was the
 best of (Bonferroni): the best of many cells that do nothing looks like a gain.
@@ -36,7 +36,7 @@ def verdict(task: str, groups: Sequence[Group]) -> str | None:
     if not planners:
         return None
     if not gained:
-        return f"{task}: no cell has a paired gain, so nothing can be said"
+        return f"{task}: no cell has a paired gain, so no conclusion"
     best = max(gained, key=lambda group: group.row.gain_mean or 0.0)
     row, k = best.row, len(gained)
     gain = _gain_text(row)
@@ -77,7 +77,7 @@ def _conclusion(row: Row, counted: Interval | None, k: int) -> str:
         return f"no gain shown once the choice among {k} cells is counted"
     seeds = interval_text(row.gain_seed_low, row.gain_seed_high, sign=True)
     if row.gain_seed_low is None:
-        return "gain shown for these policies; nothing is known about new training seeds, which takes three"
+        return "gain shown for these policies; an interval over new training seeds takes three seeds"
     if row.gain_seed_low > 0:
         return f"gain shown for these policies and for new training seeds {seeds}"
     return f"gain shown for these policies, not for new training seeds {seeds}"

@@ -8,7 +8,7 @@ from scipy import stats
 
 from analysis.figures.ablation import SHORT
 from analysis.figures.drawing import Scale, label_columns, looks, rendered
-from analysis.figures.figures import models_figure, sweep_figures
+from analysis.figures.sweep import models_figure, sweep_figures
 from analysis.models.report import build_models
 from cluster.store import open_store
 from mpcwdwm.errors import UserError

@@ -33,7 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy
 
 from rich.console import Console
 
-from analysis.table.table import build_table
+from analysis.table.comparison import build_table
 from cluster.provenance import provenance
 from cluster.ray import start as ray_cluster
 from cluster.store import Store, open_store

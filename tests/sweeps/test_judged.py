@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from analysis.agreement import agreement, to_text
-from analysis.table.table import build_table
+from analysis.table.comparison import build_table
 from cluster.store import open_store
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig, planner_config

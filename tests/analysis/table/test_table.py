@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from analysis.statistics import episode_interval, seed_interval
+from analysis.table.comparison import build_table
 from analysis.table.rows import TIME_COLUMNS, Row
-from analysis.table.table import build_table
 from sweeps.records.fields import plan_record
 from sweeps.records.tracker import Tracker
 from tests.support.recorded_sweeps import baseline, component, mpc, publish_result, record, task
@@ -159,7 +159,7 @@ def test_an_unpaired_cell_has_a_dash_and_a_note(store, tmp_path):
     assert any(
         "no gain is shown, because the base of training seed 0 lacks environment seed 7" in n for n in table.notes
     )
-    assert "nothing can be said" in table.verdicts[0]
+    assert "no conclusion" in table.verdicts[0]
 
 
 def test_a_base_trained_otherwise_is_not_a_counterpart(store, tmp_path):

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from analysis.runs import Records
+from analysis.table.comparison import build_table
 from analysis.table.rows import Cell, groups_of
-from analysis.table.table import build_table
 from analysis.table.under_training import base_keys, mark_under_trained, move
 from tests.support.recorded_sweeps import baseline, component, mpc, record, task
 

@@ -38,7 +38,7 @@ LEGEND = (
 )
 UNDER_TRAINED_NOTE = (
     f"{UNDER_TRAINED} under-trained: the base's score still moved over the last 20 % of updates, or is not above bc, "
-    "or not above the dataset's mean; a gain over it may be what its training left undone"
+    "or not above the dataset's mean; longer training might give the same gain"
 )
 PUBLISHED_NOTE = (
     "published scores come from their authors' runs, not from the environment and simulator version of this table"
