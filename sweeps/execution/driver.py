@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Literal
 
 from analysis.mlflow_store import SPEC_FILE
 from cluster import packs
+from cluster.ray.attempts import Finished
 from cluster.store import Store, open_store
 from cluster.units import SHELVES, Pack, Unit
+from cluster.work import Compute
 from mpcwdwm.errors import UserError
-from sweeps.execution.interrupt import Background, catch_signals, interruptible
+from sweeps.execution.interrupt import Background, interruptible
 from sweeps.execution.meter import Meter
 from sweeps.execution.progress import ProgressLines, relative_work
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
@@ -29,10 +31,8 @@ from sweeps.records.recorder import Recorder, shelf_folder
 from sweeps.records.tracker import Tracker
 from sweeps.spec.spec import Spec
 
-if TYPE_CHECKING:  # Ray takes seconds to import, and a run that finds everything done needs none
-    from cluster.ray.pool import Finished, Pool
-    from cluster.work import Compute
-    from sweeps.execution.trials import Evaluation
+if TYPE_CHECKING:  # it imports Ray, which takes seconds, and a run that finds everything done needs none
+    from sweeps.execution.workers import Workers
 
 __all__ = ["Failure", "Outcome", "run"]
 
@@ -57,7 +57,7 @@ class Outcome:
 
 
 def run(
-    spec: Spec, *, verbose: bool = False, lines: ProgressLines | None = None, compute: "Compute | None" = None
+    spec: Spec, *, verbose: bool = False, lines: ProgressLines | None = None, compute: Compute | None = None
 ) -> Outcome:
     """Compute and record whatever of a sweep is missing.
 
@@ -95,14 +95,13 @@ class Driver:
         lines: ProgressLines,
         *,
         verbose: bool,
-        compute: "Compute | None",
+        compute: Compute | None,
     ) -> None:
         self.spec, self.store, self.tracker, self.lines = spec, store, tracker, lines
         self.verbose, self.compute = verbose, compute
         self.outcome = Outcome()
         self.meter, self.recorder = Meter(lines), Recorder(tracker, store)
-        self._pool: Pool | None = None
-        self._evaluation: Evaluation | None = None
+        self._workers: Workers | None = None
         self._recorded = False  # whether MLflow has our parent run
         self._waiting: list[Pack] = []  # packs whose parts are not all published
         self._open: set[str] = set()  # ids of the packs that have not ended
@@ -112,15 +111,12 @@ class Driver:
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
             self._take(plan)
-            if self._is_complete():
-                self._record_plan()
-            else:
-                in_background = Background(self._record_plan)
-                self._start_ray()
-                in_background.join()
+            in_background = Background(self._record_plan)  # a new MLflow store takes seconds, and so does Ray
+            workers = None if self._is_complete() else self._start_workers()
+            in_background.join()
             self.tracker.sync(self._published())
-            while not self._is_complete():
-                self._work_off()
+            while workers is not None and not self._is_complete():
+                self._work_off(workers)
                 self._complain(self.recorder.drain())
                 if self.plan.awaiting_choice:
                     self._take(build_plan(self.spec, self.store))
@@ -132,7 +128,8 @@ class Driver:
             status = "KILLED"
             raise
         finally:
-            self._close()
+            if self._workers is not None:
+                self._workers.close()
             self._close_record(status)
         return self.outcome
 
@@ -186,37 +183,18 @@ class Driver:
 
     # Work
 
-    def _start_ray(self) -> None:
+    def _start_workers(self) -> "Workers":
         # Without this a thread that still waits for Tune would start another Ray after the end.
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
-        from cluster.ray import start as ray_cluster
-        from cluster.ray.pool import Pool
-        from sweeps.execution.trials import Evaluation
+        from sweeps.execution.workers import Workers
 
-        wants = self.spec.resources
-        ray_cluster.start(wants.address, quiet=not self.verbose)
-        catch_signals()  # Ray has put its own handler in place of ours
-        actor, trial = ((share.cpus, share.gpus or 0.0) for share in (wants.actor, wants.trial))
-        self._slots = tuple(min(wants.concurrency or 10**6, ray_cluster.capacity(*each)) for each in (actor, trial))
-        self._pool = Pool(
-            self.store.location,
-            slots=self._slots[0],
-            cpus=actor[0],
-            gpus=actor[1],
-            retries=wants.retries,
-            compute=self.compute,
-        )
-        self._evaluation = Evaluation(
-            self.store, cpus=trial[0], gpus=trial[1], retries=wants.retries, compute=self.compute
-        )
+        self._workers = Workers(self.store, self.spec.resources, quiet=not self.verbose, compute=self.compute)
         packs.sweep_up(self.store)
+        return self._workers
 
-    def _work_off(self) -> None:
+    def _work_off(self, workers: "Workers") -> None:
         """Run what the plan lacks until everything is published or has failed."""
-        assert self._pool is not None
-        assert self._evaluation is not None
-        pool, evaluation = self._pool, self._evaluation
-        evaluation.rest()  # after a choice: idle trials would keep their processors from training
+        workers.rest()  # after a choice: idle trials would keep their processors from training
         training, cells = self._missing_packs()
         self._look_up()  # what others have published since the plan was made is in no pack
         self.meter.expect("component", training)
@@ -225,19 +203,20 @@ class Driver:
         self._waiting = [*(pack for pack in training if _parts(pack)), *cells]
         for pack in training:
             if not _parts(pack):
-                pool.submit(pack)
+                workers.submit(pack)
         while self._open:
-            ended = [*pool.poll(timeout=0.0), *evaluation.poll()]
+            ended = workers.poll()
             for end in ended:
                 self._settle(end)
-            self._release_ready()
-            self._share_out()
+            for pack in self._released():
+                workers.submit(pack)
+            workers.share_out(has_trained_task=self._has_trained_task())
             self._complain(self.recorder.complaint())
             if ended or self.meter.due():
-                self._draw()
+                self._draw(workers)
             if not ended:
                 time.sleep(TICK)
-        self._draw()
+        self._draw(workers)
 
     def _missing_packs(self) -> tuple[list[Pack], list[Pack]]:
         """Return what to train and what to evaluate: packs that were begun as they were, the rest anew.
@@ -253,7 +232,7 @@ class Driver:
         training.sort(key=lambda pack: (tasks.index(pack.units[0].task.name), -relative_work(pack)))
         return training, [pack for pack in chosen if pack.kind == "cell"]
 
-    def _settle(self, end: "Finished") -> None:
+    def _settle(self, end: Finished) -> None:
         """Take note of a pack that has ended: record what it published, and what failed."""
         for unit in end.pack.units:
             if unit.key not in self.units:
@@ -274,13 +253,10 @@ class Driver:
         self.outcome.failed[unit.key] = failure
         self.lines.note(f"failed: {unit.key}: {failure.error} (log: {failure.log})")
 
-    def _release_ready(self) -> None:
-        """Submit the packs for whose parts nothing is left to wait; units whose parts have failed fail too."""
-        assert self._pool is not None
-        assert self._evaluation is not None
+    def _released(self) -> Iterator[Pack]:
+        """Yield the packs for whose parts nothing is left to wait; units whose parts have failed fail too."""
         training = set(self.units) - self.done["component"] - set(self.outcome.failed)
-        ready = [pack for pack in self._waiting if training.isdisjoint(_parts(pack))]
-        for pack in ready:
+        for pack in [pack for pack in self._waiting if training.isdisjoint(_parts(pack))]:
             self._waiting.remove(pack)
             runnable = tuple(unit for unit in pack.units if self._has_parts(unit))
             self._open.discard(pack.id)
@@ -288,7 +264,7 @@ class Driver:
                 left = Pack(runnable, pack.compute)
                 self._open.add(left.id)
                 self.meter.know(left)
-                (self._pool if left.kind == "component" else self._evaluation).submit(left)
+                yield left
 
     def _has_parts(self, unit: Unit) -> bool:
         """Return whether a unit can be computed; it fails with a failed part of its own."""
@@ -303,54 +279,16 @@ class Driver:
                 return False  # the pack was begun for more seeds than are planned now: nobody trains its part
         return True
 
-    def _share_out(self) -> None:
-        """Divide the slots between training and evaluation.
-
-        Training has them all while it can use them, because the cells of its tasks wait for it. Cells
-        of tasks that are completely trained get half; others get what training leaves free.
-        """
-        assert self._pool is not None
-        assert self._evaluation is not None
-        train, trial = self._slots
-        free = max(0.0, 1 - self._pool.pending / train)
-        if self._evaluation.waiting + self._evaluation.running == 0:
-            self._pool.resize(train)
-            if free == 0.0:
-                self._evaluation.rest()
-            return
-        if train > 1 and trial > 1 and self._has_trained_task():
-            free = max(free, 0.5)
-        self._evaluation.allow(int(free * trial))
-        if free * trial < 1:
-            self._evaluation.rest()  # its actors, idle by now, would keep processors that training may have
-        self._pool.resize(train - int(free * train))
-
     def _has_trained_task(self) -> bool:
         """Return whether cells are left of a task of which nothing is left to train."""
         settled = self.done["component"] | set(self.outcome.failed)
         training = {unit.task.name for unit in self.plan.components if unit.key not in settled}
         return any(unit.key not in self.done["cell"] and unit.task.name not in training for unit in self.plan.cells)
 
-    def _draw(self) -> None:
+    def _draw(self, workers: "Workers") -> None:
         """Bring both lines up to date."""
-        assert self._pool is not None
-        assert self._evaluation is not None
         failed = Counter(self.units[key].kind for key in self.outcome.failed)
-        under_way = {"component": self._pool.progress(), "cell": self._evaluation.progress()}
-        notes = {**self._pool.notes(), **self._evaluation.notes()}
-        self.meter.draw(self.done, failed, under_way, notes.values())
-
-    # The end
-
-    def _close(self) -> None:
-        """Stop the workers; what they have checkpointed is continued by the next run."""
-        if self._evaluation is not None:
-            self._evaluation.close()
-        if self._pool is not None:
-            from cluster.ray import start as ray_cluster
-
-            self._pool.close()
-            ray_cluster.stop()
+        self.meter.draw(self.done, failed, workers.heard())
 
 
 def _parts(pack: Pack) -> set[str]:

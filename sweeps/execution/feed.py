@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -19,10 +20,10 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from cluster import packs
-from cluster.ray.pool import Finished
+from cluster.ray.attempts import Attempts, Finished, Heard
 from cluster.store import Store
 from cluster.units import Pack
-from cluster.work import PackFailure, record_failures
+from cluster.work import PackFailure
 from sweeps.execution.progress import relative_work
 
 __all__ = ["Bundle", "Feed", "Outcomes"]
@@ -33,7 +34,6 @@ TRIAL_SECONDS = 10.0
 TRIALS_LEFT = 4  # which every slot still gets of what is ready: so all slots end at about the same time
 MOST_PACKS = 50  # of a trial; their description travels with each of its reports, 5 kB a pack
 PACE_OF = 20  # packs by which the pace is judged: the first of a process also imports torch
-LOST = PackFailure("the trial ended without a result", "")
 
 
 @dataclass
@@ -79,10 +79,10 @@ class Feed(Searcher):
         self.abort = False
         self.running: dict[str, Bundle] = {}  # trial id → its packs
         self.ended: queue.Queue[Finished] = queue.Queue()
-        self._store, self._retries, self._bundled = store, retries, bundled
+        self._store, self._bundled = store, bundled
+        self._attempts = Attempts(store, retries)
         self._ready: deque[Pack] = deque()
         self._ready_work = 0.0
-        self._tries: dict[str, int] = {}  # pack id → how often it has failed
         self._pace = _Pace()
         self._lock = threading.RLock()
 
@@ -102,8 +102,8 @@ class Feed(Searcher):
             self._ready.append(pack)
             self._ready_work += relative_work(pack)
 
-    def heard(self) -> dict[str, tuple[float, str]]:
-        """Return the fraction done and a note for every pack that is being computed, by pack id."""
+    def heard(self) -> dict[str, Heard]:
+        """Return what was last heard of each running pack, by pack id."""
         with self._lock:
             bundles = list(self.running.values())
             return {bundle.current: (bundle.fraction, bundle.note) for bundle in bundles if bundle.current}
@@ -125,12 +125,12 @@ class Feed(Searcher):
         """Take the packs of one trial from those that are ready: one, or as many as are short."""
         bundle = [self._ready.popleft()]
         work, pace = relative_work(bundle[0]), self._pace.per_work() if self._bundled else None
-        if pace is not None and bundle[0].id not in self._tries:
+        if pace is not None and bundle[0].id not in self._attempts.failed:
             most = min(TRIAL_SECONDS, pace * self._ready_work / (self.slots * TRIALS_LEFT))
             while (
                 self._ready
                 and len(bundle) < MOST_PACKS
-                and self._ready[0].id not in self._tries  # what has failed is tried again alone
+                and self._ready[0].id not in self._attempts.failed  # what has failed is tried again alone
                 and pace * (work + relative_work(self._ready[0])) <= most
             ):
                 bundle.append(self._ready.popleft())
@@ -165,7 +165,7 @@ class Feed(Searcher):
                     bundle.failed = bundle.failed or not failure.hopeless
                     self._fail(pack, failure)
 
-    def close(self, trial_id: str, lost: PackFailure = LOST) -> None:
+    def close(self, trial_id: str, death: str = "the trial ended without a result") -> None:
         """Take note that a trial has ended, and free its slot.
 
         What it leaves undone goes to others. If it has not said why, that counts as a failure of the
@@ -173,7 +173,7 @@ class Feed(Searcher):
 
         Args:
             trial_id: of the trial.
-            lost: what to say of that pack.
+            death: what Ray says of its process.
         """
         with self._lock:
             bundle = self.running.pop(trial_id)
@@ -185,16 +185,15 @@ class Feed(Searcher):
             culprit = left.pop(0) if left and not bundle.failed else None
             self._requeue(left)
             if culprit is not None:
-                self._fail(culprit, lost)
+                self._fail(culprit, self._attempts.death(culprit, death))
 
     def _fail(self, pack: Pack, failure: PackFailure) -> None:
         """Have a pack tried again, before all others; or, after the last try, note its failure."""
-        self._tries[pack.id] = self._tries.get(pack.id, 0) + 1
-        if not failure.hopeless and self._tries[pack.id] <= self._retries:
+        end = self._attempts.fail(pack, failure)
+        if end is None:
             self._requeue([pack])
-            return
-        record_failures(self._store, pack, failure)
-        self.ended.put(Finished(pack, failure.error, failure.log))
+        else:
+            self.ended.put(end)
 
     def _requeue(self, left: Iterable[Pack]) -> None:
         left = list(left)
@@ -205,8 +204,8 @@ class Feed(Searcher):
 class Outcomes(tune.Callback):
     """Tells the feed what trials report and how they end."""
 
-    def __init__(self, feed: Feed, store: Store, deaths: Any) -> None:
-        self._feed, self._store, self._deaths = feed, store, deaths
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as for the feed
@@ -223,10 +222,4 @@ class Outcomes(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass on the end of a process: one that gave itself up after a failure, or one that died."""
-        bundle = self._feed.running[trial.trial_id]
-        if bundle.failed:
-            self._feed.close(trial.trial_id)
-            return
-        line, full = self._deaths.last
-        culprit = next(iter(bundle.left.values()))
-        self._feed.close(trial.trial_id, PackFailure(line, self._store.append_log(culprit.id, full)))
+        self._feed.close(trial.trial_id, Path(trial.error_file).read_text(encoding="utf-8"))

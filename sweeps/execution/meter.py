@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Iterable, Mapping
 
+from cluster.ray.attempts import Heard
 from cluster.units import Pack
 from sweeps.execution.progress import Phase, ProgressLines, relative_work
 
@@ -57,25 +58,24 @@ class Meter:
         self,
         done: Mapping[str, Collection[str]],
         failed: Mapping[str, int],
-        under_way: Mapping[str, Mapping[str, float]],
-        notes: Iterable[str],
+        heard: Mapping[str, Mapping[str, Heard]],
     ) -> None:
         """Bring both lines up to date.
 
         Args:
             done: kind → keys of the units that are published.
             failed: kind → how many units have failed.
-            under_way: kind → pack id → the fraction of it that is done.
-            notes: for the user, each shown once.
+            heard: kind → pack id → the fraction of it that is done, and a note for the user, shown once.
         """
         self._drawn = time.monotonic()
-        for message in set(notes) - self._told:
+        notes = {note for packs in heard.values() for _, note in packs.values() if note}
+        for message in notes - self._told:
             self._told.add(message)
             self.lines.note(message)
         for kind, phase in self.phases.items():
-            if under_way[kind]:
+            if heard[kind]:
                 phase.begin(self._drawn)
             phase.done, phase.failed = len(done[kind]), failed[kind]
-            partly = sum(fraction * self._weights.get(pack_id, 0.0) for pack_id, fraction in under_way[kind].items())
+            partly = sum(part * self._weights.get(pack_id, 0.0) for pack_id, (part, _) in heard[kind].items())
             phase.worked = self._settled[kind] + partly
             self.lines.show(phase)

@@ -27,19 +27,16 @@ from dataclasses import asdict
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from cluster.ray.pool import Finished, death_line
+from cluster.ray.attempts import Finished, Heard
 from cluster.store import Store
 from cluster.units import Pack, pack_from_dict
 from cluster.work import Compute, PackFailure, attempt_pack
 from sweeps.execution.feed import Feed, Outcomes
 
 __all__ = ["Evaluation"]
-
-DEATH = "the trial's process died (killed, out of memory, or its machine was lost)"
 
 BEAT = 5.0  # seconds between two signs of life of a trial: a few results a second from a hundred trials
 NEWS_WITHIN = 2.0  # seconds until the driver hears that a pack of several has ended
@@ -111,13 +108,9 @@ class Evaluation:
         """Return how many trials were begun and have not ended."""
         return len(self._feed.running)
 
-    def progress(self) -> dict[str, float]:
-        """Return the fraction done of every pack under way, by pack id."""
-        return {pack_id: fraction for pack_id, (fraction, _) in self._feed.heard().items()}
-
-    def notes(self) -> dict[str, str]:
-        """Return for each pack that waits for another process what it waits for."""
-        return {pack_id: note for pack_id, (_, note) in self._feed.heard().items() if note}
+    def heard(self) -> dict[str, Heard]:
+        """Return what was last heard of each running pack, by pack id."""
+        return self._feed.heard()
 
     def poll(self) -> list[Finished]:
         """Return what has ended since the last call; RuntimeError if Tune itself has broken down."""
@@ -157,10 +150,7 @@ class Evaluation:
     def _tune(self) -> None:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        deaths = Deaths()
-        log = logging.getLogger("ray.tune")
-        log.addHandler(deaths)
-        log.propagate = False
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it logs of lost processes is recorded
         try:
             tune.Tuner(
                 tune.with_resources(tune.with_parameters(CellTrial, options=self._options), self._resources),
@@ -177,7 +167,7 @@ class Evaluation:
                     storage_path=self._folder,
                     verbose=0,
                     stop=Abort(self._feed),
-                    callbacks=[Outcomes(self._feed, self._store, deaths)],
+                    callbacks=[Outcomes(self._feed)],
                     failure_config=tune.FailureConfig(max_failures=0),  # the feed tries packs again, not trials
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
@@ -186,9 +176,6 @@ class Evaluation:
             if not self._feed.abort:  # on the way out Ray may be gone before Tune is
                 self._crash = f"{type(error).__name__}: {error}"
                 self._store.append_log("tune", traceback.format_exc())
-        finally:
-            log.removeHandler(deaths)
-            log.propagate = True
 
 
 # What runs in the trial's process
@@ -280,20 +267,6 @@ class NewTrialsFirst(FIFOScheduler):
             if trial.status == Trial.PENDING:
                 return trial
         return None
-
-
-class Deaths(logging.Handler):
-    """Takes the place of Tune's log: the only place where it says what became of a process."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.last = (DEATH, DEATH)  # in one line, and at length
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the last exception."""
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, RayError):
-            self.last = (death_line(error), str(error))
 
 
 class Abort(tune.Stopper):

@@ -14,7 +14,8 @@ import pytest
 import ray
 
 from cluster.ray import start as ray_cluster
-from cluster.ray.pool import Finished, Pool, death_line
+from cluster.ray.attempts import Finished, death_line
+from cluster.ray.pool import Pool
 from cluster.store import Store
 from cluster.store.lease import hold
 from cluster.units import ComponentUnit, Pack, TaskRef
@@ -86,7 +87,7 @@ def obeying(folder: Path) -> Callable:
 
 @pytest.fixture
 def pool(store: Store, tmp_path: Path) -> Iterator[Pool]:
-    pool = Pool(store.location, slots=2, retries=2, compute=obeying(tmp_path))
+    pool = Pool(store, slots=2, retries=2, compute=obeying(tmp_path))
     yield pool
     pool.close()
 
@@ -119,7 +120,7 @@ def test_packs_run_in_order_on_reused_actors_with_capped_threads(pool: Pool, sto
     assert pool.pending == 6
     finished = finish(pool)
     assert sorted(end.pack.units[0].component for end in finished) == names
-    assert all(end.error is None and end.result and len(end.result.keys) == 2 for end in finished)
+    assert all(end.error is None for end in finished)
     manifests = [store.manifest("components", f"{name}-s0") for name in names]
     assert len({manifest["pid"] for manifest in manifests}) <= 2
     assert {manifest["omp"] for manifest in manifests} == {"1"}
@@ -134,7 +135,7 @@ def test_idle_actors_are_released_while_others_still_run(pool: Pool) -> None:
     (quick,) = pool.poll(PATIENCE)
     assert quick.pack == pack("quick")
     wait_until(lambda: free_cpus() == 1)
-    wait_until(lambda: pool.progress() == {pack("slow").id: 0.5})
+    wait_until(lambda: pool.heard() == {pack("slow").id: (0.5, "")})
     assert pool.pending == 1
     finish(pool)
     wait_until(lambda: free_cpus() == 2)
@@ -142,7 +143,7 @@ def test_idle_actors_are_released_while_others_still_run(pool: Pool) -> None:
 
 def test_a_pack_whose_actor_is_killed_runs_again(pool: Pool, store: Store, tmp_path: Path) -> None:
     pool.submit(pack("hangs-once"))
-    wait_until(lambda: pool.progress() == {pack("hangs-once").id: 0.25})
+    wait_until(lambda: pool.heard() == {pack("hangs-once").id: (0.25, "")})
     os.kill(int((tmp_path / "hangs-once-pid").read_text()), signal.SIGKILL)
     (finished,) = finish(pool)
     assert finished.error is None
@@ -173,7 +174,7 @@ def test_what_the_user_got_wrong_is_not_tried_again(pool: Pool, tmp_path: Path) 
 
 
 def test_a_worker_that_dies_every_time_is_given_up_with_a_reason(store: Store, tmp_path: Path) -> None:
-    pool = Pool(store.location, slots=1, retries=0, compute=obeying(tmp_path))
+    pool = Pool(store, slots=1, retries=0, compute=obeying(tmp_path))
     pool.submit(pack("dies"))
     (finished,) = finish(pool)
     pool.close()
@@ -183,15 +184,20 @@ def test_a_worker_that_dies_every_time_is_given_up_with_a_reason(store: Store, t
 
 
 def test_running_out_of_memory_says_what_to_do() -> None:
-    line = death_line(ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\n…"))
+    line = death_line("Task was killed due to the node running low on memory.\n…")
     assert line.startswith("the worker ran out of memory: ")
+
+
+def test_an_error_before_the_pack_begins_is_said_in_its_own_words() -> None:
+    text = "The actor died because of an error raised in its creation task, ray::Worker.__init__()\nOSError: no torch"
+    assert death_line(text) == "OSError: no torch"
 
 
 def test_a_pack_held_by_another_process_is_waited_for_and_says_so(pool: Pool, store: Store) -> None:
     with hold(store, pack("held").id, wait=False):
         pool.submit(pack("held"))
-        wait_until(lambda: bool(pool.notes()))
-        assert f"pid {os.getpid()} on" in pool.notes()[pack("held").id]
+        wait_until(lambda: any(note for _, note in pool.heard().values()))
+        assert f"pid {os.getpid()} on" in pool.heard()[pack("held").id][1]
         assert pool.poll(0.2) == []
     (finished,) = finish(pool)
     assert finished.error is None
@@ -201,11 +207,11 @@ def test_fewer_slots_release_actors_as_their_packs_end(pool: Pool) -> None:
     wait_until(lambda: free_cpus() == 2)
     for name in ("slow-1", "slow-2", "quick"):
         pool.submit(pack(name))
-    wait_until(lambda: sorted(pool.progress().values()) == [0.5, 0.5])
+    wait_until(lambda: sorted(pool.heard().values()) == [(0.5, ""), (0.5, "")])
     pool.resize(1)
     ended = pool.poll(PATIENCE)
     while pool.pending:
-        assert len(pool.progress()) == 1
+        assert len(pool.heard()) == 1
         ended += pool.poll(PATIENCE)
     assert len(ended) == 3
 
@@ -231,6 +237,7 @@ DRIVER = """
 import sys, time
 from cluster.ray import start as ray_cluster
 from cluster.ray.pool import Pool
+from cluster.store import open_store
 from cluster.units import ComponentUnit, Pack, TaskRef
 task = TaskRef("hopper", "Hopper-v4", "/x", "0" * 64, "3.4.0", None, None, 1000, "local")
 def make():
@@ -241,7 +248,7 @@ def make():
         time.sleep(600)
     return compute
 ray_cluster.start("local", cpus=1)
-pool = Pool(sys.argv[1], slots=1, compute=make())
+pool = Pool(open_store(sys.argv[1]), slots=1, compute=make())
 pool.submit(Pack((ComponentUnit("orphan-s0", "orphan", {}, task, 0),)))
 pool.poll(600)
 """

@@ -9,10 +9,9 @@ import pytest
 import ray
 
 from cluster.ray import start as ray_cluster
-from cluster.ray.pool import Finished
+from cluster.ray.attempts import Finished
 from cluster.store import Store
 from cluster.units import CellUnit, Pack, TaskRef
-from cluster.work import PackFailure
 from mpcwdwm.errors import UserError
 from sweeps.execution.feed import Feed
 from sweeps.execution.trials import Evaluation
@@ -258,9 +257,9 @@ def test_what_a_lost_trial_left_undone_is_done_by_others_and_only_what_it_was_at
     assert names_in(feed.suggest("t0")) == ["a", "b", "c", "d"]
     report(feed, "t0", "a")
     store.publish("results", "b-s0", lambda folder: (folder / "manifest.json").write_text("{}") and None)
-    feed.close("t0", PackFailure("killed", "here"))  # it had published b and was at c
+    feed.close("t0", "killed")  # it had published b and was at c
     assert names_in(feed.suggest("t1")) == ["c"]
-    feed.close("t1", PackFailure("killed", "here"))
+    feed.close("t1", "killed")
     assert names_in(feed.suggest("t2")) == ["d"]
     ended = [feed.ended.get_nowait() for _ in range(3)]
     assert [(end.pack.units[0].method, end.error) for end in ended] == [("a", None), ("b", None), ("c", "killed")]

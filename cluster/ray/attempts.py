@@ -1,0 +1,59 @@
+"""What pretraining and evaluation share: how often a pack is tried, and how it ends."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from cluster.store import Store
+from cluster.units import Pack
+from cluster.work import PackFailure, record_failures
+
+__all__ = ["Attempts", "Finished", "Heard", "death_line"]
+
+Heard = tuple[float, str]
+"""What a running pack has told: the fraction that is done, and whom it waits for."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A pack that needs no more work: published, or failed for good with an error of one line."""
+
+    pack: Pack
+    error: str | None = None
+    log: str = ""
+
+
+class Attempts:
+    """Counts how often packs fail, and records the failure of those that are given up.
+
+    Args:
+        store: where failures are recorded and what dead workers said is kept.
+        retries: further tries after the first.
+    """
+
+    def __init__(self, store: Store, retries: int) -> None:
+        self.store, self.retries = store, retries
+        self.failed: Counter[str] = Counter()  # pack id → how often
+
+    def fail(self, pack: Pack, failure: PackFailure) -> Finished | None:
+        """Count a failure and return how the pack ended; None: it is to be tried again."""
+        self.failed[pack.id] += 1
+        if not failure.hopeless and self.failed[pack.id] <= self.retries:
+            return None
+        record_failures(self.store, pack, failure)
+        return Finished(pack, failure.error, failure.log)
+
+    def death(self, pack: Pack, text: str) -> PackFailure:
+        """Return the failure of a pack whose process was lost; ``text`` is what Ray says of it."""
+        return PackFailure(death_line(text), self.store.append_log(pack.id, text))
+
+
+def death_line(text: str) -> str:
+    """Return in one line what happened to a process that did not answer, from what Ray says of it."""
+    if "OutOfMemory" in text or "running low on memory" in text:
+        return "the worker ran out of memory: stack fewer seeds, shrink the batch, or run fewer actors"
+    lines = text.strip().splitlines() or ["no reason is known"]
+    if "ray::" in text:  # the traceback of an error that was raised outside the pack
+        return lines[-1]
+    if "actor" in text:
+        return "the worker died (killed, out of memory, or its machine was lost)"
+    return lines[0]

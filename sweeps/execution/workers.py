@@ -1,0 +1,86 @@
+"""The processes that compute packs: actors pretrain, trials evaluate, and both share the slots.
+
+This module imports Ray, which takes seconds; the driver imports it once there is something to compute.
+"""
+
+from cluster.ray import start as ray_cluster
+from cluster.ray.attempts import Finished, Heard
+from cluster.ray.pool import Pool
+from cluster.store import Store
+from cluster.units import Pack
+from cluster.work import Compute
+from sweeps.execution.interrupt import catch_signals
+from sweeps.execution.trials import Evaluation
+from sweeps.spec.spec import Resources
+
+__all__ = ["Workers"]
+
+UNLIMITED = 10**6  # slots of a sweep that sets no limit of its own
+
+
+class Workers:
+    """Starts Ray and computes the packs that are submitted.
+
+    Args:
+        store: where the packs' components are found and the results are published.
+        wants: what an actor and a trial need, how many may run at once, and how often a failed pack is tried again.
+        quiet: keep what workers print out of this terminal.
+        compute: what computes a pack, `cluster.work.compute_pack` by default.
+
+    Raises:
+        UserError: Ray cannot be reached, or has not the resources of one actor or trial.
+    """
+
+    def __init__(self, store: Store, wants: Resources, *, quiet: bool, compute: Compute | None) -> None:
+        ray_cluster.start(wants.address, quiet=quiet)
+        catch_signals()  # Ray has put its own handler in place of ours
+        (cpus, gpus), (trial_cpus, trial_gpus) = ((each.cpus, each.gpus or 0.0) for each in (wants.actor, wants.trial))
+        most = wants.concurrency or UNLIMITED
+        self._actors = min(most, ray_cluster.capacity(cpus, gpus))  # actors at once, while no trial runs
+        self._trials = min(most, ray_cluster.capacity(trial_cpus, trial_gpus))
+        self._pool = Pool(store, slots=self._actors, cpus=cpus, gpus=gpus, retries=wants.retries, compute=compute)
+        self._evaluation = Evaluation(store, cpus=trial_cpus, gpus=trial_gpus, retries=wants.retries, compute=compute)
+
+    def submit(self, pack: Pack) -> None:
+        """Queue a pack whose parts are published."""
+        (self._pool if pack.kind == "component" else self._evaluation).submit(pack)
+
+    def poll(self) -> list[Finished]:
+        """Return the packs that ended since the last call, without waiting."""
+        return [*self._pool.poll(timeout=0.0), *self._evaluation.poll()]
+
+    def heard(self) -> dict[str, dict[str, Heard]]:
+        """Return what was last heard of each running pack: kind → pack id → fraction done and note."""
+        return {"component": self._pool.heard(), "cell": self._evaluation.heard()}
+
+    def share_out(self, *, has_trained_task: bool) -> None:
+        """Divide the slots between training and evaluation.
+
+        Training has them all while it can use them, because the cells of its tasks wait for it. Cells
+        of tasks that are completely trained get half; others get what training leaves free.
+
+        Args:
+            has_trained_task: whether cells are left of a task of which nothing is left to train.
+        """
+        free = max(0.0, 1 - self._pool.pending / self._actors)
+        if self._evaluation.waiting + self._evaluation.running == 0:
+            self._pool.resize(self._actors)
+            if free == 0.0:
+                self._evaluation.rest()
+            return
+        if self._actors > 1 and self._trials > 1 and has_trained_task:
+            free = max(free, 0.5)
+        self._evaluation.allow(int(free * self._trials))
+        if free * self._trials < 1:
+            self._evaluation.rest()  # its actors, idle by now, would keep processors that training may have
+        self._pool.resize(self._actors - int(free * self._actors))
+
+    def rest(self) -> None:
+        """Give the processors of idle trials back, so that training may have them."""
+        self._evaluation.rest()
+
+    def close(self) -> None:
+        """Stop; what the workers have checkpointed is continued by the next run."""
+        self._evaluation.close()
+        self._pool.close()
+        ray_cluster.stop()
