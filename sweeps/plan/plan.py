@@ -83,7 +83,7 @@ class _Units:
         which = (name, id(choice), seed, *parts.values())
         if which not in self._trained:
             config, code = self.config(choice), component_code(name, choice.config, termination=self.task.termination)
-            played = name in policies() and config["eval_episodes"] > 0
+            played = bool(policies([name])) and config.get("eval_episodes", 0) > 0
             key = component_key(
                 name, config, self.task, seed, code, parts=parts, played=played, tf32=self.spec.compute.tf32
             )

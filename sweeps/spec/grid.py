@@ -18,7 +18,7 @@ from sweeps.spec.document import Document, Where, dotted, shortened
 
 __all__ = ["Axis", "Choice", "Settings", "aliases", "expand", "label", "merged", "read_settings"]
 
-MAX_CHOICES = 10_000  # points of one grid on one task; more is a slip of the pen, not a sweep
+MAX_CHOICES = 10_000  # points of one grid on one task; more is a mistake in the YAML
 
 
 @dataclass(frozen=True)
