@@ -1,5 +1,6 @@
 """The Python API: what the README shows, run on components trained for a moment."""
 
+import os
 import re
 import subprocess
 import sys
@@ -206,6 +207,48 @@ def test_what_is_not_there_is_said_in_one_line(storage, arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         mpcwdwm.load(storage, **arguments)
     assert "\n" not in str(caught.value)
+
+
+USERS_SCRIPT = """
+import mpcwdwm
+
+config = mpcwdwm.MpcConfig(horizon=2, rollouts=4)
+data = mpcwdwm.read_dataset("recorded.hdf5")
+trained = mpcwdwm.train("rebrac", mpcwdwm.component_config("rebrac", {}, {"steps": 10}), data, [0])
+parts: mpcwdwm.Parts = mpcwdwm.assemble({"rebrac": trained}, "rebrac", dataset=data)
+planner: mpcwdwm.Planner = mpcwdwm.AdaptiveMpc(parts, config)
+rows = mpcwdwm.evaluate(mpcwdwm.load("runs", task="task", planner=config), None, seeds=[0], episodes=1, env_seed=0)
+score: float = rows[0]["return"]
+reveal_type(mpcwdwm.load)
+reveal_type(mpcwdwm.train)
+reveal_type(mpcwdwm.find_task)
+mpcwdwm.evaluate(parts, 3)
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_the_installed_packages_types(tmp_path):
+    """A user's script is accepted as it stands, but for the last line, which is wrong."""
+    wheel = ("wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(ROOT))
+    subprocess.run([sys.executable, "-m", "pip", *wheel], check=True)
+    (file,) = tmp_path.glob("*.whl")
+    target = tmp_path / "installed"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "-t", str(target), str(file)], check=True
+    )
+    (tmp_path / "script.py").write_text(USERS_SCRIPT)
+    (tmp_path / "mypy.ini").write_text("[mypy]\nfollow_untyped_imports = True\n")
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "script.py"],
+        cwd=tmp_path, env={**os.environ, "MYPYPATH": "", "PYTHONPATH": str(target)}, capture_output=True, text=True,
+    )  # fmt: skip
+    lines = checked.stdout.splitlines()
+    errors = [line for line in lines if ": error:" in line]
+    assert errors
+    assert all(line.startswith("script.py:14:") for line in errors), checked.stdout
+    revealed = [line for line in lines if "Revealed type" in line]
+    assert len(revealed) == 3
+    assert not [line for line in revealed if '"Any"' in line]
 
 
 # -------------------------------------------------------------------------------------- evaluation
