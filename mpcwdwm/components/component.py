@@ -53,7 +53,17 @@ class ComponentConfig(Config):
     @property
     def code_roots(self) -> tuple[str, ...]:
         """Modules whose code shapes the result and that the component's own does not import."""
-        return ("mpcwdwm.training.loop",)
+        return ("mpcwdwm.training.loop", "mpcwdwm.data.mapped")  # what trains it; what reads its dataset
+
+    @property
+    def idle_modules(self) -> tuple[str, ...]:
+        """Modules that are imported by those, but do not run with this config: a key leaves them out."""
+        return () if self.curve_played else ("mpcwdwm.evaluation.rollout",)
+
+    @property
+    def curve_played(self) -> bool:
+        """Whether the learning curve is played in the environment: a policy's is, unless no episodes are asked for."""
+        return self.eval_episodes > 0
 
     @property
     def builds_on(self) -> tuple[str, ...]:
@@ -69,6 +79,11 @@ class ModelConfig(ComponentConfig):
     )
     lr: Real = setting(3e-4, "Adam step size", paper="unknown (3e-4 in a third-party v2)", gt=0)
     train_on: Literal["all", "train"] = setting("train", "episodes learnt from", paper="unknown")
+
+    @property
+    def curve_played(self) -> bool:
+        """A model is judged on held-out episodes."""
+        return False
 
 
 @dataclass(frozen=True)

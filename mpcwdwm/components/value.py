@@ -68,8 +68,8 @@ class ValueConfig(ModelConfig):
 
     @property
     def code_roots(self) -> tuple[str, ...]:
-        """The rules that end an imagined episode, too."""
-        return (*super().code_roots, "mpcwdwm.envs.termination")
+        """What reads the components it builds on, and the rules that end an imagined episode, too."""
+        return (*super().code_roots, "mpcwdwm.components.loading", "mpcwdwm.envs.termination")
 
     @property
     def builds_on(self) -> tuple[str, ...]:

@@ -64,6 +64,17 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
         """The gate's errors and the step size are measured on held-out episodes."""
         return self.gate is not None or self.step_unit == "action" or self.step_size == "auto"
 
+    @property
+    def idle_modules(self) -> tuple[str, ...]:
+        """The gate, the trust region and the choice of a step size, where they are not asked for."""
+        idle = {
+            "mpcwdwm.planning.trust.gate": self.gate is None,
+            "mpcwdwm.planning.trust.region": self.gate is None and self.trust_region is None,
+            "mpcwdwm.planning.step_size.choice": self.step_size != "auto",
+            "mpcwdwm.planning.step_size.windows": self.step_size != "auto",
+        }
+        return tuple(module for module, yes in idle.items() if yes)
+
     def unmeasured(self) -> "MpcConfig":
         """Return the config with a raw step size and no gate."""
         return self.model_copy(update={"gate": None, "step_unit": "raw", "step_size": 0.0})

@@ -47,6 +47,11 @@ class PlannerConfig(Config):
         return ("mpcwdwm.evaluation.evaluate", "mpcwdwm.planning.assemble")
 
     @property
+    def idle_modules(self) -> tuple[str, ...]:
+        """Modules that the planner's imports, but that do not run with this config: a key leaves them out."""
+        return ()
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The components that are used beside the base."""
         return ()

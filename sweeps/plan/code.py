@@ -11,7 +11,7 @@ import copy
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ NOT_COMPUTING = frozenset(
         "mpcwdwm.planning.registry",
         "mpcwdwm.registry",
         "mpcwdwm.config",  # the resolved config is in the key
+        "mpcwdwm.planning.presets",  # and with it what they stand for
         "mpcwdwm.errors",
+        "mpcwdwm.artifact_names",
     }
 )
 
@@ -43,27 +45,29 @@ def digest(payload: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def code_hash(*modules: str, package: Path | None = None) -> str:
+def code_hash(*modules: str, without: Collection[str] = (), package: Path | None = None) -> str:
     """Return the hash of these modules and of all that they import, at whatever depth.
 
     Args:
         *modules: full names, such as "mpcwdwm.training.loop".
+        without: modules that do not count, nor what they alone import.
         package: folder of the package whose modules count; by default `mpcwdwm` as it is imported.
 
     Raises:
         UserError: a module of another package has no source that can be read.
     """
     places = _places(modules, package)
-    return digest({module: _meaning(_text(module, places)) for module in closure(*modules, package=package)})
+    covered = closure(*modules, without=without, package=package)
+    return digest({module: _meaning(_text(module, places)) for module in covered})
 
 
-def closure(*modules: str, package: Path | None = None) -> list[str]:
+def closure(*modules: str, without: Collection[str] = (), package: Path | None = None) -> list[str]:
     """Return the names of the modules that `code_hash` covers, sorted."""
     places = _places(modules, package)
-    todo, seen = [*modules], set[str]()
+    todo, seen, left_out = [*modules], set[str](), NOT_COMPUTING.union(without)
     while todo:
         module = todo.pop()
-        if module not in seen and module not in NOT_COMPUTING:
+        if module not in seen and module not in left_out:
             seen.add(module)
             todo += _imports(module, places)
     return sorted(seen)

@@ -20,7 +20,7 @@ from mpcwdwm.planning.registry import planner_class
 from mpcwdwm.registry import slug
 from sweeps.plan.code import code_hash, digest
 
-__all__ = ["cell_code", "cell_key", "cell_roots", "component_code", "component_key"]
+__all__ = ["cell_code", "cell_key", "component_code", "component_key"]
 
 RULES_MODULE = "mpcwdwm.envs.termination"  # named by the configs of what imagines
 HASH_DIGITS = 16  # 64 bits: among a million keys the chance of two alike is 3e-8
@@ -49,8 +49,8 @@ def component_key(
         seed: of the training.
         code: `component_code` of this component.
         parts: what it is trained with: component name → its key.
-        played: whether its learning curve is played in the environment; then the time limit and the reference scores
-            shape that curve.
+        played: whether its learning curve is played in the environment; then that, the time limit and the reference
+            scores shape the curve.
         tf32: whether a GPU may round matrix products to TF32, which is more than the order of a sum changes.
     """
     payload = {
@@ -58,13 +58,11 @@ def component_key(
         "component": component,
         "config": dict(config),
         "dataset": task.dataset_sha256,
-        "env": task.env_id,
-        "mujoco": task.mujoco,
         "seed": seed,
         "code": code,
         # what is trained with other parts may imagine, and then the rule that ends it counts
         **({"parts": dict(parts), "termination": task.termination} if parts else {}),
-        **({"max_episode_steps": task.max_episode_steps, "reference": task.reference} if played else {}),
+        **(_played_in(task) if played else {}),
         **({"tf32": True} if tf32 else {}),
     }
     return f"{slug(component)}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"
@@ -100,11 +98,8 @@ def cell_key(
         "planner": None if planner is None else dict(planner),
         "base": base,
         "parts": dict(parts),
-        "env": task.env_id,
-        "mujoco": task.mujoco,
-        "max_episode_steps": task.max_episode_steps,
-        "termination": task.termination,
-        "reference": task.reference,
+        **_played_in(task),
+        **({"termination": task.termination} if planner and planner.get("terminate", True) else {}),
         "episodes": episodes,
         "env_seed": env_seed,
         "seed": seed,
@@ -113,6 +108,16 @@ def cell_key(
     }
     method = slug(f"{planner['kind'] if planner else 'frozen'}_{base}")
     return f"{method}-{task.name}-s{seed}-{digest(payload)[:HASH_DIGITS]}"
+
+
+def _played_in(task: TaskRef) -> dict[str, Any]:
+    """Return what of a task shapes an episode in its environment, and its score."""
+    return {
+        "env": task.env_id,
+        "mujoco": task.mujoco,
+        "max_episode_steps": task.max_episode_steps,
+        "reference": task.reference,
+    }
 
 
 def component_code(
@@ -127,29 +132,28 @@ def component_code(
         package: another copy of `mpcwdwm`.
     """
     roots = [*config.code_roots, component_class(component, config).__module__]
-    return code_hash(*_with_rule(roots, termination), package=package)
+    return code_hash(*_with_rule(roots, termination), without=config.idle_modules, package=package)
 
 
-def cell_roots(
-    planner: PlannerConfig | None, components: Mapping[str, ComponentConfig], termination: str | None = None
-) -> list[str]:
-    """Return the modules from which all code that evaluates a planner is reached by imports.
+def cell_code(
+    planner: PlannerConfig | None,
+    components: Mapping[str, ComponentConfig],
+    *,
+    termination: str | None = None,
+    package: Path | None = None,
+) -> str:
+    """Return the hash of the code that evaluates a planner with these components.
 
     Args:
         planner: its config; None for a policy that acts as it was trained.
         components: name → config of each part.
         termination: name of the task's rule, of which the code counts where rollouts end by it.
+        package: another copy of `mpcwdwm`.
     """
     config = planner or FrozenConfig()
     modules = {component_class(name, own).__module__ for name, own in components.items()}
-    return _with_rule([*config.code_roots, planner_class(config).__module__, *sorted(modules)], termination)
-
-
-def cell_code(
-    planner: PlannerConfig | None, components: Mapping[str, ComponentConfig], *, package: Path | None = None
-) -> str:
-    """Return the hash of the code that `cell_roots` names, in another copy of `mpcwdwm` if one is given."""
-    return code_hash(*cell_roots(planner, components), package=package)
+    roots = [*config.code_roots, planner_class(config).__module__, *sorted(modules)]
+    return code_hash(*_with_rule(roots, termination), without=config.idle_modules, package=package)
 
 
 def _with_rule(roots: list[str], termination: str | None) -> list[str]:

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
-from mpcwdwm.components import ComponentConfig, component_class, policies
+from mpcwdwm.components import ComponentConfig, component_class
 from mpcwdwm.config import Config
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
-from sweeps.plan.code import code_hash
-from sweeps.plan.keys import cell_key, cell_roots, component_code, component_key
+from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
 from sweeps.plan.methods import Method, baseline_methods, planner_methods
 from sweeps.spec.grid import Choice
 from sweeps.spec.spec import Spec
@@ -82,8 +81,8 @@ class _Units:
         parts = {part: unit.key for part, unit in built_on.items()}
         which = (name, id(choice), seed, *parts.values())
         if which not in self._trained:
-            config, code = self.config(choice), component_code(name, choice.config, termination=self.task.termination)
-            played = bool(policies([name])) and config.get("eval_episodes", 0) > 0
+            config, code = self.config(choice), self._code(name, choice)
+            played = choice.config.curve_played
             key = component_key(
                 name, config, self.task, seed, code, parts=parts, played=played, tf32=self.spec.compute.tf32
             )
@@ -95,7 +94,7 @@ class _Units:
         """Return the method's cells, one per training seed."""
         where = self.spec.evaluation.select if role == "select" else self.spec.evaluation
         assert where is not None
-        config, code = self.config(method.planner) if method.planner else None, self._code(method)
+        config, code = self.config(method.planner) if method.planner else None, self._cell_code(method)
         cells = []
         for seed in seeds:
             parts = {name: self.component(name, method.choices, seed).key for name in method.parts}
@@ -126,15 +125,23 @@ class _Units:
             self._configs[id(choice)] = choice.config.to_dict()
         return self._configs[id(choice)]
 
-    def _code(self, method: Method) -> str:
-        """Return the hash of the code that evaluates a method; a planner's points with the same parts share it."""
+    def _code(self, name: str, choice: Choice) -> str:
+        """Return the hash of the code that trains a component; equal for all its variants that run the same code."""
+        config = choice.config
+        which = (component_class(name, config), config.code_roots, config.idle_modules)
+        if which not in self._codes:
+            self._codes[which] = component_code(name, config, termination=self.task.termination)
+        return self._codes[which]
+
+    def _cell_code(self, method: Method) -> str:
+        """Return the hash of the code that evaluates a method; methods that run the same code share it."""
         planner = method.planner.config if method.planner else None
-        roots = tuple(
-            cell_roots(planner, {n: choice.config for n, choice in method.parts.items()}, self.task.termination)
-        )
-        if roots not in self._codes:
-            self._codes[roots] = code_hash(*roots)
-        return self._codes[roots]
+        parts = {name: choice.config for name, choice in method.parts.items()}
+        runs = planner and (planner.kind, planner.code_roots, planner.idle_modules)
+        which = (runs, *(component_class(name, config) for name, config in parts.items()))
+        if which not in self._codes:
+            self._codes[which] = cell_code(planner, parts, termination=self.task.termination)
+        return self._codes[which]
 
 
 # The plan
