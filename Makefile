@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 PEERS := .venv-peers
 
-.PHONY: quickstart test lint bench bench-peers install clean
+.PHONY: quickstart test test-fast lint bench bench-peers install clean
 
 install: $(VENV)/installed
 
@@ -19,6 +19,9 @@ quickstart: install  ## the main job on the embedded dataset; prints the compari
 
 test: install  ## every test; two processes, since those with clusters wait more than they compute
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-fast: install  ## without clusters and long trainings
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
 
 lint: install  ## style and types
 	$(BIN)/ruff check .
