@@ -55,11 +55,6 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
     )
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """What the objective needs, and the judges of the step size."""
-        return tuple(dict.fromkeys((*super().needs, *self.judges_need)))
-
-    @property
     def uses_dataset(self) -> bool:
         """The gate's errors and the step size are measured on held-out episodes."""
         return self.gate is not None or self.step_unit == "action" or self.step_size == "auto"

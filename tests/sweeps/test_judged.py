@@ -19,7 +19,7 @@ from tests.mpcwdwm.planning.test_mpc import OBS
 from tests.mpcwdwm.planning.test_trustworthy import trusted_parts
 from tests.support.recorded_sweeps import baseline, mpc, publish_result, record
 
-SCORES = {"critic": [0.0, 1.0, 2.0], "fqe": [0.0, 0.5, None]}
+SCORES = {"critic": [0.0, 1.0, 2.0], "fqe_disjoint": [0.0, 0.5, None]}
 CANDIDATES = [0.0, 0.01, 0.1]
 
 
@@ -40,7 +40,7 @@ def sweep(tmp_path, *, auto=True):
             mean = {"normalized_score": score, "return": 0.0}
             publish_result(tmp_path, cell, [0.0, 0.0], episodes_mean=mean)
         if auto:
-            judged = sized(seed, "auto", judge="fqe")
+            judged = sized(seed, "auto", judge="fqe_disjoint")
             words = {"judges": {"candidates": CANDIDATES, "scores": SCORES}}
             mean = {"normalized_score": 3.0, "return": 0.0}
             publish_result(tmp_path, judged, [0.0, 0.0], episodes_mean=mean, judgement=words)

@@ -64,7 +64,6 @@ def check_judge(name: str) -> str:
 
 PROVIDED_BY = {
     "critic": "base or critic_from: rebrac or iql",
-    "behavior": "the component bc",
     "world_model": "the component world_model",
     "reward": "the component reward",
 }

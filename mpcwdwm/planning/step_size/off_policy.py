@@ -2,9 +2,8 @@
 
 Each judge scores the actions of a candidate along recorded stretches (`Windows`); higher is better, the scores
 of candidates can be compared within a judge and a member, and a candidate that acts as the pretrained policy scores
-0. They differ in what they trust: the critic, recorded rewards, the behaviour's own exploration, the world model,
-the data's support, or the data's best episodes. What all critics fitted to one dataset get wrong alike, a further
-critic cannot see.
+0. They differ in what they trust: the critic, recorded rewards, or the world model. What all critics fitted to one
+dataset get wrong alike, a further critic cannot see.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,13 +21,9 @@ __all__ = [
     "NEEDS",
     "Judge",
     "critic",
-    "distance",
-    "fqe",
     "fqe_disjoint",
-    "headroom",
     "imagination",
     "lstd_weights",
-    "monte_carlo",
 ]
 
 Judge = Callable[[Parts, Windows, Tensor, Tensor], Tensor]
@@ -38,10 +33,6 @@ Judge = Callable[[Parts, Windows, Tensor, Tensor], Tensor]
 # behaviour's value on Hopper's data is that of its returns to 3 %, from disjoint halves to 7 %; with 1e-3 and less,
 # values of other policies from disjoint halves came out up to seventeen times too large.
 FQE_RIDGE = 1e-2
-VALUE_RIDGE = 1e-3  # the same for the control variate, which has few features
-SMALLEST_STD = 0.01  # of the behaviour's exploration, in units of action: below it the data explore nothing
-BEST_SHARE = 0.1  # of the episodes, by discounted return: what the data show to be within reach
-LEEWAY = 1.0  # root mean square change of action granted to a policy that reaches nothing: half an action's range
 IMAGINED_STEPS = 200  # T: far beyond any plan's horizon; what makes a robot fall takes a hundred steps and more
 DOUBT = 1.0  # standard errors, over stretches, by which an imagined gain is taken to be smaller
 
@@ -65,7 +56,7 @@ def critic(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> T
 # ---------------------------------------------------------------------------- fitted Q evaluation
 
 
-def fqe(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
+def fqe_disjoint(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
     """Value of the adapted policy minus that of the pretrained one at recorded states, in the critic's return.
 
     Each policy's Q is the fixed point of its own Bellman equation over the recorded transitions
@@ -74,29 +65,20 @@ def fqe(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tens
     ones, and the policy judged is the adapted one at every step, not only the first. It cannot see what the
     features do not show, nor actions unlike all recorded ones. A critic that is not one of ours shows no features;
     then they are all products of two of (1, s, a).
+
+    Weights and states come from disjoint episodes, one half's weights at the other half's states: a value that was
+    fitted to the chance of some episodes does not repeat it on others. nan where a member's stretches come from a
+    single episode.
     """
     return _policy_value(parts, windows, candidate) - _policy_value(parts, windows, base)
 
 
-def fqe_disjoint(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
-    """`fqe` with weights and states from disjoint episodes, one half's weights at the other half's states.
-
-    A value that was fitted to the chance of some episodes does not repeat it on others. nan where a member's
-    stretches come from a single episode.
-    """
-    values = [_policy_value(parts, windows, actions, disjoint=True) for actions in (candidate, base)]
-    return values[0] - values[1]
-
-
 @torch.no_grad()
-def _policy_value(parts: Parts, windows: Windows, action: Tensor, *, disjoint: bool = False) -> Tensor:
+def _policy_value(parts: Parts, windows: Windows, action: Tensor) -> Tensor:
     """Return the mean over recorded states of Q^π(s, π(s)), π being what took these actions: (members,)."""
     w = windows.per_member
     own = _features(parts, windows, windows.by_member(windows.obs), windows.by_member(action))
     at = own.unflatten(1, (w, -1)).mean(2)  # (S, W, F): values are linear in the features
-    if not disjoint:
-        every = torch.ones(windows.members, w, dtype=torch.bool, device=at.device)
-        return (at * _fitted(parts, windows, action, every).unsqueeze(1)).sum(-1).mean(1)
     half = _halves(windows)
     first, second = (_fitted(parts, windows, action, side).unsqueeze(1) for side in (~half, half))
     return (at * torch.where(half.unsqueeze(-1), first, second)).sum(-1).mean(1)
@@ -192,95 +174,6 @@ def _halves(windows: Windows) -> Tensor:
     return torch.stack(half)
 
 
-# ----------------------------------------------------------------------------- recorded exploration
-
-
-@torch.no_grad()
-def monte_carlo(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
-    """Mean of (G − V(s)) ⟨a − μ(s), Δa⟩ / σ², Δa being the candidate's change of the pretrained policy's action.
-
-    The policy gradient from the behaviour's own exploration: where a recorded action lay on Δa's side of the mean μ,
-    was the recorded return G above what is usual at s? To first order the gain in return of one step's change, in
-    the critic's unit. No critic and no model enters, but at the end of episodes that a time limit cut: what is
-    believed happened. It sees the first order at the behaviour's own actions only, not how far is too far, and
-    its noise is that of whole returns. μ is the behaviour-cloned mean, σ² the variance about it, V a ridge
-    regression of G on (1, s, s²) from the member's other episodes.
-    """
-    assert parts.behavior is not None
-    deviation, variance = _exploration(parts, windows)
-    change = windows.by_member(candidate - base).double()
-    advantage = windows.by_member(windows.returns) - _usual_return(windows)
-    return (advantage * (deviation * change / variance).sum(-1)).mean(1)
-
-
-@torch.no_grad()
-def distance(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
-    """Mean of log N(a; μ(s), σ²) − log N(π₀(s); μ(s), σ²): how much less the data support the action, in nats.
-
-    It looks at no reward: only whether the planner goes back to the data or away from them, where all that was
-    learnt is extrapolated. By itself it prefers whatever clones the data.
-    """
-    assert parts.behavior is not None
-    mean = parts.behavior(windows.by_member(windows.obs)).double()
-    _, variance = _exploration(parts, windows)
-    squares = [((windows.by_member(a).double() - mean).square() / variance).sum(-1) for a in (candidate, base)]
-    return -0.5 * (squares[0] - squares[1]).mean(1)
-
-
-def _exploration(parts: Parts, windows: Windows) -> tuple[Tensor, Tensor]:
-    """Return a − μ(s), (S, W · L, act_dim), and its variance in each action dimension, (S, 1, act_dim)."""
-    assert parts.behavior is not None
-    deviation = (windows.by_member(windows.action) - parts.behavior(windows.by_member(windows.obs))).double()
-    return deviation, deviation.square().mean(1, keepdim=True).clamp_min(SMALLEST_STD**2)
-
-
-def _usual_return(windows: Windows) -> Tensor:
-    """Return V(s) of every step, by ridge regression on the member's other half of episodes, (S, W · L)."""
-    obs, returns = windows.by_member(windows.obs).double(), windows.by_member(windows.returns)
-    steps = windows.obs.shape[1]
-    half = _halves(windows).repeat_interleave(steps, 1)
-    x = (obs - obs.mean(1, keepdim=True)) / obs.std(1, correction=0, keepdim=True).clamp_min(1e-6)
-    x = torch.cat([torch.ones_like(x[..., :1]), x, x.square()], -1)
-    usual = torch.zeros_like(returns)
-    for m in range(windows.members):
-        for side in (half[m], ~half[m]):
-            fitted = ~side if (~side).any() else side  # a single episode is its own
-            usual[m, side] = x[m, side] @ _ridge(x[m, fitted], returns[m, fitted])
-    return usual
-
-
-def _ridge(x: Tensor, y: Tensor) -> Tensor:
-    """Return w of y ≈ x w, the first feature without ridge."""
-    penalty = torch.full_like(x[0], VALUE_RIDGE * len(x))
-    penalty[0] = 0
-    return torch.linalg.solve(x.T @ x + penalty.diag(), x.T @ y)
-
-
-# ------------------------------------------------------------------------------ the best episodes
-
-
-@torch.no_grad()
-def headroom(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
-    """h x − x² / (2 LEEWAY): x the root mean square change of action, h how far the policy is from the data's best.
-
-    h = (G_best − V₀) / |G_best|, G_best the mean discounted return of the best tenth of the dataset's episodes, V₀
-    the pretrained policy's mean value at the starts of all, by fitted Q evaluation (`fqe`): the critic's own may be
-    far too low or too high. So the best change is h · LEEWAY, in units of action, and none where the policy is as
-    good as the best. It looks at neither the direction nor the reward of the change, only at what there is to win, and
-    with a discount it sees no more than the first of an episode's steps.
-    """
-    every = torch.ones(windows.members, windows.per_member, dtype=torch.bool, device=base.device)
-    weights = _fitted(parts, windows, base, every)
-    starts = parts.policy(parts.policy.initial(1), windows.start_obs)
-    at = _features(parts, windows, windows.start_obs, starts).mean(1)
-    own = (at * weights).sum(-1)
-    best = max(1, round(BEST_SHARE * windows.start_returns.shape[1]))
-    reached = windows.start_returns.topk(best, 1).values.mean(1)
-    room = (reached - own) / reached.abs().clamp_min(torch.finfo(reached.dtype).tiny)
-    change = windows.by_member(candidate - base).double().square().mean((1, 2)).sqrt()
-    return room * change - change.square() / (2 * LEEWAY)
-
-
 # ------------------------------------------------------------------------------------ imagination
 
 
@@ -345,11 +238,7 @@ def _imagined_return(parts: Parts, windows: Windows, act: Callable[[Tensor], Ten
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "critic": ("critic",),
-    "fqe": (),
     "fqe_disjoint": (),
-    "monte_carlo": ("behavior",),
-    "distance": ("behavior",),
-    "headroom": (),
     "imagination": ("world_model", "reward"),
 }
 """Judge → the fields of `Parts` it cannot do without, beside the dataset."""

@@ -65,11 +65,6 @@ class StepSizeConfig(Config):
         paper="none",
     )
 
-    @property
-    def judges_need(self) -> tuple[str, ...]:
-        """The components that only judge."""
-        return ("bc",) if self.step_size == "auto" else ()
-
 
 class Ascending(Acting, Protocol):
     """A planner that climbs with a step size α, and makes others like itself on which α is measured."""

@@ -50,8 +50,6 @@ class Windows:
     mask: Tensor  # (N, L): 0 where the environment ended the episode, else 1
     returns: Tensor  # (N, L), float64: discounted return of the recorded episode from here on
     episode: Tensor  # (N,): the stretch's episode in the dataset
-    start_obs: Tensor  # (S, E, obs_dim): where the dataset's episodes began, held out or not
-    start_returns: Tensor  # (S, E), float64: their discounted returns
     members: int
 
     @property
@@ -100,7 +98,6 @@ def heldout_windows(parts: Parts, seeds: Sequence[int], *, count: int = WINDOWS,
     def gathered(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values)[rows].flatten(0, 1).to(parts.device, dtype)
 
-    first = torch.from_numpy(np.cumsum(dataset.lengths) - dataset.lengths)
     return Windows(
         obs=gathered(dataset.obs),
         action=gathered(dataset.action),
@@ -108,8 +105,6 @@ def heldout_windows(parts: Parts, seeds: Sequence[int], *, count: int = WINDOWS,
         mask=1 - gathered(dataset.terminal),
         returns=returns[members, rows].flatten(0, 1).to(parts.device),
         episode=torch.from_numpy(dataset.episode)[picked].flatten().to(parts.device),
-        start_obs=torch.from_numpy(dataset.obs)[first].to(parts.device, dtype).expand(len(seeds), -1, -1),
-        start_returns=returns[:, first].to(parts.device),
         members=len(seeds),
     )
 

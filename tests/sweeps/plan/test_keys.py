@@ -258,7 +258,7 @@ MOVES = {
     "artifact_names": NONE,
     "components.actor_critic": f"{PLAYED} unplayed {CELLS}",
     "components.artifact": f"value {CELLS}",
-    "components.bc": "bc auto",
+    "components.bc": "bc",
     "components.component": ALL,
     "components.iql": "iql",
     "components.loading": f"value {CELLS}",

@@ -148,7 +148,7 @@ def test_a_measured_step_size_is_recorded_with_the_reset_that_is_given():
 
 
 def test_candidates_are_named_by_their_reset_where_there_are_two():
-    recorded = Judgement("fqe", *map(list, zip(*PAIRS, strict=True)), {}, [0.2], ["step"]).to_dict()
+    recorded = Judgement("critic", *map(list, zip(*PAIRS, strict=True)), {}, [0.2], ["step"]).to_dict()
     names = ["0.05 (reset: step)", "0.05 (reset: episode)", "0.2 (reset: step)", "0.2 (reset: episode)"]
     assert candidate_labels(recorded) == [0, *names]
     assert candidate_labels({"candidates": [0, 0.05], "resets": ["step", "step"]}) == [0, 0.05]

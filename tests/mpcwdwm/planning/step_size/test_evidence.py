@@ -66,9 +66,6 @@ def test_returns_are_the_episodes_own_in_the_critics_unit():
         assert float(windows.reward[n, 2]) == pytest.approx(
             float(affine[m, 0] * dataset.reward[row] + affine[m, 1]), abs=1e-6
         )
-    first = np.cumsum(dataset.lengths) - dataset.lengths
-    assert torch.equal(windows.start_obs[0, :, 0].long(), torch.tensor(first))
-    assert windows.start_returns.shape == (2, len(LENGTHS))
 
 
 def test_what_lacks_is_said_in_one_line():
