@@ -178,7 +178,7 @@ def test_crowding_is_the_time_beside_others_over_that_alone(monkeypatch: pytest.
         return Cost(alone * (1.5 if beside else 1.0))
 
     monkeypatch.setattr(bench_module, "_others", others)
-    monkeypatch.setattr(bench_module, "_cores", lambda: 8)
+    monkeypatch.setattr(bench_module, "cores", lambda: 8)
     for module in (bench_module, speed):
         monkeypatch.setattr(module, "time_updates", lambda *work: cost(0.01))
         monkeypatch.setattr(module, "time_acts", lambda *work: cost(0.02))
