@@ -19,7 +19,7 @@ from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagin
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import Planner
 from mpcwdwm.planning.presets import PRESETS
-from mpcwdwm.planning.step_size.choice import Judgement
+from mpcwdwm.planning.step_size.choice import JUDGES, Judgement
 from mpcwdwm.planning.step_size.units import StepSizeConfig, alpha_at_state, step_sizes
 from mpcwdwm.planning.trust.gate import ErrorSlopes, error_slopes
 from mpcwdwm.planning.trust.region import action_change, shrunk
@@ -58,6 +58,12 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
     def uses_dataset(self) -> bool:
         """The gate's errors and the step size are measured on held-out episodes."""
         return self.gate is not None or self.step_unit == "action" or self.step_size == "auto"
+
+    @property
+    def code_roots(self) -> tuple[str, ...]:
+        """The module of the judge that chooses the step size, too; it may be of another package."""
+        judging = (JUDGES[self.judge].__module__,) if self.step_size == "auto" else ()
+        return (*super().code_roots, *judging)
 
     @property
     def idle_modules(self) -> tuple[str, ...]:

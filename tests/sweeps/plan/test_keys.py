@@ -210,6 +210,18 @@ def test_the_source_of_another_package_counts(tmp_path: Path, monkeypatch: pytes
     assert code_hash("strangers_planners.shooting") != before
 
 
+def test_the_source_of_ones_own_judge_counts_where_it_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "strangers_judges.py"
+    file.write_text("def mine(parts, windows, base, candidate):\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = {"preset": "paper", "judge": "strangers_judges:mine"}
+    asked, unasked = planner_config({**own, "step_size": "auto"}), planner_config(own)
+    before = [cell_code(planner, {}) for planner in (asked, unasked)]
+    file.write_text("def mine(parts, windows, base, candidate):\n    return 2\n")
+    assert cell_code(asked, {}) != before[0]
+    assert cell_code(unasked, {}) == before[1]
+
+
 @pytest.mark.parametrize(
     ("module", "said"), [("nowhere_to_be_found.planners", "cannot be imported"), ("math", "has no Python source")]
 )
