@@ -196,7 +196,7 @@ def test_auto_tries_and_takes_its_candidates_in_this_unit(monkeypatch):
         return replace(judge(parts, candidates, stepping, **options), chosen=[1e-4, 4e-4])
 
     monkeypatch.setattr(step_size_module, "judge_candidates", watched)
-    fields = {"step_size": "auto", "judge": "distance", "smallest": 1e-4, "largest": 4e-4, "candidates": 3}
+    fields = {"step_size": "auto", "judge": "critic", "smallest": 1e-4, "largest": 4e-4, "candidates": 3}
     config = MpcConfig(**{**STATE, **fields})
     planner = AdaptiveMpc(trusted_parts(), config, seeds=(0, 1), episodes=2)
     planner.act(random(4, OBS))
