@@ -124,6 +124,8 @@ class MlflowStore:
                 import requests
 
                 requests.get(self.uri.rstrip("/") + "/health", timeout=PROBE_SECONDS)
+            else:
+                _try_database(self.uri)
             from mlflow import MlflowClient
 
             self.client = MlflowClient(self.uri)
@@ -162,3 +164,18 @@ class MlflowStore:
             if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "requests", "urllib3"):
                 raise
             raise UserError(f"tracking: MLflow at {shown_uri(self.uri)} failed: {first_line(error)}") from error
+
+
+def _try_database(uri: str) -> None:
+    """Read from a database once; MLflow would try again for 100 seconds before it says what is wrong."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"tracking: {shown_uri(uri)} needs the Python package {error.name}, which is not installed "
+            "(for PostgreSQL: pip install 'psycopg[binary]')"
+        ) from error
+    with engine.connect() as connection:
+        sqlalchemy.inspect(connection).get_table_names()

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import signal
@@ -265,10 +266,20 @@ def test_a_server_that_does_not_answer_is_one_line_without_the_password():
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_database_is_one_line(tmp_path):
+@pytest.mark.parametrize("use", [Records, lambda uri: Tracker(uri, "x").start({}, "")], ids=["read", "write"])
+def test_a_file_that_is_no_database_is_one_line_at_once(use, tmp_path):
     (tmp_path / "mlflow.db").write_text("this is not a database, and long enough to tell")
-    with pytest.raises(UserError, match=r"mlflow\.db failed: .*not a database"):
-        Tracker(f"sqlite:///{tmp_path}/mlflow.db", "x").start({}, "")
+    uri, began = f"sqlite:///{tmp_path}/mlflow.db", time.monotonic()
+    with pytest.raises(UserError, match=r"mlflow\.db failed: .*not a database") as error:
+        use(uri)
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - began < 20  # MLflow alone tries for 101 s
+
+
+@pytest.mark.skipif(importlib.util.find_spec("psycopg2") is not None, reason="the driver is installed")
+def test_a_database_whose_driver_is_missing_is_one_line():
+    with pytest.raises(UserError, match=r"me:\*\*\*@.* needs the Python package psycopg2, .*pip install"):
+        Tracker("postgresql+psycopg2://me:secret@127.0.0.1:9/x", "x").start({}, "")
 
 
 def test_a_moved_store_can_be_read_and_says_how_to_write(store, tmp_path):
