@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Generic, TypeGuard, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["Registry", "slug", "subclass_of"]
+__all__ = ["Registry", "is_function", "slug", "subclass_of"]
 
 T = TypeVar("T")
 
@@ -108,6 +108,11 @@ class Registry(Generic[T]):
 def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, str]:
     """Return a group's entry points; reading all packages' metadata takes 25 ms, so once for each `sys.path`."""
     return {point.name: point.value for point in entry_points(group=group)}
+
+
+def is_function(thing: object) -> TypeGuard[Callable[..., Any]]:
+    """Return whether something can be called."""
+    return callable(thing)
 
 
 def subclass_of(base: type[T]) -> Callable[[object], TypeGuard[type[T]]]:

@@ -22,6 +22,7 @@ __all__ = [
     "ComponentConfig",
     "Context",
     "CriticComponent",
+    "DynamicsComponent",
     "ModelConfig",
     "Rows",
     "clip_norm",
@@ -58,7 +59,7 @@ class ComponentConfig(Config):
     @property
     def idle_modules(self) -> tuple[str, ...]:
         """Modules that are imported by those, but do not run with this config: a key leaves them out."""
-        return () if self.curve_played else ("mpcwdwm.evaluation.rollout",)
+        return () if self.curve_played else ("mpcwdwm.evaluation.rollout", "mpcwdwm.data.scores")
 
     @property
     def curve_played(self) -> bool:
@@ -194,6 +195,26 @@ class CriticComponent(Component):
 
     critic: nn.Module  # obs (S, B, obs_dim), action (S, B, act_dim) → twins (S, 2, B)
     reward_affine: Tensor  # (S, 2): the critic's rewards are scale · r + shift
+
+
+class DynamicsComponent(Component):
+    """A component that predicts next observations, and whose error is also measured over several steps."""
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of one transition's noise."""
+        raise TypeError(f"{type(self).__name__} defines no noise")
+
+    def open_loop(self, obs: Tensor, action: Tensor, reached: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Return metrics of shape (S,) of the state that is predicted after H recorded actions.
+
+        Args:
+            obs: where it begins, (S, B, obs_dim).
+            action: what was done, (H, S, B, act_dim).
+            reached: where it led, (S, B, obs_dim).
+            noise: (H, S, B, *noise_shape).
+        """
+        raise TypeError(f"{type(self).__name__} defines no error over several steps")
 
 
 # --------------------------------------------------------------------------------- shared steps

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mpcwdwm.data.dataset import Dataset, continues
 from mpcwdwm.data.hdf5 import Arrays, Flags, read_arrays
+from mpcwdwm.data.scores import normalized_score
 from mpcwdwm.data.tasks import Task
 
 __all__ = ["Audit", "Fault", "Spread", "audit"]
@@ -112,11 +113,7 @@ def audit(dataset: Dataset, task: Task | None = None) -> Audit:
         UserError: the file has vanished or become unreadable since it was read.
     """
     arrays = read_arrays(dataset.path)
-    reference = task.reference if task else None
-    normalized = None
-    if reference is not None:
-        low, high = reference
-        normalized = Spread.of(100 * (dataset.returns - low) / (high - low))
+    scores = normalized_score(dataset.returns, task.reference) if task else None
     marked = arrays.terminal | (arrays.timeout if arrays.timeout is not None else False)
     return Audit(
         path=dataset.path,
@@ -130,7 +127,7 @@ def audit(dataset: Dataset, task: Task | None = None) -> Audit:
         unfinished=not bool(marked[-1]),
         stores_next_obs=arrays.next_obs is not None,
         returns=Spread.of(dataset.returns),
-        normalized=normalized,
+        normalized=None if scores is None else Spread.of(scores),
         lengths=Spread.of(dataset.lengths),
         reward=Spread.of(dataset.reward),
         heldout_episodes=int(dataset.heldout_episodes.sum()),

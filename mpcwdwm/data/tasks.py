@@ -1,8 +1,9 @@
 """Tasks: a dataset, the environment its policies are judged in, and the scale of their scores.
 
 The registry is data: `tables/tasks.csv` lists D4RL's 18 Gym-MuJoCo -v2 and 6 AntMaze -v2 tasks (addresses
-and reference scores as in D4RL's `infos.py`) and the dataset bundled with the package. Any HDF5 file
-in the same layout together with a Gymnasium id becomes a task through `custom_task`.
+and reference scores as in D4RL's `infos.py`) and the dataset bundled with the package; `tables/robots.csv`
+holds what all tasks of a robot have in common. Any HDF5 file in the same layout together with a Gymnasium
+id becomes a task through `custom_task`.
 """
 
 import csv
@@ -17,7 +18,7 @@ from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.sidecar import verify_or_record
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["TASKS", "Task", "custom_task", "dataset_folder", "dataset_path", "find_task"]
+__all__ = ["ROBOTS", "TASKS", "Robot", "Task", "custom_task", "dataset_folder", "dataset_path", "find_task", "robot_of"]
 
 HERE = Path(__file__).parent
 ANTMAZE_REASON = "AntMaze's own environment is not part of this version, so nothing can be evaluated in it"
@@ -40,6 +41,15 @@ class Task:
     not_runnable: str | None = None  # why it cannot be run, in one line; None: it can
 
 
+@dataclass(frozen=True)
+class Robot:
+    """What is known of a robot, whatever the version of its environment."""
+
+    termination: str | None
+    reference: tuple[float, float]
+    max_episode_steps: int
+
+
 # ── The registry ──────────────────────────────────────────────────────────────
 
 
@@ -49,18 +59,35 @@ def read_table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def _robot(row: dict[str, str]) -> Robot:
+    """Return what a row of robots.csv or tasks.csv says."""
+    reference = float(row["reference_min"]), float(row["reference_max"])
+    return Robot(row["termination"] or None, reference, int(row["max_episode_steps"]))
+
+
+ROBOTS: dict[str, Robot] = {row["robot"]: _robot(row) for row in read_table("robots.csv")}
+"""Name, as in Gymnasium's ids → robot."""
+
+
+def robot_of(env_id: str) -> Robot | None:
+    """Return what is known of the robot of a Gymnasium id (``Hopper-v4``), None if nothing is."""
+    match = re.fullmatch(r"(\w+)-v\d+", env_id)
+    return ROBOTS.get(match[1]) if match else None
+
+
 def _registered(row: dict[str, str]) -> Task:
     """Return the task that a row of tasks.csv describes."""
     bundled = row["source"] == "bundled"
+    robot = robot_of(row["env_id"]) or _robot(row)
     return Task(
         name=row["name"],
         env_id=row["env_id"],
         source="bundled" if bundled else "d4rl",
         path=HERE / "bundled" / row["file"] if bundled else None,
         url=row["url"] or None,
-        reference=(float(row["reference_min"]), float(row["reference_max"])),
-        termination=row["termination"] or None,
-        max_episode_steps=int(row["max_episode_steps"]),
+        reference=robot.reference,
+        termination=robot.termination,
+        max_episode_steps=robot.max_episode_steps,
         not_runnable=ANTMAZE_REASON if row["name"].startswith("antmaze") else None,
     )
 
@@ -103,14 +130,14 @@ def custom_task(
     Raises:
         UserError: unfit name, unknown environment or rule, impossible reference or number of steps.
     """
-    from mpcwdwm.envs.factory import env_family, env_spec  # imports gymnasium, which the registry does not need
+    from mpcwdwm.envs.factory import env_spec  # imports gymnasium, which the registry does not need
     from mpcwdwm.envs.termination import RULES
 
     if not TASK_NAME.fullmatch(name):
         raise UserError(f"task name '{name}' may contain only letters, digits and . _ + -")
     if name in TASKS:
         raise UserError(f"task name '{name}' belongs to a registered task: give your dataset another name")
-    family, spec = env_family(env), env_spec(env)
+    robot, spec = robot_of(env), env_spec(env)
     if termination is not None:
         try:
             RULES[termination]
@@ -121,7 +148,7 @@ def custom_task(
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise UserError(f"task '{name}': reference must be (lowest, highest) return, not ({low}, {high})")
         reference = (float(low), float(high))
-    steps = max_episode_steps or spec.max_episode_steps or (family.max_episode_steps if family else None)
+    steps = max_episode_steps or spec.max_episode_steps or (robot.max_episode_steps if robot else None)
     if steps is None or steps < 1:
         raise UserError(f"task '{name}': environment '{env}' has no time limit, give max_episode_steps (at least 1)")
     return Task(
@@ -130,8 +157,8 @@ def custom_task(
         source="local",
         path=Path(dataset).expanduser(),
         url=None,
-        reference=reference or (family.reference if family else None),
-        termination=termination or (family.termination if family else None),
+        reference=reference or (robot.reference if robot else None),
+        termination=termination or (robot.termination if robot else None),
         max_episode_steps=steps,
     )
 

@@ -8,7 +8,6 @@ action space is not [-1, 1] it is rescaled, because every policy here acts in [-
 import importlib
 import re
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -16,38 +15,12 @@ import numpy as np
 
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["Family", "check_env", "env_family", "env_spec", "make_env", "mujoco_version"]
+__all__ = ["check_env", "env_spec", "make_env", "mujoco_version"]
 
 # From 3.5.0 on the contact margin of a pair is the sum of both geoms' margins, before it was the larger
 # one: Hopper and Ant then move differently from the environments the datasets were recorded in.
 FIRST_UNFIT_MUJOCO = (3, 5)
 MUJOCO_INSTALL = "pip uninstall -y mujoco mujoco-core mujoco-studio && pip install 'mujoco>=3.3.7,<3.5'"
-
-
-# ── Known robots ──────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Family:
-    """What is known about a robot, whatever the version of its environment."""
-
-    termination: str  # name of a rule in mpcwdwm.envs.termination.RULES
-    reference: tuple[float, float]  # D4RL's (min, max) return
-    max_episode_steps: int
-
-
-FAMILIES = {
-    "HalfCheetah": Family("halfcheetah", (-280.178953, 12135.0), 1000),
-    "Hopper": Family("hopper", (-20.272305, 3234.3), 1000),
-    "Walker2d": Family("walker2d", (1.629008, 4592.3), 1000),
-    "Ant": Family("ant", (-325.6, 3879.7), 1000),
-}
-
-
-def env_family(env_id: str) -> Family | None:
-    """Return what is known about the robot of a Gymnasium id (``Hopper-v4``), None if nothing is."""
-    match = re.fullmatch(r"(\w+)-v\d+", env_id)
-    return FAMILIES.get(match[1]) if match else None
 
 
 # ── Guards ────────────────────────────────────────────────────────────────────

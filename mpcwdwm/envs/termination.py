@@ -7,12 +7,11 @@ velocities are clipped to ±10 there, so Hopper's limit of 100 on them is never 
 """
 
 from collections.abc import Callable
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from mpcwdwm.registry import Registry
+from mpcwdwm.registry import Registry, is_function
 
 __all__ = ["RULES", "Rule", "ant", "halfcheetah", "hopper", "walker2d"]
 
@@ -53,14 +52,10 @@ Rule = Callable[[Tensor], Tensor]
 """obs (..., obs_dim) → bool (...): whether an episode ends there."""
 
 
-def _is_rule(thing: object) -> TypeGuard[Rule]:
-    return callable(thing)
-
-
 RULES: Registry[Rule] = Registry(
     "termination rule",
     "mpcwdwm.termination",
-    _is_rule,
+    is_function,
     "a function: obs (..., obs_dim) → bool (...)",
     {name: f"{__name__}:{name}" for name in ("hopper", "walker2d", "halfcheetah", "ant")},
 )

@@ -6,7 +6,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from mpcwdwm.evaluation.rollout import episode_seeds, normalized_score, rollout
+from mpcwdwm.data.scores import normalized_score
+from mpcwdwm.evaluation.rollout import episode_seeds, rollout
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning.frozen import FrozenConfig
 from mpcwdwm.planning.parts import Parts

@@ -16,7 +16,7 @@ from torch import Tensor
 from mpcwdwm.envs.factory import make_env
 from mpcwdwm.random import derive_seed
 
-__all__ = ["Rollout", "episode_seeds", "normalized_score", "rollout"]
+__all__ = ["Rollout", "episode_seeds", "rollout"]
 
 Act = Callable[[Tensor, Tensor], Tensor]
 """(obs (N, obs_dim), alive (N,) bool) → action (N, act_dim)."""
@@ -35,14 +35,6 @@ class Rollout:
 def episode_seeds(env_seed: int, episodes: int, purpose: str = "evaluation") -> list[int]:
     """Return the reset seed of each episode; the same for every method, so that comparisons are paired."""
     return [derive_seed(env_seed, purpose, episode) % 2**31 for episode in range(episodes)]
-
-
-def normalized_score(return_: float, reference: tuple[float, float] | None) -> float | None:
-    """Return D4RL's 100 (R − min) / (max − min), or None without reference scores."""
-    if reference is None:
-        return None
-    low, high = reference
-    return 100 * (return_ - low) / (high - low)
 
 
 def rollout(

@@ -7,14 +7,14 @@ compounds over a planner's horizon does not show in one step.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Batch, Component
+from mpcwdwm.components.component import ActorComponent, Batch, Component, DynamicsComponent
 from mpcwdwm.data import Dataset
-from mpcwdwm.evaluation.rollout import episode_seeds, normalized_score, rollout
+from mpcwdwm.data.scores import normalized_score
+from mpcwdwm.evaluation.rollout import episode_seeds, rollout
 from mpcwdwm.random import Normal, generator
 from mpcwdwm.training.buffer import usable_rows
 
@@ -46,12 +46,14 @@ def policy_evaluator(
     """
     env_seeds = episode_seeds(CURVE_ENV_SEED, episodes, "curve")
 
-    def evaluate(part: Any) -> list[dict[str, float]]:
-        device, dtype = next(part.parameters()).device, next(part.parameters()).dtype
+    def evaluate(part: Component) -> list[dict[str, float]]:
+        assert isinstance(part, ActorComponent)
+        device, dtype, actor = next(part.parameters()).device, next(part.parameters()).dtype, part.actor
 
         @torch.no_grad()
         def act(obs: Tensor, alive: Tensor) -> Tensor:  # (S · episodes, obs_dim)
-            return part.actor(obs.unflatten(0, (len(seeds), episodes))).flatten(0, 1)
+            action: Tensor = actor(obs.unflatten(0, (len(seeds), episodes)))
+            return action.flatten(0, 1)
 
         played = rollout(env_id, act, env_seeds * len(seeds), max_steps=max_steps, device=device, dtype=dtype)
         points = []
@@ -82,12 +84,12 @@ def heldout_evaluator(part: Component, datasets: Sequence[Dataset], *, horizon: 
     """
     like = next(part.parameters())
     sample = _Sample(part.seeds, datasets, like.device, like.dtype)
-    one_step = _one_step(part, sample)
-    open_loop = _open_loop(part, sample, horizon) if hasattr(part, "open_loop") else None
+    measures = [_one_step(part, sample)]
+    if isinstance(part, DynamicsComponent) and (open_loop := _open_loop(part, sample, horizon)):
+        measures.append(open_loop)
 
     def evaluate(part: Component) -> list[dict[str, float]]:
-        found = {**one_step(part), **(open_loop(part) if open_loop else {})}
-        metrics = {key: value.tolist() for key, value in found.items()}
+        metrics = {key: value.tolist() for measure in measures for key, value in measure(part).items()}
         return [{key: values[m] for key, values in metrics.items()} for m in range(len(part.seeds))]
 
     return evaluate
@@ -130,15 +132,22 @@ def _one_step(part: Component, sample: _Sample) -> Callable[[Component], dict[st
     picked = sample.rows(rows, HELDOUT_ROWS, "heldout")
     batch, recipes = sample.batch(picked), part.heldout_noise(len(picked[0]))
     noise = {name: sample.noise(recipe, "heldout", name)[0] for name, recipe in recipes.items()}
-    return lambda part: dict(part.heldout(batch, noise))
+    return lambda part: part.heldout(batch, noise)
 
 
-def _open_loop(model: Any, sample: _Sample, horizon: int) -> Callable[[Any], dict[str, Tensor]] | None:
+def _open_loop(
+    part: DynamicsComponent, sample: _Sample, horizon: int
+) -> Callable[[Component], dict[str, Tensor]] | None:
     starts = [torch.from_numpy(dataset.heldout_starts(horizon)) for dataset in sample.datasets]
     if not all(len(own) for own in starts):
         return None
     picked = sample.rows(starts, OPEN_LOOP_WINDOWS, "heldout/windows")
     steps = [sample.batch([own + j for own in picked]) for j in range(horizon)]
-    noise = sample.noise(Normal((len(picked[0]), *model.noise_shape)), "heldout", "windows", steps=horizon)
+    noise = sample.noise(Normal((len(picked[0]), *part.noise_shape)), "heldout", "windows", steps=horizon)
     action = torch.stack([step.action for step in steps])  # (H, S, B, act_dim)
-    return lambda model: dict(model.open_loop(steps[0].obs, action, steps[-1].next_obs, noise))
+
+    def measure(part: Component) -> dict[str, Tensor]:
+        assert isinstance(part, DynamicsComponent)
+        return part.open_loop(steps[0].obs, action, steps[-1].next_obs, noise)
+
+    return measure

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Component, ComponentConfig, Context
+from mpcwdwm.components.component import ActorComponent, Component, ComponentConfig, Context
 from mpcwdwm.components.registry import component_class
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
@@ -315,7 +315,7 @@ def train(
     if checkpoint is not None:
         training.load(checkpoint)
     evaluate = None
-    if hasattr(training.part, "actor"):
+    if isinstance(training.part, ActorComponent):
         if env_id is not None and config.eval_episodes:
             evaluate = policy_evaluator(env_id, seeds, config.eval_episodes, max_episode_steps, reference)
     elif all(dataset.heldout.any() for dataset in training.datasets):

@@ -24,7 +24,7 @@ import torch
 
 from cluster.provenance import cores
 from mpcwdwm.components import COMPONENTS, component_config
-from mpcwdwm.envs.factory import FAMILIES
+from mpcwdwm.data.tasks import ROBOTS
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.compute import ComputeConfig, path_of
 from mpcwdwm.planning import planner_config
@@ -122,8 +122,8 @@ def _stages(report: Report, place: Place) -> Iterator[tuple[str, Callable[[], An
     compute = _uncompiled(place.device)
 
     def environments() -> None:
-        for family in FAMILIES:
-            report.environments[f"{family}-v4"] = env_cost(f"{family}-v4", anew=True)
+        for robot in ROBOTS:
+            report.environments[f"{robot}-v4"] = env_cost(f"{robot}-v4", anew=True)
         report.acting = act_cost(None, {"rebrac": parts["rebrac"]}, "rebrac", DIMS, 1, EPISODES[-1], place, anew=True)
 
     def updates(name: str) -> None:

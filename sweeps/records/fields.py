@@ -14,7 +14,7 @@ import numpy as np
 from analysis.mlflow_store import KEY_TAG, KIND_TAG, SWEEP_TAG
 from cluster.units import CellUnit, ComponentUnit, Unit
 from mpcwdwm.artifact_names import EPISODES, MANIFEST
-from mpcwdwm.evaluation.rollout import normalized_score
+from mpcwdwm.data.scores import normalized_score
 
 __all__ = ["Record", "plan_record", "record_of"]
 

@@ -58,6 +58,11 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     assert "loaded: []" in ended.stdout
 
 
+def test_records_are_kept_without_torch(tmp_path: Path) -> None:
+    script = "import sys, sweeps.records.tracker; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
 def test_the_version_is_printed(tmp_path: Path) -> None:
     ended = mpcwdwm("--version", folder=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "mpcwdwm 0.1.0\n")

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Batch, Component, ModelConfig, polyak_update
+from mpcwdwm.components.component import Batch, DynamicsComponent, ModelConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.imagination import unroll
@@ -36,7 +36,7 @@ class WorldModelConfig(ModelConfig):
     )
 
 
-class WorldModel(Component):
+class WorldModel(DynamicsComponent):
     """S stacked models of p(s' | s, a). Subclasses define `loss`, `noise_shape` and `sample`.
 
     Args:
@@ -112,11 +112,6 @@ class WorldModel(Component):
 
     # -------------------------------------------------------------------------------- sampling
 
-    @property
-    def noise_shape(self) -> tuple[int, ...]:
-        """Shape of one transition's noise."""
-        raise TypeError(f"{type(self).__name__} defines no noise")
-
     def sample(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """Return s' = f(s, a, noise), deterministic and differentiable.
 
@@ -149,14 +144,7 @@ class WorldModel(Component):
 
     @torch.no_grad()
     def open_loop(self, obs: Tensor, action: Tensor, reached: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """RMSE of the state after H recorded actions, each step predicted from the last prediction.
-
-        Args:
-            obs: where it begins, (S, B, obs_dim).
-            action: what was done, (H, S, B, act_dim).
-            reached: where it led, (S, B, obs_dim).
-            noise: (H, S, B, *noise_shape).
-        """
+        """RMSE of the state after H recorded actions, each step predicted from the last prediction."""
         rolled = unroll(obs, len(action), lambda j, _: action[j], lambda j, s, a: self.sample(s, a, noise[j]))
         name = f"heldout/rmse_{len(action)}_steps"
         return {name: self.rmse(rolled.obs[-1], reached), f"{name}_no_change": self.rmse(obs, reached)}

@@ -7,7 +7,7 @@ needs no planner, and every judge scores it 0. What a judge cannot show to be be
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from mpcwdwm.planning.step_size.windows import (
     heldout_windows,
     pretrained_actions,
 )
-from mpcwdwm.registry import Registry
+from mpcwdwm.registry import Registry, is_function
 
 __all__ = [
     "JUDGES",
@@ -39,14 +39,10 @@ __all__ = [
 JUDGE_NAMES = tuple(NEEDS)
 
 
-def _is_judge(thing: object) -> TypeGuard[Judge]:
-    return callable(thing)
-
-
 JUDGES: Registry[Judge] = Registry(
     "judge",
     "mpcwdwm.judges",
-    _is_judge,
+    is_function,
     "a function: parts, windows, the pretrained policy's actions, a candidate's → scores (members,)",
     {name: f"mpcwdwm.planning.step_size.off_policy:{name}" for name in NEEDS},
 )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mpcwdwm.data import TASKS, Dataset, dataset_path, find_task, read_dataset
-from mpcwdwm.evaluation.rollout import normalized_score
+from mpcwdwm.data.scores import normalized_score
 from tests.support import ROOT
 from tests.support.d4rl_side import ABSENT
 from tests.support.parts import BUNDLED

@@ -291,6 +291,7 @@ MOVES = {
     "data.hdf5": ALL,
     "data.hyperparameters": NONE,
     "data.mapped": TRAINED,
+    "data.scores": f"{PLAYED} {CELLS}",
     "data.sidecar": NONE,
     "data.tasks": NONE,
     "data.writing": NONE,
