@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster.store import Store
 from cluster.store.lease import Busy, hold
-from cluster.units import SHELVES, Pack, pack_from_dict
+from cluster.units import KINDS, Pack, pack_from_dict
 
 __all__ = ["begin", "finish", "missing", "open_pack", "open_packs", "plan_packs", "sweep_up"]
 
@@ -25,7 +25,7 @@ RECORD = "pack.json"
 
 def missing(store: Store, pack: Pack) -> tuple[str, ...]:
     """Return the keys of a pack that are not published, in stacking order."""
-    return tuple(key for key in pack.keys if not store.has(pack.shelf, key))
+    return tuple(key for key in pack.keys if not store.has(pack.kind, key))
 
 
 def begin(store: Store, pack: Pack) -> None:
@@ -65,7 +65,7 @@ def plan_packs(store: Store, packs: list[Pack], wanted: set[str]) -> list[Pack]:
             missing would let the limits of the groups depend on what happened to be finished.
         wanted: the keys asked for; nothing is begun for others.
     """
-    needed = set(wanted).difference(*(store.keys(shelf) for shelf in SHELVES.values()))
+    needed = set(wanted).difference(*(store.keys(kind) for kind in KINDS))
     chosen: list[Pack] = []
     for pack in open_packs(store):
         lacking = missing(store, pack)

@@ -8,9 +8,12 @@ that survives JSON, so a pack can cross a process border or be written beside it
 
 import hashlib
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-__all__ = ["SHELVES", "CellUnit", "ComponentUnit", "Pack", "TaskRef", "Unit", "pack_from_dict"]
+__all__ = ["KINDS", "CellUnit", "ComponentUnit", "Kind", "Pack", "TaskRef", "Unit", "pack_from_dict"]
+
+Kind = Literal["component", "cell"]
+KINDS: tuple[Kind, ...] = ("component", "cell")
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,7 @@ class TaskRef:
 class ComponentUnit:
     """One pretrained part for one seed."""
 
-    kind: ClassVar = "component"
-    shelf: ClassVar = "components"  # its folder in the store
+    kind: ClassVar[Kind] = "component"
 
     key: str  # folder name: "<component>-<task>-s<seed>-<hash>"
     component: str  # "rebrac", "iql", "bc", "world_model", "reward", "value"
@@ -48,8 +50,7 @@ class ComponentUnit:
 class CellUnit:
     """One method evaluated on one task for one training seed."""
 
-    kind: ClassVar = "cell"
-    shelf: ClassVar = "results"
+    kind: ClassVar[Kind] = "cell"
 
     key: str  # folder name: "<method>-<task>-s<seed>-<hash>"
     method: str  # row label: "rebrac", "mpc H=3 M=8 E=1 α=1e-05"
@@ -67,8 +68,6 @@ class CellUnit:
 
 
 Unit = ComponentUnit | CellUnit
-UNITS = {unit.kind: unit for unit in (ComponentUnit, CellUnit)}
-SHELVES = {kind: unit.shelf for kind, unit in UNITS.items()}
 
 
 @dataclass(frozen=True)
@@ -85,14 +84,9 @@ class Pack:
         return f"{self.kind}-{digest}"
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """Return "component" or "cell"."""
         return self.units[0].kind
-
-    @property
-    def shelf(self) -> str:
-        """Return the store's folder in which the units are published."""
-        return self.units[0].shelf
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -111,9 +105,10 @@ class Pack:
 
 def pack_from_dict(data: dict[str, Any]) -> Pack:
     """Rebuild a pack from `Pack.to_dict`, also after a trip through JSON."""
+    make = {"component": ComponentUnit, "cell": CellUnit}[data["kind"]]
     units: list[Unit] = []
     for fields in data["units"]:
         reference = fields["task"]["reference"]
         task = TaskRef(**{**fields["task"], "reference": tuple(reference) if reference else None})
-        units.append(UNITS[data["kind"]](**{**fields, "task": task}))
+        units.append(make(**{**fields, "task": task}))
     return Pack(tuple(units), data["compute"])

@@ -110,7 +110,7 @@ def run_pack(
         lease.check()
         for key in pack.keys:
             store.clear_failure(key)  # before: killed between the two, a published unit has no failure
-        published = tuple(key for key in pack.keys if store.publish(pack.shelf, key, writers[key]))
+        published = tuple(key for key in pack.keys if store.publish(pack.kind, key, writers[key]))
         packs.finish(store, pack)
     return PackResult(published, time.monotonic() - started, skipped=False)
 
@@ -214,8 +214,7 @@ def _bases(store: Store, units: Sequence[ComponentUnit]) -> "dict[str, Component
     from mpcwdwm.components import load_component
 
     return {
-        name: load_component([store.folder("components", unit.parts[name]) for unit in units])
-        for name in units[0].parts
+        name: load_component([store.folder("component", unit.parts[name]) for unit in units]) for name in units[0].parts
     }
 
 
@@ -232,7 +231,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     compute = ComputeConfig(**pack.compute)
     planner = None if unit.planner is None else planner_config(unit.planner)
     started = time.monotonic()
-    folders = {role: [store.folder("components", each.parts[role]) for each in units] for role in unit.parts}
+    folders = {role: [store.folder("component", each.parts[role]) for each in units] for role in unit.parts}
     parts = load_parts(
         folders,
         unit.base,

@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.provenance import host_name, is_dead, now
+from cluster.units import Kind
 from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.errors import UserError
 
-__all__ = ["KINDS", "Store", "Writer"]
+__all__ = ["FOLDERS", "Store", "Writer"]
 
-KINDS = ("components", "results")
+FOLDERS: dict[Kind, str] = {"component": "components", "cell": "results"}
 STALE_AFTER = 24 * 3600.0  # seconds; of another host's writer we see only the age, and no write takes a day
 
 Writer = Callable[[Path], None]
@@ -52,31 +53,31 @@ class Store:
 
     # Artifacts
 
-    def has(self, kind: str, key: str) -> bool:
+    def has(self, kind: Kind, key: str) -> bool:
         """Say whether the artifact is published."""
-        return self.exists(f"{_shelf(kind)}/{_plain(key)}/{MANIFEST}")
+        return self.exists(f"{FOLDERS[kind]}/{_plain(key)}/{MANIFEST}")
 
-    def keys(self, kind: str) -> list[str]:
+    def keys(self, kind: Kind) -> list[str]:
         """Return the keys of all published artifacts of a kind, sorted."""
-        return [key for key in self.names(_shelf(kind)) if self.has(kind, key)]
+        return [key for key in self.names(FOLDERS[kind]) if self.has(kind, key)]
 
-    def manifest(self, kind: str, key: str) -> dict[str, Any]:
+    def manifest(self, kind: Kind, key: str) -> dict[str, Any]:
         """Return what is known about a published artifact; UserError if there is none."""
-        text = self.read_text(f"{_shelf(kind)}/{_plain(key)}/{MANIFEST}")
+        text = self.read_text(f"{FOLDERS[kind]}/{_plain(key)}/{MANIFEST}")
         if text is None:
-            raise UserError(f"{kind[:-1]} '{key}' is not in the store {self.location}: run the sweep again")
+            raise UserError(f"{kind} '{key}' is not in the store {self.location}: run the sweep again")
         return dict(json.loads(text))
 
-    def folder(self, kind: str, key: str) -> Path:
+    def folder(self, kind: Kind, key: str) -> Path:
         """Return the folder of a published artifact, for reading; UserError if there is none."""
         self.manifest(kind, key)
-        return self.root / kind / key
+        return self.root / FOLDERS[kind] / key
 
-    def publish(self, kind: str, key: str, write: Writer) -> bool:
+    def publish(self, kind: Kind, key: str, write: Writer) -> bool:
         """Write an artifact and give it its name; False, and nothing changed, if it exists already."""
         if self.has(kind, key):
             return False
-        target = self.root / kind / key
+        target = self.root / FOLDERS[kind] / key
         with self.temporary() as folder:
             fill(folder, key, write)
             flush(folder)
@@ -92,9 +93,9 @@ class Store:
             _flush_one(target.parent)
         return True
 
-    def delete(self, kind: str, key: str) -> None:
+    def delete(self, kind: Kind, key: str) -> None:
         """Remove an artifact; at no moment is half of it to be seen."""
-        self.delete_tree(f"{_shelf(kind)}/{_plain(key)}")
+        self.delete_tree(f"{FOLDERS[kind]}/{_plain(key)}")
 
     # Failures and logs
 
@@ -256,12 +257,6 @@ def _remove(path: Path) -> None:
 
 
 # Names
-
-
-def _shelf(kind: str) -> str:
-    if kind not in KINDS:
-        raise ValueError(f"kind of artifact '{kind}': one of {', '.join(KINDS)}")
-    return kind
 
 
 def _plain(name: str) -> str:

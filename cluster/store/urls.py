@@ -20,7 +20,8 @@ from typing import Any
 
 import fsspec
 
-from cluster.store.files import KINDS, Store, Writer, fill, is_stale, writer_name
+from cluster.store.files import FOLDERS, Store, Writer, fill, is_stale, writer_name
+from cluster.units import Kind
 from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.data.fingerprint import cache_folder
 from mpcwdwm.errors import UserError
@@ -56,17 +57,17 @@ class RemoteStore(Store):
 
     # Artifacts
 
-    def keys(self, kind: str) -> list[str]:
+    def keys(self, kind: Kind) -> list[str]:
         """Return the keys of all published artifacts of a kind, sorted, from one listing."""
         self._files.invalidate_cache()
-        found = self._files.glob(f"{self._root}/{kind}/*/{MANIFEST}")
+        found = self._files.glob(f"{self._root}/{FOLDERS[kind]}/*/{MANIFEST}")
         return sorted(str(path).split("/")[-2] for path in found)
 
-    def folder(self, kind: str, key: str) -> Path:
+    def folder(self, kind: Kind, key: str) -> Path:
         """Return a local folder with a published artifact; it is downloaded the first time."""
         if not self._cache.has(kind, key):
             manifest = self.manifest(kind, key)
-            source = f"{self._root}/{kind}/{key}/{manifest[UPLOAD]}"
+            source = f"{self._root}/{FOLDERS[kind]}/{key}/{manifest[UPLOAD]}"
 
             def download(folder: Path) -> None:
                 for path in self._files.ls(source, detail=False):
@@ -76,7 +77,7 @@ class RemoteStore(Store):
             self._cache.publish(kind, key, download)
         return self._cache.folder(kind, key)
 
-    def publish(self, kind: str, key: str, write: Writer) -> bool:
+    def publish(self, kind: Kind, key: str, write: Writer) -> bool:
         """Upload an artifact, its manifest last; False, and nothing changed, if it exists already."""
         if self.has(kind, key):
             return False
@@ -86,13 +87,15 @@ class RemoteStore(Store):
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             for path in sorted(folder.iterdir()):
                 if path.name != MANIFEST:
-                    self._files.makedirs(f"{self._root}/{kind}/{key}/{upload}", exist_ok=True)
-                    self._files.put_file(str(path), f"{self._root}/{kind}/{key}/{upload}/{path.name}")
+                    self._files.makedirs(f"{self._root}/{FOLDERS[kind]}/{key}/{upload}", exist_ok=True)
+                    self._files.put_file(str(path), f"{self._root}/{FOLDERS[kind]}/{key}/{upload}/{path.name}")
         if not self.has(kind, key):  # another writer may have come first while we uploaded
-            self._commit(f"{kind}/{key}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1).encode())
+            self._commit(
+                f"{FOLDERS[kind]}/{key}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1).encode()
+            )
         if self.manifest(kind, key)[UPLOAD] == upload:
             return True
-        self.delete_tree(f"{kind}/{key}/{upload}")
+        self.delete_tree(f"{FOLDERS[kind]}/{key}/{upload}")
         return False
 
     def _commit(self, name: str, manifest: bytes) -> None:
@@ -103,10 +106,10 @@ class RemoteStore(Store):
             if not self.exists(name):
                 raise
 
-    def delete(self, kind: str, key: str) -> None:
+    def delete(self, kind: Kind, key: str) -> None:
         """Remove an artifact, its manifest first, and our copy of it."""
         if self.has(kind, key):
-            self._files.rm_file(f"{self._root}/{kind}/{key}/{MANIFEST}")
+            self._files.rm_file(f"{self._root}/{FOLDERS[kind]}/{key}/{MANIFEST}")
         super().delete(kind, key)
         self._cache.delete(kind, key)
 
@@ -169,11 +172,11 @@ class RemoteStore(Store):
     def sweep_up(self) -> int:
         """Remove what dead writers left, uploads without a commit included; return how many there were."""
         removed = super().sweep_up()
-        for kind in KINDS:
-            for key in self.names(kind):
-                for upload in (name for name in self.names(f"{kind}/{key}") if name.count("~") == 3):
-                    committed = json.loads(self.read_text(f"{kind}/{key}/{MANIFEST}") or "{}").get(UPLOAD)
+        for folder in FOLDERS.values():
+            for key in self.names(folder):
+                for upload in (name for name in self.names(f"{folder}/{key}") if name.count("~") == 3):
+                    committed = json.loads(self.read_text(f"{folder}/{key}/{MANIFEST}") or "{}").get(UPLOAD)
                     if upload != committed and is_stale(upload):
-                        self.delete_tree(f"{kind}/{key}/{upload}")
+                        self.delete_tree(f"{folder}/{key}/{upload}")
                         removed += 1
         return removed

@@ -10,12 +10,13 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 
 from cluster.provenance import cores, host_name
-from cluster.units import CellUnit, ComponentUnit, Pack
+from cluster.store import Store
+from cluster.units import CellUnit, ComponentUnit, Kind, Pack
 from mpcwdwm.components import COMPONENTS, ActorComponent, component_config
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import planner_config
@@ -23,7 +24,7 @@ from sweeps.cost.machine import PLANNING, PLAYING, Crowding, Machine, known_mach
 from sweeps.cost.speed import Place, act_cost, env_cost, path_on, update_cost, weight_bytes, work_shape
 from sweeps.execution.progress import relative_work
 from sweeps.plan.code import digest
-from sweeps.plan.plan import Plan, StoreView, cell_packs, component_packs
+from sweeps.plan.plan import Plan, cell_packs, component_packs
 from sweeps.spec.schema import Resources, Share
 
 __all__ = ["Lengths", "Prediction", "predict", "slots"]
@@ -34,14 +35,6 @@ RECORD_BYTES = 12_000  # manifest and learning curve of a component
 MOST_MANIFESTS = 500  # read to learn from: a second or two
 NO_GPU_HERE = "no GPU here to measure: times and GPU-hours are those of this machine's processor, GPUs take less"
 NO_BENCH = "times are rougher until `mpcwdwm bench` has measured this machine, once and for a minute"
-
-
-class Archive(StoreView, Protocol):
-    """What a prediction asks of the store."""
-
-    def keys(self, kind: str) -> list[str]:
-        """Return the keys of all published artifacts of a kind."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ class Prediction:
         return sum(self.seconds.values())
 
 
-def predict(plan: Plan, store: Archive, lengths: Mapping[str, Lengths] | None = None) -> Prediction:
+def predict(plan: Plan, store: Store, lengths: Mapping[str, Lengths] | None = None) -> Prediction:
     """Predict what the missing units of a plan cost on machines like this one.
 
     Args:
@@ -223,9 +216,9 @@ def _rows(pack: Pack) -> list[int]:
     return [len(pack.units), cast(CellUnit, pack.units[0]).episodes]
 
 
-def _bytes(plan: Plan, store: StoreView) -> int:
+def _bytes(plan: Plan, store: Store) -> int:
     """Return the size of the missing artifacts and results."""
-    missing = [unit for unit in plan.components if not store.has("components", unit.key)]
+    missing = [unit for unit in plan.components if not store.has("component", unit.key)]
     sizes = dict[str, int]()
     total = 0
     for unit in missing:
@@ -235,7 +228,7 @@ def _bytes(plan: Plan, store: StoreView) -> int:
         if kind not in sizes:
             sizes[kind] = weight_bytes(unit.component, component_config(unit.component, {}, unit.config), dims)
         total += sizes[kind] + RECORD_BYTES
-    results = sum(not store.has("results", unit.key) for unit in plan.cells) + plan.awaiting_choice
+    results = sum(not store.has("cell", unit.key) for unit in plan.cells) + plan.awaiting_choice
     return total + results * RESULT_BYTES
 
 
@@ -265,18 +258,18 @@ def _playing_work(
 class _Past:
     """What the store holds of the same kind of work, done on this machine."""
 
-    def __init__(self, plan: Plan, store: Archive, known: Mapping[str, Lengths]) -> None:
+    def __init__(self, plan: Plan, store: Store, known: Mapping[str, Lengths]) -> None:
         self.plan, self.known = plan, known
         self.rates: dict[str, float] = {}  # kind of training → stacked updates per second
         self.step_seconds: dict[str, float] = {}  # kind of evaluation → seconds of a lockstep step
         self._lengths: dict[str, list[Lengths]] = {}  # task → those of its packs of results
-        for one in _manifests(store, "components"):
+        for one in _manifests(store, "component"):
             place = Place(one["device"].split(":")[0], one["threads"])
             dims, seeds = (one["obs_dim"], one["act_dim"]), len(one["packed_with"])
             work = _training_work(one["component"], one["config"], dims, seeds, place, one["compute"])
             self.rates[work] = one["updates_per_second"]
         packs = dict[tuple[str, ...], list[dict[str, Any]]]()
-        for one in _manifests(store, "results"):
+        for one in _manifests(store, "cell"):
             packs.setdefault(tuple(one["packed_with"]), []).append(one)
         for pack in packs.values():
             one, lengths = pack[0], _lengths_of_results(pack)
@@ -310,7 +303,7 @@ def _lengths_of_results(pack: Sequence[dict[str, Any]]) -> Lengths:
     return Lengths(mean, float(max(longest))) if len(longest) == len(pack) else guessed
 
 
-def _manifests(store: Archive, kind: str) -> Iterable[dict[str, Any]]:
+def _manifests(store: Store, kind: Kind) -> Iterable[dict[str, Any]]:
     """Yield the manifests of what this machine has made."""
     here = host_name()
     for key in store.keys(kind)[:MOST_MANIFESTS]:

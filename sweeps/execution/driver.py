@@ -19,7 +19,7 @@ from analysis.mlflow_store import SPEC_FILE
 from cluster import packs
 from cluster.ray.attempts import Finished
 from cluster.store import Store, open_store
-from cluster.units import SHELVES, Pack, Unit
+from cluster.units import KINDS, Pack, Unit
 from cluster.work import Compute
 from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import Background, interruptible
@@ -27,7 +27,7 @@ from sweeps.execution.meter import Meter
 from sweeps.execution.progress import ProgressLines, relative_work
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
 from sweeps.records.fields import plan_record
-from sweeps.records.recorder import Recorder, shelf_folder
+from sweeps.records.recorder import Recorder
 from sweeps.records.tracker import Tracker
 from sweeps.spec.spec import Spec
 
@@ -141,12 +141,12 @@ class Driver:
         units: list[Unit] = [*plan.components, *plan.cells]
         self.units = {unit.key: unit for unit in units}
         self._look_up()
-        for kind, planned in (("component", len(plan.components)), ("cell", len(plan.cells))):
+        for kind, planned in zip(KINDS, (len(plan.components), len(plan.cells)), strict=True):
             self.meter.plan(kind, planned, len(self.done[kind]))
 
     def _look_up(self) -> None:
         """Take note of what is published."""
-        self.done = {kind: set(self.store.keys(shelf)).intersection(self.units) for kind, shelf in SHELVES.items()}
+        self.done = {kind: set(self.store.keys(kind)).intersection(self.units) for kind in KINDS}
 
     def _is_complete(self) -> bool:
         settled = self.done["component"] | self.done["cell"] | set(self.outcome.failed)
@@ -156,7 +156,7 @@ class Driver:
         """Yield the units of the plan that are published, with their folders."""
         for key, unit in self.units.items():
             if key in self.done[unit.kind]:
-                yield unit, shelf_folder(self.store, unit)
+                yield unit, self.store.folder(unit.kind, unit.key)
 
     # Records: MLflow is written by one thread at a time, once the store exists
 
@@ -237,7 +237,7 @@ class Driver:
         for unit in end.pack.units:
             if unit.key not in self.units:
                 continue  # of a pack begun by another sweep, which records it
-            if self.store.has(unit.shelf, unit.key):
+            if self.store.has(unit.kind, unit.key):
                 self.done[unit.kind].add(unit.key)
                 if unit.kind == "component":
                     self.outcome.trained += 1
@@ -275,7 +275,7 @@ class Driver:
                 self.store.record_failure(unit.key, inherited.error, inherited.log)
                 self._fail(unit, inherited)
                 return False
-            if key not in self.units and not self.store.has("components", key):
+            if key not in self.units and not self.store.has("component", key):
                 return False  # the pack was begun for more seeds than are planned now: nobody trains its part
         return True
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 
 from cluster.ray.attempts import Heard
-from cluster.units import Pack
+from cluster.units import KINDS, Kind, Pack
 from sweeps.execution.progress import Phase, ProgressLines, relative_work
 
 __all__ = ["Meter"]
@@ -21,20 +21,20 @@ class Meter:
 
     def __init__(self, lines: ProgressLines) -> None:
         self.lines = lines
-        self.phases = {"component": Phase("pretrain"), "cell": Phase("evaluate")}
+        self.phases = dict(zip(KINDS, (Phase("pretrain"), Phase("evaluate")), strict=True))
         self._weights: dict[str, float] = {}  # pack id → its relative work
         self._settled = dict.fromkeys(self.phases, 0.0)
         self._told: set[str] = set()  # messages shown once
         self._drawn = 0.0
 
-    def plan(self, kind: str, total: int, done: int) -> None:
+    def plan(self, kind: Kind, total: int, done: int) -> None:
         """Note how many units of a kind there are and how many are published; more than before reopens a line."""
         phase = self.phases[kind]
         if 0 < phase.total < total:
             self.lines.reopen(phase)
         phase.total, phase.done = total, done
 
-    def expect(self, kind: str, packs: Iterable[Pack]) -> None:
+    def expect(self, kind: Kind, packs: Iterable[Pack]) -> None:
         """Note the work of a phase."""
         weights = {pack.id: relative_work(pack) for pack in packs}
         self._weights |= weights
@@ -56,9 +56,9 @@ class Meter:
 
     def draw(
         self,
-        done: Mapping[str, Collection[str]],
-        failed: Mapping[str, int],
-        heard: Mapping[str, Mapping[str, Heard]],
+        done: Mapping[Kind, Collection[str]],
+        failed: Mapping[Kind, int],
+        heard: Mapping[Kind, Mapping[str, Heard]],
     ) -> None:
         """Bring both lines up to date.
 

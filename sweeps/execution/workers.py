@@ -7,7 +7,7 @@ from cluster.ray import start as ray_cluster
 from cluster.ray.attempts import Finished, Heard
 from cluster.ray.pool import Pool
 from cluster.store import Store
-from cluster.units import Pack
+from cluster.units import Kind, Pack
 from cluster.work import Compute
 from sweeps.execution.interrupt import catch_signals
 from sweeps.execution.trials import Evaluation
@@ -49,7 +49,7 @@ class Workers:
         """Return the packs that ended since the last call, without waiting."""
         return [*self._pool.poll(timeout=0.0), *self._evaluation.poll()]
 
-    def heard(self) -> dict[str, dict[str, Heard]]:
+    def heard(self) -> dict[Kind, dict[str, Heard]]:
         """Return what was last heard of each running pack: kind → pack id → fraction done and note."""
         return {"component": self._pool.heard(), "cell": self._evaluation.heard()}
 

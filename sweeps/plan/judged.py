@@ -30,7 +30,7 @@ def judged_rows(plan: Plan, store: Store) -> tuple[list[Row], list[Row]]:
     Raises:
         UserError: no finished cell of the sweep has judgements.
     """
-    done = {cell.key: store.manifest("results", cell.key) for cell in plan.cells if store.has("results", cell.key)}
+    done = {cell.key: store.manifest("cell", cell.key) for cell in plan.cells if store.has("cell", cell.key)}
     judged = [cell for cell in plan.cells if "judgement" in done.get(cell.key, {}) and _auto(cell)]
     if not judged:
         raise UserError(

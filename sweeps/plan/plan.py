@@ -11,9 +11,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
-from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
+from cluster.store import Store
+from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef, Unit
 from mpcwdwm.components import ComponentConfig, component_class
 from mpcwdwm.config import Config
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
@@ -22,23 +23,7 @@ from sweeps.plan.methods import Method, baseline_methods, planner_methods
 from sweeps.spec.grid import Choice
 from sweeps.spec.spec import Spec
 
-__all__ = ["Plan", "StoreView", "build_plan", "cell_packs", "component_packs"]
-
-
-class StoreView(Protocol):
-    """What a plan asks of the store."""
-
-    def has(self, kind: str, key: str) -> bool:
-        """Say whether an artifact ("components") or result ("results") is published."""
-        ...
-
-    def manifest(self, kind: str, key: str) -> dict[str, Any]:
-        """Return the manifest of a published one."""
-        ...
-
-    def failure(self, key: str) -> dict[str, Any] | None:
-        """Return why a unit failed, if it did."""
-        ...
+__all__ = ["Plan", "build_plan", "cell_packs", "component_packs"]
 
 
 @dataclass
@@ -52,12 +37,11 @@ class Plan:
     notices: list[str] = field(default_factory=list)  # one line each, for the user
     facts: dict[str, DatasetFacts] = field(default_factory=dict)  # task name → its dataset
 
-    def states(self, store: StoreView) -> dict[str, str]:
+    def states(self, store: Store) -> dict[str, str]:
         """Return "cached", "failed" (and to be tried again) or "new" for every key."""
-        units = [("components", unit.key) for unit in self.components]
-        units += [("results", unit.key) for unit in self.cells]
+        units: list[Unit] = [*self.components, *self.cells]
         return {
-            key: "cached" if store.has(kind, key) else "failed" if store.failure(key) else "new" for kind, key in units
+            u.key: "cached" if store.has(u.kind, u.key) else "failed" if store.failure(u.key) else "new" for u in units
         }
 
 
@@ -147,7 +131,7 @@ class _Units:
 # The plan
 
 
-def build_plan(spec: Spec, store: StoreView) -> Plan:
+def build_plan(spec: Spec, store: Store) -> Plan:
     """Return everything a sweep consists of, after checking all that could stop it.
 
     Raises:
@@ -166,7 +150,7 @@ def build_plan(spec: Spec, store: StoreView) -> Plan:
 
 
 def _add_task(
-    plan: Plan, store: StoreView, checked: Checked, name: str, baselines: list[Method], grids: list[list[Method]]
+    plan: Plan, store: Store, checked: Checked, name: str, baselines: list[Method], grids: list[list[Method]]
 ) -> None:
     """Add a task's cells in table order, then the components they are built on."""
     spec = plan.spec
@@ -193,7 +177,7 @@ def _add_task(
     )
 
 
-def _selected(units: _Units, candidates: list[Method], store: StoreView) -> tuple[list[CellUnit], int]:
+def _selected(units: _Units, candidates: list[Method], store: Store) -> tuple[list[CellUnit], int]:
     """Return the cells that choose among candidates, with the chosen one's once all of them are there.
 
     Also returns how many report cells wait for the choice.
@@ -222,13 +206,13 @@ def _reported(method: Method) -> Method:
     return replace(method, label=" ".join(part for part in (method.name, method.variant) if part))
 
 
-def _mean_score(cells: list[CellUnit], store: StoreView) -> float | None:
+def _mean_score(cells: list[CellUnit], store: Store) -> float | None:
     """Return the mean score of a candidate over its seeds, by which it is chosen; None if one is missing."""
     scores = []
     for cell in cells:
-        if not store.has("results", cell.key):
+        if not store.has("cell", cell.key):
             return None
-        mean = store.manifest("results", cell.key)["episodes_mean"]
+        mean = store.manifest("cell", cell.key)["episodes_mean"]
         score = mean["return"] if mean["normalized_score"] is None else mean["normalized_score"]
         scores.append(score if math.isfinite(score) else -math.inf)
     return sum(scores) / len(scores)
@@ -265,7 +249,7 @@ def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:
 # Packs
 
 
-def component_packs(plan: Plan, store: StoreView | None = None) -> list[Pack]:
+def component_packs(plan: Plan, store: Store | None = None) -> list[Pack]:
     """Return the components grouped for stacking: units that differ in nothing but the seed.
 
     The groups are cut as if nothing were finished, so that they do not depend on it.
@@ -274,15 +258,15 @@ def component_packs(plan: Plan, store: StoreView | None = None) -> list[Pack]:
         plan: the plan.
         store: leave out of the packs what is published there; None keeps everything.
     """
-    return _packs(plan.components, "components", plan.spec, store)
+    return _packs(plan.components, plan.spec, store)
 
 
-def cell_packs(plan: Plan, store: StoreView | None = None) -> list[Pack]:
+def cell_packs(plan: Plan, store: Store | None = None) -> list[Pack]:
     """Return the cells grouped like `component_packs`."""
-    return _packs(plan.cells, "results", plan.spec, store)
+    return _packs(plan.cells, plan.spec, store)
 
 
-def _packs(units: Sequence[ComponentUnit | CellUnit], kind: str, spec: Spec, store: StoreView | None) -> list[Pack]:
+def _packs(units: Sequence[Unit], spec: Spec, store: Store | None) -> list[Pack]:
     limit, compute = spec.resources.seeds_per_pack, spec.compute.to_dict()
     groups: dict[str, list[Any]] = {}
     for unit in units:
@@ -292,7 +276,7 @@ def _packs(units: Sequence[ComponentUnit | CellUnit], kind: str, spec: Spec, sto
     for group in groups.values():
         size = limit or len(group)
         for start in range(0, len(group), size):
-            part = [u for u in group[start : start + size] if store is None or not store.has(kind, u.key)]
+            part = [u for u in group[start : start + size] if store is None or not store.has(u.kind, u.key)]
             if part:
                 packs.append(Pack(tuple(part), compute))
     return packs

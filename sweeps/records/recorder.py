@@ -7,21 +7,15 @@ draw progress. If MLflow cannot be reached the work goes on: the recorder stops,
 
 import queue
 import threading
-from pathlib import Path
 
 from cluster.store import Store
 from cluster.units import Unit
 from mpcwdwm.errors import UserError
 from sweeps.records.tracker import Tracker
 
-__all__ = ["Recorder", "shelf_folder"]
+__all__ = ["Recorder"]
 
 END_WITHIN = 10.0  # seconds for the record under way when a run is interrupted; a lost server takes minutes
-
-
-def shelf_folder(store: Store, unit: Unit) -> Path:
-    """Return the local folder of a published unit; behind a URL it is downloaded first."""
-    return store.folder(unit.shelf, unit.key)
 
 
 class Recorder:
@@ -78,6 +72,6 @@ class Recorder:
             if self._dropping:
                 continue
             try:
-                self._tracker.log(unit, shelf_folder(self._store, unit))
+                self._tracker.log(unit, self._store.folder(unit.kind, unit.key))
             except BaseException as error:  # handed to the driver
                 self._error, self._dropping = error, True

@@ -232,7 +232,7 @@ def whole_sweep() -> list[tuple[str, float]]:
         spec = sweep_of(WHOLE, place, seeds_per_pack=1)
         running, processor = timed(lambda: run(spec, lines=ProgressLines(console), compute=sleeping(0.0)))
         tabling, _ = timed(lambda: render(spec))
-        assert len(open_store(spec.storage).keys("results")) == WHOLE
+        assert len(open_store(spec.storage).keys("cell")) == WHOLE
     print(f"\na sweep of {WHOLE} cells of nothing")
     print(f"  planned, run, recorded   {running:8.1f} s ({processor:.1f} s of the driver's processor)")
     print(f"  table                    {tabling:8.1f} s")
@@ -312,7 +312,7 @@ def record(spec: Spec, plan: Plan, store: Store) -> None:
     tracker.start(plan_record(spec.name, plan.components, plan.cells, {}), spec.to_yaml())
     tracker.sync([])
     for cell in plan.cells:
-        assert tracker.log(cell, store.folder("results", cell.key))
+        assert tracker.log(cell, store.folder("cell", cell.key))
     tracker.finish("FINISHED", {})
 
 

@@ -121,7 +121,7 @@ def test_packs_run_in_order_on_reused_actors_with_capped_threads(pool: Pool, sto
     finished = finish(pool)
     assert sorted(end.pack.units[0].component for end in finished) == names
     assert all(end.error is None for end in finished)
-    manifests = [store.manifest("components", f"{name}-s0") for name in names]
+    manifests = [store.manifest("component", f"{name}-s0") for name in names]
     assert len({manifest["pid"] for manifest in manifests}) <= 2
     assert {manifest["omp"] for manifest in manifests} == {"1"}
     assert manifests[0]["torch_threads"] == 1
@@ -147,7 +147,7 @@ def test_a_pack_whose_actor_is_killed_runs_again(pool: Pool, store: Store, tmp_p
     os.kill(int((tmp_path / "hangs-once-pid").read_text()), signal.SIGKILL)
     (finished,) = finish(pool)
     assert finished.error is None
-    assert store.keys("components") == ["hangs-once-s0", "hangs-once-s1"]
+    assert store.keys("component") == ["hangs-once-s0", "hangs-once-s1"]
     assert (tmp_path / "hangs-once-tries").read_text() == "xx"
 
 

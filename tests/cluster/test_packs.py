@@ -77,7 +77,7 @@ def test_every_unit_is_published_and_the_work_is_removed(store: Store, log: Path
     result = run(store, pack_of(0, 1), Counting(log))
     assert result.keys == ("bc-s0", "bc-s1")
     assert not result.skipped
-    assert store.keys("components") == ["bc-s0", "bc-s1"]
+    assert store.keys("component") == ["bc-s0", "bc-s1"]
     assert store.work_ids() == []
 
 
@@ -92,14 +92,14 @@ def test_a_pack_killed_between_two_units_is_continued_as_it_was_and_publishes_th
     process = run_in_process(store, pack_of(0, 1, 2), Counting(log, die_writing="bc-s1"))
     process.join(30)
     assert process.exitcode == -signal.SIGKILL
-    assert store.keys("components") == ["bc-s0"]
-    first = store.manifest("components", "bc-s0")
+    assert store.keys("component") == ["bc-s0"]
+    first = store.manifest("component", "bc-s0")
 
     planned = packs.plan_packs(store, [pack_of(0, 1, 2, 3)], {"bc-s0", "bc-s1", "bc-s2", "bc-s3"})
     assert [pack.keys for pack in planned] == [("bc-s0", "bc-s1", "bc-s2"), ("bc-s3",)]
     assert run(store, planned[0], Counting(log)).keys == ("bc-s1", "bc-s2")
-    assert store.manifest("components", "bc-s0") == first
-    assert store.manifest("components", "bc-s2")["packed_with"] == ["bc-s0", "bc-s1", "bc-s2"]
+    assert store.manifest("component", "bc-s0") == first
+    assert store.manifest("component", "bc-s2")["packed_with"] == ["bc-s0", "bc-s1", "bc-s2"]
     assert store.work_ids() == []
 
 
@@ -111,7 +111,7 @@ def test_adding_a_seed_computes_only_that_seed(store: Store, log: Path) -> None:
 
 def test_groups_do_not_shift_with_what_happened_to_be_finished(store: Store) -> None:
     groups, wanted = [pack_of(0, 1), pack_of(2, 3)], {f"bc-s{seed}" for seed in range(4)}
-    store.publish("components", "bc-s0", lambda folder: (folder / MANIFEST).write_text("{}") and None)
+    store.publish("component", "bc-s0", lambda folder: (folder / MANIFEST).write_text("{}") and None)
     assert [pack.keys for pack in packs.plan_packs(store, groups, wanted)] == [("bc-s1",), ("bc-s2", "bc-s3")]
 
 
@@ -156,7 +156,7 @@ def test_sweeping_up_removes_finished_and_empty_work_but_not_begun_or_held_work(
     for pack in (done, begun):
         packs.begin(store, pack)
         (store.work_folder(pack.id) / work.CHECKPOINT).write_bytes(b"c")
-    store.publish("components", "bc-s0", lambda folder: (folder / MANIFEST).write_text("{}") and None)
+    store.publish("component", "bc-s0", lambda folder: (folder / MANIFEST).write_text("{}") and None)
     store.work_folder("component-empty")
     with hold(store, "component-held", wait=False):
         packs.sweep_up(store)
@@ -181,7 +181,7 @@ def test_an_orphan_that_still_works_is_waited_for(store: Store, log: Path) -> No
     result = run_pack(store.location, pack_of(0), device="cpu", threads=1, compute=Counting(log), on_wait=notes.append)
     assert result.skipped
     assert f"pid {orphan.pid} on" in notes[0]
-    assert store.manifest("components", "bc-s0")["pid"] == orphan.pid
+    assert store.manifest("component", "bc-s0")["pid"] == orphan.pid
     orphan.join()
 
 
@@ -194,13 +194,13 @@ def test_work_whose_lease_was_lost_publishes_nothing_and_is_tried_again(
     assert isinstance(outcome, PackFailure)
     assert "the lease was lost" in outcome.error
     assert not outcome.hopeless
-    assert store.keys("components") == []
+    assert store.keys("component") == []
 
 
 def test_two_packs_that_share_a_unit_publish_it_once(store: Store, log: Path) -> None:
     run(store, pack_of(0, 1), Counting(log))
     assert run(store, pack_of(1, 2), Counting(log)).keys == ("bc-s2",)
-    assert store.manifest("components", "bc-s1")["packed_with"] == ["bc-s0", "bc-s1"]
+    assert store.manifest("component", "bc-s1")["packed_with"] == ["bc-s0", "bc-s1"]
 
 
 def test_an_error_is_one_line_and_its_traceback_is_in_the_log(store: Store) -> None:
@@ -258,7 +258,7 @@ def test_real_components_are_trained_and_evaluated_through_the_store(
     heard: list[float] = []
     run_pack(store.location, Pack(units), device="cpu", threads=1, on_progress=heard.append)
     assert heard[-1] == 1.0
-    manifest = store.manifest("components", "bc-s5")
+    manifest = store.manifest("component", "bc-s5")
     assert manifest["seed"] == 5
     assert manifest["config"] == config
     assert manifest["packed_with"] == ["bc-s3", "bc-s5"]
@@ -272,8 +272,8 @@ def test_real_components_are_trained_and_evaluated_through_the_store(
         for s in (3, 5)
     )
     run_pack(store.location, Pack(cells), device="cpu", threads=1)
-    result = store.manifest("results", "bc-cell-s3")
-    rows = pd.read_parquet(store.folder("results", "bc-cell-s3") / "episodes.parquet")
+    result = store.manifest("cell", "bc-cell-s3")
+    rows = pd.read_parquet(store.folder("cell", "bc-cell-s3") / "episodes.parquet")
     names = [
         "episode",
         "env_seed",

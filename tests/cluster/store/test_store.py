@@ -27,10 +27,10 @@ def write(folder):
         (folder / f"weights-{part}").write_bytes(content[part * 100_000:(part + 1) * 100_000])
     (folder / "manifest.json").write_text(json.dumps({"sha": hashlib.sha256(content).hexdigest()}))
 for n in itertools.count():
-    store.publish("components", f"{os.getpid()}-{n}", write)
+    store.publish("component", f"{os.getpid()}-{n}", write)
     store.write_text("failures/k.json", json.dumps({"n": n, "padding": "x" * 50_000}))
     if n % 3 == 2:
-        store.delete("components", f"{os.getpid()}-{n - 1}")
+        store.delete("component", f"{os.getpid()}-{n - 1}")
 """
 
 
@@ -56,43 +56,43 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_artifact_is_found_after_it_was_published(store: Store) -> None:
-    assert not store.has("components", "bc-s0")
-    assert store.keys("components") == []
-    assert store.publish("components", "bc-s0", artifact(seed=0))
-    assert store.publish("components", "bc-s1", artifact(seed=1))
-    assert store.keys("components") == ["bc-s0", "bc-s1"]
-    assert store.keys("results") == []
-    assert store.manifest("components", "bc-s1")["seed"] == 1
-    folder = store.folder("components", "bc-s0")
+    assert not store.has("component", "bc-s0")
+    assert store.keys("component") == []
+    assert store.publish("component", "bc-s0", artifact(seed=0))
+    assert store.publish("component", "bc-s1", artifact(seed=1))
+    assert store.keys("component") == ["bc-s0", "bc-s1"]
+    assert store.keys("cell") == []
+    assert store.manifest("component", "bc-s1")["seed"] == 1
+    folder = store.folder("component", "bc-s0")
     assert (folder / "weights").read_bytes() == b"w" * 1000
     assert json.loads((folder / "manifest.json").read_text())["seed"] == 0
 
 
 def test_publishing_twice_changes_nothing(store: Store) -> None:
-    assert store.publish("results", "k", artifact(version=1))
-    assert not store.publish("results", "k", artifact(version=2))
-    assert store.manifest("results", "k")["version"] == 1
+    assert store.publish("cell", "k", artifact(version=1))
+    assert not store.publish("cell", "k", artifact(version=2))
+    assert store.manifest("cell", "k")["version"] == 1
 
 
 def test_of_two_writers_at_once_the_first_wins_and_no_files_mix(store: Store) -> None:
     def overtaken(folder: Path) -> None:
         artifact(version="late")(folder)
         (folder / "extra").write_text("late")
-        assert store.publish("components", "k", artifact(version="first"))
+        assert store.publish("component", "k", artifact(version="first"))
 
-    assert not store.publish("components", "k", overtaken)
-    assert store.manifest("components", "k")["version"] == "first"
-    assert not (store.folder("components", "k") / "extra").exists()
+    assert not store.publish("component", "k", overtaken)
+    assert store.manifest("component", "k")["version"] == "first"
+    assert not (store.folder("component", "k") / "extra").exists()
 
 
 @pytest.mark.parametrize("store", ["memory URL"], indirect=True)
 def test_a_manifest_behind_a_url_is_written_once_though_two_writers_saw_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert store.publish("components", "k", artifact(version="first"))
+    assert store.publish("component", "k", artifact(version="first"))
     monkeypatch.setattr(type(store), "has", lambda *_: False)  # as the late writer saw it, before the first committed
-    assert not store.publish("components", "k", artifact(version="late"))
-    assert store.manifest("components", "k")["version"] == "first"
+    assert not store.publish("component", "k", artifact(version="late"))
+    assert store.manifest("component", "k")["version"] == "first"
     assert len(store.names("components/k")) == 2  # the manifest and what the first uploaded
 
 
@@ -105,16 +105,16 @@ def test_a_commit_whose_answer_was_lost_counts(store: Store, monkeypatch: pytest
         raise OSError("connection reset")
 
     monkeypatch.setattr(type(store), "_write", unheard)
-    assert store.publish("components", "k", artifact(version=1))
-    assert store.manifest("components", "k")["version"] == 1
+    assert store.publish("component", "k", artifact(version=1))
+    assert store.manifest("component", "k")["version"] == 1
 
 
 def test_a_store_that_cannot_refuse_to_overwrite_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.warns(UserWarning, match="cannot refuse to overwrite"):
         store = open_store(f"local://{tmp_path}/runs")
-    assert store.publish("components", "k", artifact(version=1))
-    assert not store.publish("components", "k", artifact(version=2))
+    assert store.publish("component", "k", artifact(version=1))
+    assert not store.publish("component", "k", artifact(version=2))
 
 
 def test_a_writer_that_fails_leaves_nothing(store: Store) -> None:
@@ -123,27 +123,27 @@ def test_a_writer_that_fails_leaves_nothing(store: Store) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.publish("components", "k", fail)
-    assert not store.has("components", "k")
-    assert store.keys("components") == []
+        store.publish("component", "k", fail)
+    assert not store.has("component", "k")
+    assert store.keys("component") == []
     assert list((store.root / ".tmp").iterdir()) == []
 
 
 def test_an_artifact_without_manifest_is_refused(store: Store) -> None:
     with pytest.raises(ValueError, match=r"manifest\.json"):
-        store.publish("components", "k", lambda folder: None)
-    assert not store.has("components", "k")
+        store.publish("component", "k", lambda folder: None)
+    assert not store.has("component", "k")
 
 
 def test_a_deleted_artifact_is_gone_and_can_be_published_anew(store: Store) -> None:
-    store.publish("components", "k", artifact(version=1))
-    store.folder("components", "k")
-    store.delete("components", "k")
-    assert not store.has("components", "k")
+    store.publish("component", "k", artifact(version=1))
+    store.folder("component", "k")
+    store.delete("component", "k")
+    assert not store.has("component", "k")
     with pytest.raises(UserError, match="not in the store"):
-        store.folder("components", "k")
-    assert store.publish("components", "k", artifact(version=2))
-    assert json.loads((store.folder("components", "k") / "manifest.json").read_text())["version"] == 2
+        store.folder("component", "k")
+    assert store.publish("component", "k", artifact(version=2))
+    assert json.loads((store.folder("component", "k") / "manifest.json").read_text())["version"] == 2
 
 
 def test_a_failure_is_remembered_until_it_is_cleared(store: Store) -> None:
@@ -209,12 +209,12 @@ def test_sweep_files_are_saved_under_the_sweeps_name(store: Store) -> None:
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
 def test_a_name_that_leads_out_of_its_folder_is_refused(store: Store, name: str) -> None:
     with pytest.raises(ValueError, match="plain name"):
-        store.publish("components", name, artifact())
+        store.publish("component", name, artifact())
 
 
 def test_opening_a_store_creates_nothing(tmp_path: Path) -> None:
     store = open_store(tmp_path / "runs")
-    assert store.keys("results") == []
+    assert store.keys("cell") == []
     assert store.work_ids() == []
     assert store.failure("k") is None
     assert not (tmp_path / "runs").exists()
@@ -236,7 +236,7 @@ def test_a_folder_without_manifest_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "components" / "k").mkdir(parents=True)
     (tmp_path / "components" / "k" / "weights").write_text("copied by hand, half of it")
     with pytest.raises(UserError, match="components/k"):
-        Store(tmp_path).publish("components", "k", artifact())
+        Store(tmp_path).publish("component", "k", artifact())
 
 
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(store: Store) -> None:
@@ -255,13 +255,13 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(store: S
 def test_uploads_that_were_never_committed_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = open_store(f"memory://uploads-{tmp_path.name}")
-    store.publish("components", "whole", artifact())
+    store.publish("component", "whole", artifact())
     store.write_text("components/half/elsewhere~1~1000~x/weights", "half")
     store.write_text("components/whole/elsewhere~1~1000~x/weights", "lost the race")
-    assert store.keys("components") == ["whole"]
+    assert store.keys("component") == ["whole"]
     assert store.sweep_up() == 2
     assert store.names("components/half") == []
-    assert (store.folder("components", "whole") / "weights").read_bytes() == b"w" * 1000
+    assert (store.folder("component", "whole") / "weights").read_bytes() == b"w" * 1000
 
 
 def test_writers_killed_at_any_moment_leave_only_complete_artifacts(tmp_path: Path) -> None:
@@ -269,21 +269,21 @@ def test_writers_killed_at_any_moment_leave_only_complete_artifacts(tmp_path: Pa
     store = open_store(tmp_path / "runs")
     for _ in range(20):
         process = subprocess.Popen([sys.executable, "-c", PUBLISH_FOREVER, store.location])
-        before = len(store.keys("components"))
-        while len(store.keys("components")) == before:  # until it has come as far as publishing
+        before = len(store.keys("component"))
+        while len(store.keys("component")) == before:  # until it has come as far as publishing
             assert process.poll() is None
             time.sleep(0.005)
         time.sleep(generator.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert json.loads(store.read_text("failures/k.json") or '{"n": 0}')["n"] >= 0
-    keys = store.keys("components")
+    keys = store.keys("component")
     assert len(keys) >= 20
     assert keys == store.names("components")
     for key in keys:
-        folder = store.folder("components", key)
+        folder = store.folder("component", key)
         content = b"".join((folder / f"weights-{part}").read_bytes() for part in range(3))
-        assert hashlib.sha256(content).hexdigest() == store.manifest("components", key)["sha"]
+        assert hashlib.sha256(content).hexdigest() == store.manifest("component", key)["sha"]
     store.sweep_up()
     assert list((store.root / ".tmp").iterdir()) == []
 

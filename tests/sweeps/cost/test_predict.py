@@ -38,7 +38,7 @@ class Archive:
     """A store that holds manifests."""
 
     def __init__(self) -> None:
-        self.manifests: dict[str, dict[str, dict[str, Any]]] = {"components": {}, "results": {}}
+        self.manifests: dict[str, dict[str, dict[str, Any]]] = {"component": {}, "cell": {}}
 
     def keys(self, kind: str) -> list[str]:
         return sorted(self.manifests[kind])
@@ -53,7 +53,7 @@ class Archive:
         return None
 
     def publish_component(self, unit: ComponentUnit, pack: list[str], per_second: float, host: str) -> None:
-        self.manifests["components"][unit.key] = {
+        self.manifests["component"][unit.key] = {
             "component": unit.component, "config": unit.config, "obs_dim": 11, "act_dim": 3, "packed_with": pack,
             "device": "cpu", "threads": 1, "updates_per_second": per_second, "host": host, "compute": EAGER,
         }  # fmt: skip
@@ -61,7 +61,7 @@ class Archive:
     def publish_result(
         self, unit: CellUnit, pack: list[str], seconds: float, length: float, longest: int | None = None
     ) -> None:
-        self.manifests["results"][unit.key] = {
+        self.manifests["cell"][unit.key] = {
             "planner": unit.planner, "configs": unit.configs, "episodes": unit.episodes, "packed_with": pack,
             "task": {"name": unit.task.name, "env_id": unit.task.env_id, "max_episode_steps": 1000},
             "device": "cpu", "threads": 1, "seconds": seconds, "host": host_name(),

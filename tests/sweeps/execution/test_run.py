@@ -127,10 +127,10 @@ def test_what_depends_on_a_failed_component_fails_with_its_reason_and_all_else_i
     assert set(status) == {key for key, state in states.items() if state == "cached"}
     assert set(status.values()) == {"FINISHED"}
 
-    before = {key: store.manifest("components", key) for key in store.keys("components")}
+    before = {key: store.manifest("component", key) for key in store.keys("component")}
     again, _ = run_quietly(spec)  # nothing is in the way any more: only what failed is computed
     assert (again.trained, again.evaluated, again.failed) == (2, 4, {})
-    assert {key: store.manifest("components", key) for key in before} == before
+    assert {key: store.manifest("component", key) for key in before} == before
     assert set(recorded(spec)) == {"sweep/tiny", *states}
     assert set(recorded(spec).values()) == {"FINISHED"}
 
@@ -234,8 +234,8 @@ def test_a_pack_of_cells_begun_for_more_seeds_than_are_planned_now_is_not_waited
     store = open_store(three.storage)
     (pack,) = cell_packs(build_plan(three, store))
     for key in pack.keys:
-        store.delete("results", key)
-    store.delete("components", pack.units[2].parts["bc"])
+        store.delete("cell", key)
+    store.delete("component", pack.units[2].parts["bc"])
     packs.begin(store, pack)  # as if killed while it was evaluated, the files of a seed then deleted
     outcome, _ = run_quietly(spec_in(tmp_path, **changes, seeds=2))
     assert (outcome.trained, outcome.evaluated, outcome.failed) == (0, 2, {})
@@ -296,7 +296,7 @@ def test_every_kind_of_planner_runs_on_every_base_it_can_have(tmp_path: Path) ->
     outcome, _ = run_quietly(spec)
     assert (outcome.trained, outcome.evaluated, outcome.failed) == (5, 8, {})
     store = open_store(spec.storage)
-    done = {cell.method: store.manifest("results", cell.key) for cell in build_plan(spec, store).cells}
+    done = {cell.method: store.manifest("cell", cell.key) for cell in build_plan(spec, store).cells}
     assert {"rebrac", "bc"} < set(done["borrowed"]["parts"])
     assert done["frozen"]["episodes_mean"]["return"] == done["bc"]["episodes_mean"]["return"]
     for method, manifest in done.items():
@@ -317,7 +317,7 @@ def test_a_component_that_builds_on_others_waits_for_them_and_learns_with_them(t
     plan = build_plan(spec, store := open_store(spec.storage))
     keys = {(unit.component, unit.seed): unit.key for unit in plan.components}
     for unit in plan.components:
-        manifest = store.manifest("components", unit.key)
+        manifest = store.manifest("component", unit.key)
         names = {"world_model": ("rebrac",), "value": ("rebrac", "world_model", "reward")}.get(unit.component, ())
         assert manifest.get("parts", {}) == {name: keys[name, unit.seed] for name in names}
         if unit.component == "world_model":

@@ -97,8 +97,8 @@ def test_packs_run_in_order_in_one_process_also_when_they_come_late(evaluation: 
     evaluation.submit(pack("late"))
     ended = wait_for(evaluation, 1)
     assert [end.error for end in ended] == [None]
-    assert store.keys("results") == ["a-s0", "a-s1", "b-s0", "b-s1", "c-s0", "c-s1", "late-s0"]
-    assert len({store.manifest("results", key)["pid"] for key in store.keys("results")}) == 1
+    assert store.keys("cell") == ["a-s0", "a-s1", "b-s0", "b-s1", "c-s0", "c-s1", "late-s0"]
+    assert len({store.manifest("cell", key)["pid"] for key in store.keys("cell")}) == 1
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_a_trial_that_fails_twice_is_tried_a_third_time(evaluation: Evaluation, 
     (end,) = wait_for(evaluation, 1)
     assert end.error is None
     assert (tmp_path / "flaky-tries").read_text() == "3"
-    assert store.has("results", "flaky-s0")
+    assert store.has("cell", "flaky-s0")
     assert store.failure("flaky-s0") is None
 
 
@@ -150,7 +150,7 @@ def test_at_rest_it_holds_no_processor_and_starts_again_when_needed(evaluation: 
     assert ray.available_resources()["CPU"] == 2
     evaluation.submit(pack("b"))
     wait_for(evaluation, 1)
-    assert store.has("results", "b-s0")
+    assert store.has("cell", "b-s0")
 
 
 @pytest.mark.slow
@@ -162,7 +162,7 @@ def test_closing_does_not_wait_for_trials_that_run(evaluation: Evaluation, store
     began = time.monotonic()
     evaluation.close()
     assert time.monotonic() - began < 15
-    assert not store.has("results", "slow-s0")
+    assert not store.has("cell", "slow-s0")
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_of_several_packs_in_one_trial_each_fails_and_is_tried_again_alone(
     assert "died" in str(ended["dies"])
     tries = {name: (tmp_path / f"{name}-tries").read_text() for name in names}
     assert tries == {**dict.fromkeys("bcdef", "1"), "flaky": "3", "hopeless": "1", "bad": "3", "dies": "3"}
-    assert set(store.keys("results")) == {f"{name}-s0" for name in "abcdef"} | {"flaky-s0"}
+    assert set(store.keys("cell")) == {f"{name}-s0" for name in "abcdef"} | {"flaky-s0"}
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_what_may_not_run_holds_no_processor_and_runs_when_it_may(evaluation: Ev
     assert evaluation.waiting == 1
     evaluation.allow(1)
     wait_for(evaluation, 1)
-    assert store.has("results", "b-s0")
+    assert store.has("cell", "b-s0")
 
 
 def test_the_feed_hands_out_what_is_ready_in_order_and_no_more_than_there_are_slots(store: Store) -> None:
@@ -256,7 +256,7 @@ def test_what_a_lost_trial_left_undone_is_done_by_others_and_only_what_it_was_at
     feed.slots = 1
     assert names_in(feed.suggest("t0")) == ["a", "b", "c", "d"]
     report(feed, "t0", "a")
-    store.publish("results", "b-s0", lambda folder: (folder / "manifest.json").write_text("{}") and None)
+    store.publish("cell", "b-s0", lambda folder: (folder / "manifest.json").write_text("{}") and None)
     feed.close("t0", "killed")  # it had published b and was at c
     assert names_in(feed.suggest("t1")) == ["c"]
     feed.close("t1", "killed")
