@@ -6,9 +6,11 @@ action space is not [-1, 1] it is rescaled, because every policy here acts in [-
 """
 
 import importlib
+import inspect
 import re
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -20,6 +22,7 @@ __all__ = ["check_env", "env_spec", "make_env", "mujoco_version"]
 # From 3.5.0 on the contact margin of a pair is the sum of both geoms' margins, before it was the larger
 # one: Hopper and Ant then move differently from the environments the datasets were recorded in.
 FIRST_UNFIT_MUJOCO = (3, 5)
+NEW_API = "update it to gymnasium.Env, or wrap it in shimmy.GymV21CompatibilityV0 (pip install 'shimmy[gym-v21]')"
 MUJOCO_INSTALL = "pip uninstall -y mujoco mujoco-core mujoco-studio && pip install 'mujoco>=3.3.7,<3.5'"
 
 
@@ -83,6 +86,49 @@ def _refuse_unfit_spaces(env: Any, env_id: str) -> None:
         raise UserError(f"environment '{env_id}': the action space is unbounded, it cannot be scaled to [-1, 1]")
 
 
+class _Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A foreign environment: refused if it is of gym's old API, and stepped in the dtype of its action space."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Return observation and info."""
+        if not {"seed", "options"} <= _keywords(self.env.reset):
+            raise _old_api(self.env, "reset() takes no seed and options")
+        answer: object = self.env.reset(seed=seed, options=options)
+        if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
+            raise _old_api(self.env, "reset() does not return (observation, info)")
+        return answer
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Return observation, reward, terminated, truncated and info."""
+        answer = self.env.step(np.asarray(action, self.env.action_space.dtype))
+        if len(answer) != 5:
+            raise _old_api(self.env, f"step() returns {len(answer)} values instead of 5")
+        return answer
+
+
+def _guarded(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Put the guard below all of Gymnasium's wrappers, which take the new API for granted."""
+    if not isinstance(env, gymnasium.Wrapper):
+        return _Guarded(env)
+    inner = env
+    while isinstance(inner.env, gymnasium.Wrapper):
+        inner = inner.env
+    inner.env = _Guarded(inner.env)
+    return env
+
+
+def _keywords(method: Callable[..., Any]) -> set[str]:
+    """Return which of seed and options a method takes."""
+    parameters = inspect.signature(method).parameters
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    return {"seed", "options"} if takes_any else set(parameters)
+
+
+def _old_api(env: gymnasium.Env[Any, Any], reason: str) -> UserError:
+    name = env.spec.id if env.spec else type(env).__name__
+    return UserError(f"environment '{name}' has gym's old API, {reason}: {NEW_API}")
+
+
 # ── The factory ───────────────────────────────────────────────────────────────
 
 
@@ -103,12 +149,16 @@ def make_env(env_id: str) -> Any:
         try:
             env = gymnasium.make(spec, disable_env_checker=True)
         except Exception as error:  # a foreign constructor may raise anything
+            if "Gym is incompatible with Gymnasium" in str(error):
+                raise UserError(f"environment '{env_id}' is of gym, not of gymnasium: {NEW_API}") from None
             raise UserError(f"environment '{env_id}' cannot be made: {type(error).__name__}: {error}") from error
     try:
         _refuse_unfit_spaces(env, env_id)
     except UserError:
         env.close()
         raise
+    if not str(spec.entry_point).startswith("gymnasium.envs."):  # those take float64, in which scores are computed
+        env = _guarded(env)
     low, high = env.action_space.low, env.action_space.high
     if (low != -1).any() or (high != 1).any():
         return gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))

@@ -36,7 +36,7 @@ def ascent(objective: Objective, variables: Params, noise: Tensor, chunk: int) -
     for part in noise.split(chunk, dim=2):
         with gathered_weight_gradients():
             share = objective(leaves, part) * (part.shape[2] / noise.shape[2])
-        gradients = torch.autograd.grad(share.sum(), list(leaves.values()))
+        gradients = torch.autograd.grad(share.sum(), list(leaves.values()), materialize_grads=True)
         value += share.detach()
         gradient = {n: gradient[n] + g if gradient else g for n, g in zip(leaves, gradients, strict=True)}
     return value, gradient

@@ -8,7 +8,7 @@ place; `ModulePolicy` makes one of any `torch.nn.Module`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ Reward = Callable[[Tensor, Tensor], Tensor]
 """(obs, action) as above → (N, B): the reward in the critic's unit."""
 
 
+@runtime_checkable
 class Policy(Protocol):
     """A policy whose parameters are passed in, one set per row."""
 
@@ -41,6 +42,7 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
 class WorldModel(Protocol):
     """A transition that is a deterministic, differentiable function once its noise is given."""
 

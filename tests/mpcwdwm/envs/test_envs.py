@@ -11,6 +11,7 @@ from mpcwdwm.data import dataset_path, find_task
 from mpcwdwm.envs.factory import check_env, make_env, mujoco_version
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError
+from mpcwdwm.evaluation.rollout import rollout
 
 MINI = dataset_path(find_task("hopper-medium-replay-mini-ppo-v0"))
 
@@ -55,6 +56,108 @@ def test_an_environment_of_another_kind_is_refused(env_id):
         make_env(env_id)
     assert expected in str(caught.value)
     assert env_id in str(caught.value)
+
+
+class Walk(gymnasium.Env):
+    """One dimension, in the new API; its action has to be of its space, dtype included."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.place = np.zeros(1, np.float32)
+        return self.place, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.place = self.place + action
+        return self.place, float(self.place[0]), False, False, {}
+
+
+class Reset21(Walk):
+    def reset(self):
+        return super().reset()[0]
+
+
+class Reset25(Walk):
+    def reset(self, *, seed=None, return_info=False, options=None):
+        return super().reset()[0]
+
+
+class Step25(Walk):
+    def step(self, action):
+        obs, reward, *_ = super().step(action)
+        return obs, reward, False, {}
+
+
+def registered(env_class, **options):
+    env_id = f"{env_class.__name__}{len(options)}-v0"
+    if env_id not in gymnasium.registry:
+        gymnasium.register(env_id, entry_point=env_class, **options)
+    return env_id
+
+
+OLD = [
+    (Reset21, r"reset\(\) takes no seed and options"),
+    (Reset25, r"reset\(\) does not return \(observation, info\)"),
+    (Step25, r"step\(\) returns 4 values instead of 5"),
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"max_episode_steps": 3}, {"order_enforce": False, "kwargs": {}}], ids=str)
+@pytest.mark.parametrize(("env_class", "reason"), OLD)
+def test_an_environment_of_the_old_api_is_refused_in_one_line(env_class, reason, options):
+    env_id = registered(env_class, **options)
+    for play in (rollout_of, step_of):
+        with pytest.raises(UserError, match=f"'{env_id}' has gym's old API, {reason}: .*shimmy") as caught:
+            play(env_id)
+        assert "\n" not in str(caught.value)
+
+
+def rollout_of(env_id):
+    return rollout(env_id, lambda obs, _: torch.full_like(obs, 0.1), [0, 1], max_steps=2)
+
+
+def step_of(env_id):
+    env = make_env(env_id)
+    env.reset(seed=0)
+    return env.step(np.zeros(1))
+
+
+def test_an_environment_of_gym_itself_is_refused_in_one_line():
+    def not_gymnasiums():
+        base = type("Env", (), {"__module__": "gym.core"})
+        return type("Old", (base,), {})()
+
+    if "OldGym-v0" not in gymnasium.registry:
+        gymnasium.register("OldGym-v0", entry_point=not_gymnasiums)
+    with pytest.raises(UserError, match=r"'OldGym-v0' is of gym, not of gymnasium: .*shimmy"):
+        make_env("OldGym-v0")
+
+
+@pytest.mark.parametrize("scale", [1, 0.3])
+def test_actions_have_the_dtype_of_the_environments_space(scale):
+    class Scaled(Walk):
+        action_space = gymnasium.spaces.Box(-scale, scale, (1,), np.float32)
+
+    env_id = f"Scaled{scale}-v0"
+    gymnasium.register(env_id, entry_point=Scaled)
+    for played in rollout(env_id, lambda obs, _: torch.ones_like(obs), [0, 1], max_steps=2):
+        assert played.return_ == pytest.approx(3 * scale)
+    assert step_of(env_id)[0].dtype == np.float32
+
+
+def test_gymnasiums_own_robots_are_stepped_in_double():
+    action = np.array([0.1, -0.7, 1 / 3])  # no numbers of float32
+    rewards = []
+    for env, given in (
+        (make_env("Hopper-v4"), action),
+        (gymnasium.make("Hopper-v4"), action),
+        (gymnasium.make("Hopper-v4"), action.astype(np.float32)),
+    ):
+        env.reset(seed=3)
+        rewards.append(env.step(given)[1])
+    assert rewards[0] == rewards[1] != rewards[2]
 
 
 @pytest.mark.parametrize(
