@@ -104,3 +104,11 @@ def test_nothing_is_unpickled():
         names = imported(path)
         assert not names & {"pickle", "cloudpickle", "dill", "joblib"}, path
         assert "torch.load" not in path.read_text(), path
+
+
+def test_no_test_imports_from_another():
+    """What tests share is built in `tests/support`."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests"):
+                assert node.module.split(".")[1:2] == ["support"], f"{path}, line {node.lineno}"

@@ -1,10 +1,12 @@
 """Datasets without a file: random ones, and episodes of the linear-quadratic system."""
 
 import numpy as np
+import torch
 
 from mpcwdwm.data.dataset import Dataset, from_arrays
 from mpcwdwm.data.hdf5 import Arrays
-from tests.mpcwdwm.planning.test_linear_quadratic import PRETRAINED, A, B, Q, R
+from tests.support.linear_quadratic import PRETRAINED, A, B, Q, R
+from tests.support.random_parts import ACT, OBS
 from tests.support.synthetic import episodes
 
 
@@ -31,3 +33,16 @@ def recorded(gain=PRETRAINED, *, sigma=0.2, count=60, length=40, seed=0) -> Data
     ends = np.tile(np.arange(length) == length - 1, count)
     numbers = (x.astype(np.float32) for x in (obs, action, reward))
     return from_arrays(Arrays(*numbers, np.zeros_like(ends), ends, None), "a hash", "made.hdf5")
+
+
+def random_episodes(obs_dim=OBS, lengths=(9, 7) * 20, seed=0) -> Dataset:
+    """Random episodes, every second of them ending in a failure; the first two are held out."""
+    arrays = episodes(lengths, "to" * (len(lengths) // 2), obs_dim, ACT, seed)
+    ends = arrays["terminals"] | arrays["timeouts"]
+    episode = ends.cumsum() - ends
+    dataset = Dataset(
+        arrays["observations"], arrays["actions"], arrays["rewards"], arrays["next_observations"], arrays["actions"],
+        arrays["terminals"], arrays["timeouts"], ~ends | True, ~ends, episode, "made up", None,
+    )  # fmt: skip
+    vars(dataset)["heldout_episodes"] = torch.arange(len(lengths)).numpy() < 2
+    return dataset

@@ -15,9 +15,9 @@ from cluster.store import open_store
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig, planner_config
 from sweeps.plan.judged import judged_rows
-from tests.mpcwdwm.planning.test_mpc import OBS
-from tests.mpcwdwm.planning.test_trustworthy import trusted_parts
+from tests.support.random_parts import OBS
 from tests.support.recorded_sweeps import baseline, mpc, publish_result, record
+from tests.support.trusted_parts import trusted_parts
 
 SCORES = {"critic": [0.0, 1.0, 2.0], "fqe_disjoint": [0.0, 0.5, None]}
 CANDIDATES = [0.0, 0.01, 0.1]

@@ -3,55 +3,30 @@
 The bases are functions: a system that only grows, whose episodes can be written down.
 """
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from mpcwdwm.components import ActorComponent, WorldModel, component_config
+from mpcwdwm.components import component_config
 from mpcwdwm.components.value import Episodes, imagined_episodes, returns_to_go
 from mpcwdwm.nn.networks import MIN_STD
 from mpcwdwm.training.loop import Training
-from tests.mpcwdwm.planning.test_linear_quadratic import DISCOUNT, DOUBLE, tensor
-from tests.mpcwdwm.planning.test_trustworthy import recorded
+from tests.support.imagined_episodes import (
+    FALLEN,
+    GROWING,
+    GROWTH,
+    HALT,
+    LENGTH,
+    SMALL,
+    episodes_of,
+    grown,
+    rows,
+    training_of,
+)
+from tests.support.linear_quadratic import DISCOUNT, DOUBLE, tensor
 from tests.support.parts import PARTS, bases_of, part_of
 
-SMALL = {"hidden_dim": 8, "batch_size": 32, "steps": 100, "evaluations": 1, "ensemble": 2}
 TENTH = 0.1  # of the imagined episodes is judged and not learnt from
-
-
-class Given(ActorComponent, WorldModel):
-    """What a training asks of a base: its seeds; it has no weights."""
-
-    noise_shape = (2,)
-
-    def __init__(self, seeds, **functions):
-        nn.Module.__init__(self)
-        self.seeds = tuple(seeds)
-        for name, function in functions.items():
-            setattr(self, name, function)
-
-    def forward(self, obs, action):
-        return self.reward(obs, action)
-
-
-def training_of(bases, seeds=(0, 1), data=None, termination=None, **fields):
-    """A training of the value, with bases made of functions: actor(obs), sample(obs, action, noise), reward(…)."""
-    config = component_config("value", {}, {**SMALL, "discount": DISCOUNT, **fields})
-    names = {"rebrac": "actor", "world_model": "sample", "reward": "reward"}
-    given = {name: Given(seeds, **{function: bases[function]}) for name, function in names.items()}
-    data = rows() if data is None else data
-    return Training("value", config, data, seeds, bases=given, termination=termination, dtype=DOUBLE)
-
-
-def rows(lengths=(40, 30) * 10):
-    """Recorded episodes whose states fill [−1, 1]²; the first two episodes are held out."""
-    data = recorded(2, lengths)
-    data = dataclasses.replace(data, obs=np.tanh(data.obs), episode=np.repeat(np.arange(len(lengths)), lengths))
-    vars(data)["heldout_episodes"] = np.arange(len(lengths)) < 2
-    return data
 
 
 # ----------------------------------------------------------------------------------------- returns
@@ -74,23 +49,6 @@ def test_a_return_to_go_is_the_discounted_sum_up_to_the_end_and_nothing_behind_i
 
 # ------------------------------------------------------------------------------ imagined episodes
 
-GROWTH, LENGTH, HALT = 1.1, 12, 2.5
-GROWING = {
-    "actor": lambda obs: 0 * obs,
-    # the model breaks where the second entry falls below −0.9
-    "sample": lambda obs, action, noise: torch.where(obs[..., 1:] < -0.9, torch.nan, GROWTH * obs),
-    "reward": lambda obs, action: 1 + obs[..., 0],
-}
-FALLEN = 1.2
-
-
-def fallen(obs):
-    return obs[..., 0] > FALLEN
-
-
-def grown(**fields):
-    return training_of(GROWING, termination=fallen, **{"episodes": 60, "length": LENGTH, "halt": HALT, **fields})
-
 
 def episode_by_hand(start, mean, std):
     """The states of one episode of the growing system before its end, and why it ended, if it did."""
@@ -105,15 +63,6 @@ def episode_by_hand(start, mean, std):
             return states, "lost"
         states.append(state)
     return states[:LENGTH], None
-
-
-def episodes_of(table, member):
-    """Return what a table holds of each of a member's episodes: states, returns, discounts of what is left."""
-    count = int(table.counts[member])
-    number = table.episode[member, :count]
-    assert (number.diff() >= 0).all()
-    columns = [values[member, :count] for values in (table.obs, table.returns, table.left)]
-    return [tuple(values[number == e] for values in columns) for e in range(table.last.shape[1])]
 
 
 def test_tables_hold_each_episode_up_to_its_end_by_rule_bound_or_failure_and_nothing_behind_it():

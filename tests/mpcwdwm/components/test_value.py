@@ -14,8 +14,8 @@ from mpcwdwm.components import component_config
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training
-from tests.mpcwdwm.components.test_imagined_episodes import SMALL, episodes_of, grown, training_of
-from tests.mpcwdwm.planning.test_linear_quadratic import DISCOUNT, DOUBLE, Q, R, quadratic, tensor
+from tests.support.imagined_episodes import SMALL, episodes_of, grown, training_of
+from tests.support.linear_quadratic import DISCOUNT, DOUBLE, Q, R, quadratic, tensor
 from tests.support.parts import PARTS, bases_of, part_of
 
 # --------------------------------------------------------------------------------- what is learnt

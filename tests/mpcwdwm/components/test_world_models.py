@@ -18,8 +18,8 @@ from mpcwdwm.planning.parts import SharedWorldModel
 from mpcwdwm.random import generator
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training, train
-from tests.mpcwdwm.planning.test_mpc import ACT, OBS, make_parts
 from tests.support.parts import KINDS, part_of
+from tests.support.random_parts import ACT, OBS, make_parts
 
 DOUBLE = torch.float64
 MEAN, STD = 0.7, 0.3  # of the data in the analytic cases

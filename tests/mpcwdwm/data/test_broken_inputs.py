@@ -11,9 +11,9 @@ import pytest
 
 import sweeps.cli
 import sweeps.execution.driver
-from tests.mpcwdwm.data import test_data_hdf5
+from tests.support.broken_datasets import BROKEN_ARRAYS, BROKEN_FILES
+from tests.support.broken_specs import BROKEN
 from tests.support.synthetic import episodes, write_hdf5
-from tests.sweeps.spec import test_spec
 
 SPEC = """
 name: foreign
@@ -60,27 +60,27 @@ def check(folder, monkeypatch, capsys, *says):
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("kind", test_spec.BROKEN)
+@pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_yaml_starts_nothing(kind, tmp_path, monkeypatch, capsys):
-    content, place, _ = test_spec.BROKEN[kind]
+    content, place, _ = BROKEN[kind]
     (tmp_path / "s.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     check(tmp_path, monkeypatch, capsys, place)
 
 
-@pytest.mark.parametrize("kind", test_data_hdf5.BROKEN)
+@pytest.mark.parametrize("kind", BROKEN_ARRAYS)
 def test_a_broken_array_starts_nothing(kind, tmp_path, monkeypatch, capsys):
     (tmp_path / "s.yaml").write_text(SPEC)
-    change, _ = test_data_hdf5.BROKEN[kind]
+    change, _ = BROKEN_ARRAYS[kind]
     arrays = episodes()
     change(arrays)
     write_hdf5(tmp_path / "data.hdf5", arrays)
     check(tmp_path, monkeypatch, capsys, "data.hdf5")
 
 
-@pytest.mark.parametrize("kind", test_data_hdf5.FILES)
+@pytest.mark.parametrize("kind", BROKEN_FILES)
 def test_a_broken_file_starts_nothing(kind, tmp_path, monkeypatch, capsys):
     (tmp_path / "s.yaml").write_text(SPEC)
-    make, _ = test_data_hdf5.FILES[kind]
+    make, _ = BROKEN_FILES[kind]
     make(tmp_path / "data.hdf5")
     check(tmp_path, monkeypatch, capsys, "data.hdf5")
 

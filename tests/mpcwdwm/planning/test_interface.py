@@ -8,7 +8,7 @@ from torch import nn
 
 import mpcwdwm
 from mpcwdwm.errors import UserError
-from tests.mpcwdwm.planning.test_mpc import ACT, DOUBLE, OBS, make_parts
+from tests.support.random_parts import ACT, DOUBLE, OBS, make_parts
 
 
 class Model:

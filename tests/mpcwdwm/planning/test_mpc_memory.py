@@ -9,9 +9,9 @@ import torch
 
 from mpcwdwm.planning import MpcConfig, adapt, objective
 from mpcwdwm.planning.ascent import KEPT_SHARE, rollouts_per_pass
-from tests.mpcwdwm.planning.test_mpc import make_parts, problem
-from tests.mpcwdwm.planning.test_trustworthy import ALL
 from tests.support.parts import BUNDLED
+from tests.support.random_parts import make_parts, problem
+from tests.support.trusted_parts import ALL
 
 
 def test_rollouts_in_several_passes_give_the_same_gradient():

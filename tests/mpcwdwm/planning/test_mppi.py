@@ -8,8 +8,8 @@ from mpcwdwm.planning import MppiConfig
 from mpcwdwm.planning.mppi import refit
 from mpcwdwm.planning.returns import sequence_returns
 from mpcwdwm.random import generator
-from tests.mpcwdwm.planning.test_mpc import ACT, DOUBLE, make_parts
-from tests.mpcwdwm.planning.test_planners import make, observations
+from tests.support.planners import make, observations
+from tests.support.random_parts import ACT, DOUBLE, make_parts
 
 
 @pytest.mark.parametrize("execute", ["mean", "best"])

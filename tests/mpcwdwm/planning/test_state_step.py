@@ -15,9 +15,10 @@ from mpcwdwm.planning import AdaptiveMpc, ModulePolicy, MpcConfig, adapt, imagin
 from mpcwdwm.planning.step_size import units as step_size_module
 from mpcwdwm.planning.step_size.units import alpha_at_state, sizes
 from mpcwdwm.planning.trust.region import action_change
-from tests.mpcwdwm.planning.test_mpc import ACT, DOUBLE, OBS, gradient, make_parts, problem
-from tests.mpcwdwm.planning.test_planners import Broken
-from tests.mpcwdwm.planning.test_trustworthy import only, random, spec_with, trusted_parts
+from tests.support.planners import Broken
+from tests.support.plans import spec_with
+from tests.support.random_parts import ACT, DOUBLE, OBS, gradient, make_parts, problem, random
+from tests.support.trusted_parts import only, trusted_parts
 
 STATE = {"H": 2, "M": 3, "step_unit": "state", "reset": "step"}
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, ModulePolicy, MpcConfig, Parts, adapt, imagine, objective, planner_config
 from mpcwdwm.planning.ascent import ascent
@@ -17,14 +16,12 @@ from mpcwdwm.planning.mpc import promised_gain
 from mpcwdwm.planning.presets import PRESETS
 from mpcwdwm.planning.step_size.units import action_unit
 from mpcwdwm.random import generator
-from sweeps.spec.spec import load_spec
-from tests.mpcwdwm.planning.test_linear_quadratic import STATES, system, tensor
-from tests.mpcwdwm.planning.test_linear_quadratic import planner as linear_planner
-from tests.mpcwdwm.planning.test_mpc import ACT, DOUBLE, OBS, gradient, keep_member, make_parts, problem
-from tests.support.parts import BUNDLED
-from tests.support.synthetic import episodes as made_up
+from tests.support.linear_quadratic import STATES, system, tensor
+from tests.support.linear_quadratic import planner as linear_planner
+from tests.support.plans import spec_with
+from tests.support.random_parts import ACT, DOUBLE, OBS, gradient, problem, random
+from tests.support.trusted_parts import ALL, by_hand, ending, only, trusted_parts
 
-ALL = {"objective": "advantage", "anchor": 0.7, "uncertainty": 0.3, "critic_penalty": 0.4}
 TERMS = {
     "return": {},
     "advantage": {"objective": "advantage"},
@@ -34,89 +31,6 @@ TERMS = {
     "critic_penalty": {"critic_penalty": 0.4},
     "all": ALL,
 }
-
-
-def random(*shape, purpose="test/random"):
-    return torch.randn(shape, generator=generator(0, purpose), dtype=DOUBLE)
-
-
-def recorded(obs_dim=OBS, lengths=(9, 7) * 20, seed=0) -> Dataset:
-    """Random episodes, every second of them ending in a failure; the first two are held out."""
-    arrays = made_up(lengths, "to" * (len(lengths) // 2), obs_dim, ACT, seed)
-    ends = arrays["terminals"] | arrays["timeouts"]
-    episode = ends.cumsum() - ends
-    dataset = Dataset(
-        arrays["observations"], arrays["actions"], arrays["rewards"], arrays["next_observations"], arrays["actions"],
-        arrays["terminals"], arrays["timeouts"], ~ends | True, ~ends, episode, "made up", None,
-    )  # fmt: skip
-    vars(dataset)["heldout_episodes"] = torch.arange(len(lengths)).numpy() < 2
-    return dataset
-
-
-class Disagreeing:
-    """A world model with an opinion on how far it can be trusted."""
-
-    def __init__(self, model):
-        self.model, self.noise_shape, self.sample = model, model.noise_shape, model.sample
-
-    def disagreement(self, obs, action):
-        return (obs.square().sum(-1) + 1).sqrt() * (action[..., 0] - 0.3).square()
-
-
-def trusted_parts(seeds=(0, 1)) -> Parts:
-    """The parts of `make_parts`, with everything that the options need."""
-    parts, weight = make_parts(seeds), random(OBS, ACT, purpose="test/behavior")
-    parts.behavior = lambda obs: torch.tanh(obs @ weight.to(obs.device))
-    parts.world_model = Disagreeing(parts.world_model)
-    parts.dataset = recorded()
-    return parts
-
-
-def ending(parts, psi, obs, noise, config):
-    """Let some of the rollouts end at each of their steps: the boundary lies in a gap between their states."""
-    reached = torch.stack(imagine(parts, psi, obs, noise, config).obs[1:])[..., 0].flatten().sort().values
-    middle = len(reached) * 2 // 3
-    boundary = float(reached[middle - 1 : middle + 1].mean())
-    parts.termination = lambda state: state[..., 0] > boundary
-    alive = torch.stack(imagine(parts, psi, obs, noise, config).alive)
-    assert 0 < alive[-1].mean() < alive[1].mean() < 1
-
-
-def by_hand(parts, psi, still, obs, noise, config):
-    """The objective (N,), where the gradient stops at the states to which `still` leads."""
-    total, g = torch.zeros(len(obs), dtype=DOUBLE), parts.discount
-
-    def rolled(policy, m):
-        state, alive, found = obs.unsqueeze(1), torch.ones(len(obs), dtype=DOUBLE), []
-        for j in range(config.horizon + 1):
-            action = parts.policy(policy, state)
-            found.append((state, action, alive))
-            if j < config.horizon:
-                state = parts.world_model.sample(state, action, noise[:, j, m : m + 1])
-                if parts.termination is not None:
-                    alive = alive * (state[:, 0, 0] <= parts.termination.__closure__[0].cell_contents)
-        return found
-
-    for m in range(config.rollouts):
-        ours, theirs, one = rolled(psi, m), rolled(still, m), 0.0
-        q0 = parts.critic(theirs[0][0], theirs[0][1])[:, :, 0].min(1).values.abs()
-        for j, ((state, action, alive), (there, _, counted)) in enumerate(zip(ours, theirs, strict=True)):
-            twins, last = parts.critic(state, action)[:, :, 0], j == config.horizon
-            worth = twins.min(1).values if last else parts.reward(state, action)[:, 0]
-            if config.objective == "advantage":
-                one = one - g**j * counted * parts.critic(there, parts.policy(psi, there))[:, :, 0].min(1).values
-            away = (parts.policy(psi, there) - parts.behavior(there)).square().sum((1, 2))
-            one = one - config.anchor * q0 * g**j * counted * away
-            if config.disagreement == "critics":
-                spread = (twins[:, 0] - twins[:, 1]).abs() / 2 / (config.horizon + 1)
-            else:
-                spread = 0.0 if last else parts.world_model.disagreement(state, action)[:, 0]
-            one = one + g**j * alive * (worth - config.uncertainty * spread)
-            if j > 0:
-                off = (action - parts.behavior(state)).square().sum((1, 2))
-                one = one - config.critic_penalty * g**j * alive * off
-        total = total + one / config.rollouts
-    return total
 
 
 # -------------------------------------------------------------------------------------- every term
@@ -301,17 +215,6 @@ def test_a_step_in_units_of_the_action_moves_it_by_that_much_in_the_median(updat
     assert ((everywhere > 0.5 * size) & (everywhere < 2 * size)).all()
 
 
-def only(member) -> Parts:
-    """One of the two members of `trusted_parts`."""
-    parts = trusted_parts((5, 8))
-    for part in (parts.world_model.model, parts.reward, parts.critic):
-        keep_member(part.part, member)
-        part.members = 1
-    parts.reward.scale, parts.reward.shift = parts.reward.scale[:1], parts.reward.shift[:1]
-    keep_member(parts.policy.actor, member)
-    return dataclasses.replace(parts, members=1)
-
-
 def test_a_members_step_size_does_not_depend_on_its_neighbours():
     config = MpcConfig(H=1, M=2, step_unit="action", step_size=0.02)
     both = AdaptiveMpc(trusted_parts((5, 8)), config, seeds=(5, 8), episodes=3)
@@ -353,12 +256,6 @@ def test_a_preset_fills_in_what_is_not_given_and_survives_being_resolved(preset)
     for config in (resolved, ours):
         assert planner_config(config.to_dict()) == config
     assert planner_config({"preset": "none"}) == planner_config({})
-
-
-def spec_with(folder, planner):
-    file = folder / "s.yaml"
-    file.write_text(f"name: s\ntasks: [{BUNDLED}]\nseeds: 1\nplanners:\n  mine: {planner}\n")
-    return load_spec(file)
 
 
 def test_presets_are_chosen_and_misspelt_in_yaml(tmp_path):

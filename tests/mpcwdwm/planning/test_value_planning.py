@@ -14,12 +14,12 @@ from mpcwdwm.planning import MpcConfig, Parts, imagine, objective, planner_confi
 from mpcwdwm.planning.assemble import load_parts
 from mpcwdwm.planning.parts import SharedValue
 from mpcwdwm.training.loop import Training
-from tests.mpcwdwm.planning.test_api import TASK, UNIT
-from tests.mpcwdwm.planning.test_mpc import ACT, DOUBLE, OBS, gradient, make_parts, problem, roughen
-from tests.mpcwdwm.planning.test_planners import MOVING, make, observations, play
-from tests.mpcwdwm.planning.test_trustworthy import ending, spec_with
 from tests.support.parts import PARTS, bases_of, part_of
-from tests.sweeps.plan.test_plan import BASE, plan, rows
+from tests.support.planners import MOVING, make, observations, play
+from tests.support.plans import BASE, plan, rows, spec_with
+from tests.support.random_parts import ACT, DOUBLE, OBS, gradient, make_parts, problem, roughen
+from tests.support.small_components import TASK, UNIT
+from tests.support.trusted_parts import ending
 
 SEEDS = (0, 1)
 NAMES = ("rebrac", "world_model", "reward", "value")

@@ -24,9 +24,9 @@ from mpcwdwm.planning import AdaptiveMpc, planner_config
 from mpcwdwm.planning.registry import PLANNERS
 from mpcwdwm.random import generator
 from mpcwdwm.training.loop import Training
-from tests.mpcwdwm.planning.test_mpc import OBS
-from tests.mpcwdwm.planning.test_trustworthy import ALL, trusted_parts
 from tests.support.parts import PARTS, bases_of, part_of
+from tests.support.random_parts import OBS
+from tests.support.trusted_parts import ALL, trusted_parts
 
 SMALL = {"hidden_dim": 16, "batch_size": 32, "steps": 400, "evaluations": 1}
 EAGER = ComputeConfig(capture="eager")

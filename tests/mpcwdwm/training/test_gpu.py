@@ -9,9 +9,9 @@ from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import MpcConfig, adapt, planner_config
 from mpcwdwm.planning.registry import PLANNERS
 from mpcwdwm.training.loop import Training
-from tests.mpcwdwm.planning.test_mpc import ACT, OBS, make_parts, problem
-from tests.mpcwdwm.planning.test_trustworthy import ALL, trusted_parts
 from tests.support.parts import PARTS, bases_of, part_of
+from tests.support.random_parts import ACT, OBS, make_parts, problem
+from tests.support.trusted_parts import ALL, trusted_parts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")]
 SMALL = {"hidden_dim": 16, "batch_size": 32, "steps": 50, "evaluations": 1}

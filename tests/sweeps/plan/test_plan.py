@@ -11,55 +11,15 @@ from mpcwdwm.components.world_models.flow import FlowModel
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
 from sweeps.plan import checks
-from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
-from sweeps.spec.spec import load_spec
+from sweeps.plan.plan import Plan, cell_packs, component_packs
+from tests.support.parts import BUNDLED
+from tests.support.plans import BASE, FakeStore, plan, rows
 from tests.support.synthetic import episodes, write_hdf5
-
-HOPPER = "hopper-medium-replay-mini-ppo-v0"
-BASE = f"""
-name: mine
-tasks: [{HOPPER}]
-seeds: 2
-planners:
-  mpc: {{kind: policy, horizon: [1, 3], updates: [1, 2]}}
-baselines: [rebrac, bc]
-"""
-
-
-class FakeStore:
-    """A store in which keys are published by saying so."""
-
-    def __init__(self) -> None:
-        self.published: dict[str, dict[str, Any]] = {}
-        self.failures: dict[str, dict[str, Any]] = {}
-
-    def publish(self, key: str, score: float | None = 0.0, raw: float = 0.0) -> None:
-        self.published[key] = {"episodes_mean": {"normalized_score": score, "return": raw}}
-
-    def has(self, kind: str, key: str) -> bool:
-        return key in self.published
-
-    def manifest(self, kind: str, key: str) -> dict[str, Any]:
-        return self.published[key]
-
-    def failure(self, key: str) -> dict[str, Any] | None:
-        return self.failures.get(key)
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def plan(folder: Path, text: str = BASE, store: Any = None, **options: Any) -> Plan:
-    path = folder / "s.yaml"
-    path.write_text(text)
-    return build_plan(load_spec(path, **options), store or FakeStore())
-
-
-def rows(plan: Plan) -> list[str]:
-    """The rows of the table, each once."""
-    return list(dict.fromkeys(cell.method for cell in plan.cells if cell.role == "report"))
 
 
 def keys(plan: Plan) -> set[str]:
@@ -273,7 +233,7 @@ def test_select_and_report_cells_are_never_stacked_together(tmp_path: Path) -> N
 def own_task(folder: Path, obs_dim: int = 11, **arrays: Any) -> str:
     data = {**episodes(obs_dim=obs_dim, act_dim=3), **arrays}
     write_hdf5(folder / "own.hdf5", {name: array for name, array in data.items() if array is not None})
-    return BASE.replace(f"[{HOPPER}]", "\n- {name: own, dataset: own.hdf5, env: Hopper-v4}")
+    return BASE.replace(f"[{BUNDLED}]", "\n- {name: own, dataset: own.hdf5, env: Hopper-v4}")
 
 
 def test_ones_own_dataset_is_a_task(tmp_path: Path) -> None:
@@ -322,17 +282,17 @@ def test_a_dataset_is_validated_anew_when_it_changes(tmp_path: Path) -> None:
 def test_an_absent_dataset_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     with pytest.raises(UserError, match=r"s\.yaml:3: task 'hopper-medium-v2': .*hopper_medium-v2\.hdf5"):
-        plan(tmp_path, BASE.replace(HOPPER, "hopper-medium-v2"))
+        plan(tmp_path, BASE.replace(BUNDLED, "hopper-medium-v2"))
 
 
 def test_a_task_that_cannot_be_run_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"s\.yaml:3: task 'antmaze-umaze-v2'.*environment"):
-        plan(tmp_path, BASE.replace(HOPPER, "antmaze-umaze-v2"))
+        plan(tmp_path, BASE.replace(BUNDLED, "antmaze-umaze-v2"))
 
 
 def test_the_user_is_told_where_rollouts_do_not_end_and_what_nothing_uses(tmp_path: Path) -> None:
     write_hdf5(tmp_path / "p.hdf5", episodes(obs_dim=4, act_dim=1))
-    text = BASE.replace(f"[{HOPPER}]", "[{name: pole, dataset: p.hdf5, env: InvertedPendulum-v4}]")
+    text = BASE.replace(f"[{BUNDLED}]", "[{name: pole, dataset: p.hdf5, env: InvertedPendulum-v4}]")
     notices = plan(tmp_path, text + "components: {iql: {steps: 3}}").notices
     assert [any(said in notice for notice in notices) for said in ("do not end", "raw returns", "components.iql")] == [
         True

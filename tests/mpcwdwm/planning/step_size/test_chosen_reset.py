@@ -11,8 +11,9 @@ from mpcwdwm.planning import AdaptiveMpc, MpcConfig
 from mpcwdwm.planning.step_size import choice as auto
 from mpcwdwm.planning.step_size.choice import JUDGES, Judgement, candidate_labels
 from mpcwdwm.planning.step_size.units import sizes
-from tests.mpcwdwm.planning.test_mpc import OBS
-from tests.mpcwdwm.planning.test_trustworthy import random, spec_with, trusted_parts
+from tests.support.plans import spec_with
+from tests.support.random_parts import OBS, random
+from tests.support.trusted_parts import trusted_parts
 
 SMALL = {"H": 1, "M": 2}
 AUTO = {**SMALL, "step_size": "auto", "smallest": 0.05, "largest": 0.2, "candidates": 2}

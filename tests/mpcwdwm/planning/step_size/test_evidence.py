@@ -10,7 +10,7 @@ from torch import nn
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import ModulePolicy, Parts
 from mpcwdwm.planning.step_size.windows import heldout_windows
-from tests.mpcwdwm.planning.test_linear_quadratic import DOUBLE, system, tensor
+from tests.support.linear_quadratic import DOUBLE, system, tensor
 from tests.support.recorded_episodes import dataset_of
 
 LENGTHS = (9, 4, 11, 7, 13) * 12

@@ -26,20 +26,7 @@ from mpcwdwm.planning.step_size import off_policy as judges
 from mpcwdwm.planning.step_size.choice import JUDGES, choose, chosen_index, judge_candidates
 from mpcwdwm.planning.step_size.off_policy import NEEDS, imagination, lstd_weights
 from mpcwdwm.planning.step_size.windows import Windows, actions_along, heldout_windows, pretrained_actions
-from tests.mpcwdwm.planning.test_linear_quadratic import (
-    BEST,
-    DISCOUNT,
-    DOUBLE,
-    PRETRAINED,
-    A,
-    B,
-    P,
-    Q,
-    R,
-    system,
-    tensor,
-    value_of,
-)
+from tests.support.linear_quadratic import BEST, DISCOUNT, DOUBLE, PRETRAINED, A, B, P, Q, R, system, tensor, value_of
 from tests.support.recorded_episodes import dataset_of, recorded
 
 

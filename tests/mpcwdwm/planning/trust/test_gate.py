@@ -12,10 +12,11 @@ from mpcwdwm.planning import AdaptiveMpc, MpcConfig, Parts, adapt
 from mpcwdwm.planning.trust.gate import ErrorSlopes, error_slopes, slope
 from mpcwdwm.planning.trust.region import shrunk
 from mpcwdwm.random import generator
-from tests.mpcwdwm.planning.test_linear_quadratic import PRETRAINED, Linear, reward, system, tensor
-from tests.mpcwdwm.planning.test_mpc import DOUBLE, OBS, make_parts, problem
-from tests.mpcwdwm.planning.test_planners import Broken, hopper_parts
-from tests.mpcwdwm.planning.test_trustworthy import by_hand, random, recorded, trusted_parts
+from tests.support.linear_quadratic import PRETRAINED, Linear, reward, system, tensor
+from tests.support.planners import Broken, hopper_parts
+from tests.support.random_parts import DOUBLE, OBS, make_parts, problem, random
+from tests.support.recorded_episodes import random_episodes
+from tests.support.trusted_parts import by_hand, trusted_parts
 
 REBRAC = {"H": 2, "M": 6}
 
@@ -179,7 +180,7 @@ def fitted(error, distance):
 
 def linear_data(episodes=40, steps=6):
     """Recorded episodes of the linear-quadratic system, exact, with actions all around the policy's."""
-    dataset = recorded(2, (steps,) * episodes)
+    dataset = random_episodes(2, (steps,) * episodes)
     obs, action = random(episodes * steps, 2), random(episodes * steps, 2, purpose="test/actions")
     for start in range(0, len(obs), steps):  # from state to state
         for j in range(steps - 1):
