@@ -1,0 +1,106 @@
+"""The pages are true: the links, paths, modules, commands, make targets, fields and YAML that they name exist."""
+
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from sweeps.cli import app
+from sweeps.spec.spec import load_spec
+from tests.support import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SPECS = [ROOT / "quickstart.yaml", *sorted((ROOT / "sweeps" / "specs").glob("*.yaml"))]
+LAUNCH = sorted((ROOT / "cluster" / "launch").iterdir())
+FOLDERS = ("mpcwdwm", "cluster", "sweeps", "analysis", "tests")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FILE = re.compile(r"`([\w-]+\.(?:py|yaml|md|sh))`")
+PATH = re.compile(r"(?<![\w/.<-])(?:mpcwdwm|cluster|sweeps|analysis|tests|docs)/[\w./*-]*\w(?:/(?![\w*]))?")
+MODULE = re.compile(r"(?<![\w./(-])(?:mpcwdwm|cluster|sweeps|analysis)(?:\.\w+)+")
+GROUPS = {"mpcwdwm.planners", "mpcwdwm.world_models", "mpcwdwm.termination", "mpcwdwm.judges"}  # of entry points
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+texts = pytest.mark.parametrize("path", [*PAGES, *SPECS, *LAUNCH], ids=lambda path: path.name)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Every `mpcwdwm …` of code spans, which may go on in the next line of a comment, and of lines by themselves."""
+    text = re.sub(r"\\\n", " ", text)
+    spans = re.findall(r"`(?:\.venv/bin/)?mpcwdwm ([^`]+)`", re.sub(r"\n# ", " ", text))
+    lines = re.findall(r"^(?:\$ |# +)?(?:\.venv/bin/)?mpcwdwm ([a-z].*)$", text, re.MULTILINE)
+    yield from (shlex.split(found, comments=True) for found in (*spans, *lines))
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), target
+
+
+@texts
+def test_paths_exist(path: Path) -> None:
+    for found in PATH.findall(path.read_text()):
+        assert list(ROOT.glob(found)), found
+    ours = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*")} | {file.name for file in PAGES}
+    assert {*FILE.findall(path.read_text())} <= ours | {"spec.yaml"}
+
+
+@texts
+def test_modules_exist(path: Path) -> None:
+    for found in set(MODULE.findall(path.read_text())) - GROUPS:
+        module, rest = importlib.import_module(found.split(".")[0]), found.split(".")[1:]
+        for name in rest:
+            if not hasattr(module, name):
+                importlib.import_module(f"{module.__name__}.{name}")
+            module = getattr(module, name)
+
+
+@texts
+def test_commands_and_their_options_exist(path: Path) -> None:
+    for words in commands(path.read_text()):
+        command = typer.main.get_command(app)
+        while isinstance(command, TyperGroup) and words:
+            assert words[0] in command.commands, words
+            command, words = command.commands[words[0]], words[1:]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, words
+
+
+@pages
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([\w-]+)", page.read_text(), re.MULTILINE)) <= targets
+
+
+def test_fields_of_the_deviations_exist() -> None:
+    code = "".join(path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+    fields = set(re.findall(r"^    (\w+): .*= setting\(", code, re.MULTILINE)) | {"world_model", "reward", "value"}
+    for row in re.findall(r"^\|.*\|$", (ROOT / "docs" / "deviations.md").read_text(), re.MULTILINE):
+        cells = row.strip("| ").split(" | ")
+        named = re.findall(r"`([\w.*]+)`", cells[3]) if len(cells) == 4 else []
+        assert {name.split(".")[-1] for name in named} <= fields, row
+
+
+def test_yaml_of_the_pages_is_accepted(tmp_path: Path) -> None:
+    for page in PAGES:
+        for language, block in FENCE.findall(page.read_text()):
+            if language == "yaml" and "\nseeds:" in block:
+                (tmp_path / "data").mkdir(exist_ok=True)
+                (tmp_path / "data" / "mine.hdf5").touch()
+                (tmp_path / "spec.yaml").write_text(block)
+                load_spec(tmp_path / "spec.yaml")
