@@ -229,7 +229,7 @@ def judges(spec: SpecArgument) -> None:
     """Compare the judges of `step_size: auto` with what the environment says of fixed step sizes."""
     import pandas as pd
 
-    from analysis.agreement import agreement, to_text
+    from analysis.off_policy_evaluation import agreement, to_text
     from cluster.store import open_store
     from sweeps.plan.judged import judged_rows
     from sweeps.plan.plan import build_plan

@@ -1,14 +1,14 @@
-"""Trained components of a sweep with their learning curves, read from the records, every training seed by itself.
+"""Trained components of a sweep with the learning curve of every training seed, read from the records.
 
-Components of one task that differ in nothing but the seed are one `Trained`. What is equal in kind is told apart
-by the fields of the config that differ, those of what it was trained with included: "diffusion K=5", "diffusion
+Components of one task that differ in the seed alone are one `Trained`. Those of the same kind are told apart by the
+fields in which their configs, or the configs of what they were trained with, differ: "diffusion K=5", "diffusion
 K=10".
 """
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,11 +38,16 @@ class Estimate:
     @classmethod
     def over(cls, values: Mapping[int, float]) -> "Estimate | None":
         """Return the estimate from one value per training seed; None without any."""
-        if not values:
+        by_seed = list(values.values())
+        if not by_seed:
             return None
-        interval = seed_interval(list(values.values()))
-        mean = float(np.mean(list(values.values())))
-        return cls(mean, interval.low, interval.high) if interval else cls(mean, None, None)
+        interval = seed_interval(by_seed)
+        return cls(float(np.mean(by_seed)), *((interval.low, interval.high) if interval else (None, None)))
+
+    def exp(self) -> "Estimate":
+        """Return the estimate of a quantity from that of its logarithm."""
+        ends = (None if end is None else float(np.exp(end)) for end in (self.low, self.high))
+        return Estimate(float(np.exp(self.mean)), *ends)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Trained:
         kind: of the world model; for other components their name.
         label: the kind, and what tells this config from others of its kind on the task.
         curves: training seed → the points of its learning curve.
-        updates_per_second: training seed → pace of the process that trained it.
+        updates_per_second: of the processes that trained it, mean over seeds; None where it is not recorded.
     """
 
     task: str
@@ -65,7 +70,7 @@ class Trained:
     kind: str
     label: str
     curves: dict[int, list[dict[str, float]]]
-    updates_per_second: Values
+    updates_per_second: float | None
 
     @property
     def metrics(self) -> set[str]:
@@ -86,6 +91,16 @@ class Trained:
         seeds = [own for own in by_seed if own]
         steps = sorted(set.intersection(*(set(own) for own in seeds))) if seeds else []
         return np.array(steps, dtype=float), np.array([[own[step] for step in steps] for own in seeds], dtype=float)
+
+
+class _Group(NamedTuple):
+    """What components that differ in the seed alone share."""
+
+    task: str
+    component: str
+    kind: str
+    fields: tuple[tuple[str, str], ...]
+    again: int = 0  # counts components that no recorded field tells apart
 
 
 def trained_parts(records: Records, plan: Mapping[str, Any], names: Collection[str]) -> tuple[list[Trained], list[str]]:
@@ -109,12 +124,12 @@ def trained_parts(records: Records, plan: Mapping[str, Any], names: Collection[s
         kind, seed = fields.get("kind", unit["method"]), int(unit["seed"])
         group = _Group(unit["task"], unit["method"], kind, tuple(sorted(fields.items())))
         while seed in groups.get(group, {}):
-            group = replace(group, again=group.again + 1)
+            group = group._replace(again=group.again + 1)
         groups.setdefault(group, {})[seed] = key
     parts = []
     for group, members in groups.items():
         facts = units.loc[next(iter(members.values()))]
-        paces = {seed: units.loc[key]["run"].data.metrics.get(PACE) for seed, key in members.items()}
+        pace = units.reindex(columns=[PACE]).loc[list(members.values()), PACE].mean()
         parts.append(
             Trained(
                 task=group.task,
@@ -123,21 +138,10 @@ def trained_parts(records: Records, plan: Mapping[str, Any], names: Collection[s
                 kind=group.kind,
                 label=_label(group, groups),
                 curves={seed: curves[key] for seed, key in members.items()},
-                updates_per_second={seed: float(pace) for seed, pace in paces.items() if pace is not None},
+                updates_per_second=None if math.isnan(pace) else float(pace),
             )
         )
     return parts, _missing([key for key in planned if key not in units.index], plan.get("failed", {}))
-
-
-@dataclass(frozen=True)
-class _Group:
-    """What components that differ in nothing but the seed share."""
-
-    task: str
-    component: str
-    kind: str
-    fields: tuple[tuple[str, str], ...]
-    again: int = 0  # what differs in nothing that is recorded must not hide one another
 
 
 def _fields(units: pd.DataFrame, key: str) -> dict[str, str]:
@@ -146,9 +150,8 @@ def _fields(units: pd.DataFrame, key: str) -> dict[str, str]:
     fields = {name.removeprefix("config."): text for name, text in params.items() if name.startswith("config.")}
     for name, part in params.items():
         if name.startswith("part.") and part:
-            base = name.removeprefix("part.")
             own = _fields(units, part) if part in units.index else {"key": part}
-            fields |= {f"{base}.{field}": text for field, text in own.items()}
+            fields |= {f"{name.removeprefix('part.')}.{field}": text for field, text in own.items()}
     return fields
 
 

@@ -5,21 +5,17 @@ training seeds of one value per seed, the model's at the end of its training; a 
 seed. H, the steps of the open-loop error, is what the metric's name says.
 """
 
-import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table as Grid
-from rich.text import Text
-from tabulate import tabulate
 
+from analysis import rendering
 from analysis.models.curves import Estimate, Trained, trained_parts
+from analysis.rendering import DASH, Section, interval_text, number
 from analysis.runs import Records
 from mpcwdwm.errors import UserError
 
@@ -39,11 +35,10 @@ REFERENCE = "mlp"  # the kind that the others' errors are divided by: the plain 
 ONE_STEP = "heldout/rmse"
 OPEN_LOOP = re.compile(re.escape(ONE_STEP) + r"_(\d+)_steps")  # of the error after H steps
 NO_CHANGE = "_no_change"  # the same error of the prediction that the state stays as it is
-R2 = "heldout/r2"
+R2 = "heldout/r2"  # of reward models alone
 UNCHANGED = "the state does not change"
 ESTIMATES = ("rmse", "rmse_ratio", "rmse_steps", "rmse_steps_ratio", "r2")
 DIGITS = 3  # significant ones, of a mean
-DASH = "–"
 LEGEND = (
     "errors of world models: root mean square over held-out episodes, every dimension in its standard deviations; "
     "after one step, and after H recorded actions without a look at the states on the way",
@@ -93,7 +88,7 @@ class ModelsReport:
 
     def to_frame(self) -> pd.DataFrame:
         """Return the rows as a frame; an estimate is three columns: name, name_low, name_high."""
-        return pd.DataFrame([_flat(row) for row in self.rows])
+        return pd.DataFrame([_columns(row) for row in self.rows])
 
     def to_csv(self) -> str:
         """Return the CSV: six significant digits, nothing for None."""
@@ -101,44 +96,24 @@ class ModelsReport:
 
     def to_markdown(self) -> str:
         """Return a Markdown page: for every task a table of world models and one of reward models."""
-        parts = [f"# {self.sweep}: models"]
-        for task in dict.fromkeys(row.task for row in self.rows):
-            parts.append(f"## {task}")
-            for cells in self._grids(task):
-                aligned = ("left", *("right",) * (len(cells[0]) - 1))
-                lines = [list(row.values()) for row in cells]
-                parts.append(
-                    tabulate(lines, headers=cells[0], tablefmt="github", disable_numparse=True, colalign=aligned)
-                )
-        parts.append("\n".join(f"- {note}" for note in [*self.notes, *LEGEND]))
-        return "\n\n".join(parts) + "\n"
+        return rendering.to_markdown(f"{self.sweep}: models", self._sections(), [*self.notes, *LEGEND])
 
     def to_text(self, width: int = 100) -> str:
         """Return the tables for a terminal of ``width`` columns, without colours."""
-        out = io.StringIO()
-        console = Console(file=out, width=width, force_terminal=False, color_system=None, highlight=False)
-        for task in dict.fromkeys(row.task for row in self.rows):
-            console.print(Text(task, style="bold"))
-            for cells in self._grids(task):
-                grid = Grid(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-                for i, name in enumerate(cells[0]):
-                    grid.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
-                for row in cells:
-                    grid.add_row(*(Text(cell) for cell in row.values()))
-                console.print(grid)
-        for note in [*self.notes, *LEGEND]:
-            console.print(Text(f"· {note}"))
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+        return rendering.to_text(self._sections(), [*self.notes, *LEGEND], width, fold=False)
 
-    def _grids(self, task: str) -> list[list[dict[str, str]]]:
-        """Return a task's tables as text: rows by header."""
-        worlds = [row for row in self.rows if row.task == task and row.component != "reward"]
-        rewards = [row for row in self.rows if row.task == task and row.component == "reward"]
-        return [grid for grid in (_world_cells(worlds), [_reward_cells(row) for row in rewards]) if grid]
+    def _sections(self) -> list[Section]:
+        sections = []
+        for task in dict.fromkeys(row.task for row in self.rows):
+            worlds = [row for row in self.rows if row.task == task and row.component != "reward"]
+            rewards = [row for row in self.rows if row.task == task and row.component == "reward"]
+            tables = (_world_cells(worlds), [_reward_cells(row) for row in rewards])
+            sections.append(Section(task, [table for table in tables if table]))
+        return sections
 
 
 def build_models(tracking_uri: str, sweep: str) -> ModelsReport:
-    """Return what a sweep's models are worth, from its MLflow records.
+    """Return the held-out errors of a sweep's models, from its MLflow records.
 
     Args:
         tracking_uri: where the sweep was recorded.
@@ -157,10 +132,10 @@ def build_models(tracking_uri: str, sweep: str) -> ModelsReport:
     for task in dict.fromkeys(part.task for part in parts):
         worlds = [part for part in parts if part.task == task and part.component == "world_model"]
         reference = next((part for part in worlds if part.kind == REFERENCE), None)
-        rows += [_world_row(part, reference) for part in worlds]
+        rows += [_row(part, None if part is reference else reference) for part in worlds]
         metrics: list[str | None] = [*open_loop_metrics(worlds)]
         rows += [_unchanged_row(task, worlds, metric) for metric in metrics or [None]] if worlds else []
-        rows += [_reward_row(part) for part in parts if part.task == task and part.component == "reward"]
+        rows += [_row(part, None) for part in parts if part.task == task and part.component == "reward"]
     return ModelsReport(sweep, rows, parts, notes + [note for part in parts for note in _unjudged(part)])
 
 
@@ -178,34 +153,33 @@ def steps_of(metric: str) -> int:
 def unchanged(worlds: Sequence[Trained], metric: str) -> Estimate | None:
     """Return the error of the prediction that the state does not change, for an error's name.
 
-    It is a matter of the data and the seed's held-out rows: what several models say of a seed counts as one value.
+    It depends on a seed's held-out rows alone: the values that several models recorded for a seed count as one.
     """
-    said: dict[int, list[float]] = {}
-    for part in worlds:
-        for seed, value in part.last(metric + NO_CHANGE).items():
-            said.setdefault(seed, []).append(value)
-    return Estimate.over({seed: float(np.mean(values)) for seed, values in said.items()})
+    recorded = [part.last(metric + NO_CHANGE) for part in worlds]
+    seeds = dict.fromkeys(seed for own in recorded for seed in own)
+    return Estimate.over({seed: float(np.mean([own[seed] for own in recorded if seed in own])) for seed in seeds})
 
 
 # ---- rows ---------------------------------------------------------------------------------------
 
 
-def _world_row(part: Trained, reference: Trained | None) -> ModelRow:
+def _row(part: Trained, reference: Trained | None) -> ModelRow:
+    """Return the row of a world model, compared with the reference if there is one, or of a reward model."""
     metrics = open_loop_metrics([part])
-    open_loop = metrics[0] if len(metrics) == 1 else None  # seeds that were judged otherwise have no common mean
-    compared = None if reference is part else reference
+    open_loop = metrics[0] if len(metrics) == 1 else None  # seeds rolled over different steps have no common mean
     return ModelRow(
         task=part.task,
         component=part.component,
         model=part.label,
         kind=part.kind,
         rmse=Estimate.over(part.last(ONE_STEP)),
-        rmse_ratio=_ratio(part, compared, ONE_STEP),
+        rmse_ratio=_ratio(part, reference, ONE_STEP),
         steps=steps_of(open_loop) if open_loop else None,
         rmse_steps=Estimate.over(part.last(open_loop)) if open_loop else None,
-        rmse_steps_ratio=_ratio(part, compared, open_loop) if open_loop else None,
-        ratio_to=compared.label if compared else None,
-        updates_per_second=_mean(part.updates_per_second),
+        rmse_steps_ratio=_ratio(part, reference, open_loop) if open_loop else None,
+        ratio_to=reference.label if reference else None,
+        r2=Estimate.over(part.last(R2)),
+        updates_per_second=part.updates_per_second,
         n_seeds=len(part.curves),
     )
 
@@ -223,36 +197,17 @@ def _unchanged_row(task: str, worlds: Sequence[Trained], metric: str | None) -> 
     )
 
 
-def _reward_row(part: Trained) -> ModelRow:
-    return ModelRow(
-        task=part.task,
-        component=part.component,
-        model=part.label,
-        kind=part.kind,
-        rmse=Estimate.over(part.last(ONE_STEP)),
-        r2=Estimate.over(part.last(R2)),
-        updates_per_second=_mean(part.updates_per_second),
-        n_seeds=len(part.curves),
-    )
-
-
 def _ratio(part: Trained, reference: Trained | None, metric: str) -> Estimate | None:
-    """Return the geometric mean of the paired ratios of a model's error to the reference's, from their logarithms.
+    """Return the geometric mean over seeds of a model's error divided by the reference's.
 
-    So a model that is twice as good for one seed and half as good for another is level, whichever is the reference.
+    The interval is that of the mean logarithm, so that exchanging the two models inverts mean and interval.
     """
     if reference is None:
         return None
     own, other = part.last(metric), reference.last(metric)
     logs = {seed: np.log(own[seed] / other[seed]) for seed in own if min(own[seed], other.get(seed, 0.0)) > 0}
     found = Estimate.over(logs)
-    if found is None or found.low is None or found.high is None:
-        return None if found is None else Estimate(float(np.exp(found.mean)), None, None)
-    return Estimate(float(np.exp(found.mean)), float(np.exp(found.low)), float(np.exp(found.high)))
-
-
-def _mean(values: Mapping[int, float]) -> float | None:
-    return float(np.mean(list(values.values()))) if values else None
+    return found.exp() if found else None
 
 
 def _unjudged(part: Trained) -> list[str]:
@@ -301,7 +256,7 @@ def _text(estimate: Estimate | None) -> str:
         return DASH
     half = None if estimate.high is None else estimate.high - estimate.mean
     decimals = max(DIGITS - _magnitude(estimate.mean), 1 - _magnitude(half or estimate.mean), 0)
-    mean = f"{estimate.mean:.{decimals}f}".replace("-", "−")
+    mean = number(estimate.mean, f".{decimals}f")
     return mean if half is None else f"{mean} ± {half:.{decimals}f}"
 
 
@@ -314,17 +269,14 @@ def _ends(ratio: Estimate | None) -> str:
     """Return "ratio [low, high]"; the interval of a ratio is not symmetric."""
     if ratio is None:
         return DASH
-    interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
-    return f"{ratio.mean:.2f}{interval}"
+    return f"{ratio.mean:.2f}" + ("" if ratio.low is None else f" {interval_text(ratio.low, ratio.high, '.2f')}")
 
 
-def _flat(row: ModelRow) -> dict[str, object]:
-    """Return a row's columns."""
+def _columns(row: ModelRow) -> dict[str, object]:
+    """Return a row's columns; an estimate is three."""
     columns: dict[str, object] = {}
     for name, value in vars(row).items():
+        columns[name] = value.mean if isinstance(value, Estimate) else value
         if name in ESTIMATES:
-            ends = (None, None, None) if value is None else (value.mean, value.low, value.high)
-            columns |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
-        else:
-            columns[name] = value
+            columns |= {f"{name}_low": value and value.low, f"{name}_high": value and value.high}
     return columns

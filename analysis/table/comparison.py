@@ -4,7 +4,6 @@
 the episodes, the learning curves and the plan alone: fixed columns, fixed formats, the plan's order, no time of day.
 """
 
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,22 +11,18 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table as Grid
-from rich.text import Text
-from tabulate import tabulate
 
+from analysis import rendering
+from analysis.rendering import DASH, Section, interval_text, number, signed
 from analysis.runs import Records
 from analysis.table.averages import AVERAGE, average_groups
 from analysis.table.rows import UNDER_TRAINED, Cell, Group, Row, groups_of
 from analysis.table.under_training import Curve, base_keys, mark_averages, mark_under_trained, read_curves
-from analysis.table.verdicts import chosen_notes, interval_text, mixture_notes, signed, verdict
+from analysis.table.verdicts import chosen_notes, mixture_notes, verdict
 
 __all__ = ["Table", "build_table"]
 
-COLUMNS = tuple(column.name for column in fields(Row))
-DASH = "–"
+COLUMNS = [column.name for column in fields(Row)]
 LEGEND = (
     "score: mean over training seeds of per-seed means, with the 95 % interval over episodes for these trained "
     "policies (bootstrap within each seed)",
@@ -64,54 +59,34 @@ class Table:
 
     def to_frame(self) -> pd.DataFrame:
         """Return the rows as a frame whose columns are the CSV's."""
-        return pd.DataFrame([[getattr(row, name) for name in COLUMNS] for row in self.rows], columns=list(COLUMNS))
+        return pd.DataFrame([vars(row) for row in self.rows], columns=COLUMNS)
 
     def to_csv(self) -> str:
         """Return the CSV: four decimals for results, settings as they were given, nothing for None."""
-        lines = [[_csv_field(name, getattr(row, name)) for name in COLUMNS] for row in self.rows]
-        return pd.DataFrame(lines, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n")
+        lines = [{name: _csv_field(name, value) for name, value in vars(row).items()} for row in self.rows]
+        return pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
 
     def to_markdown(self) -> str:
         """Return a Markdown page: one table per task with its verdict, then notes and legend."""
-        parts = [f"# {self.sweep}"]
-        for task, rows in self._by_task().items():
-            parts.append(f"## {_heading(task, rows)}")
-            cells = [[_shown(row)[name] for name in HEADERS] for row in rows]
-            aligned = ("left", *("right",) * (len(HEADERS) - 1))
-            parts.append(tabulate(cells, headers=HEADERS, tablefmt="github", disable_numparse=True, colalign=aligned))
-            parts += [f"**{line}**" for line in self.verdicts if line.startswith(f"{task}: ")]
-        parts.append("\n".join(f"- {note}" for note in [*self.notes, *self._legend()]))
-        return "\n\n".join(parts) + "\n"
+        return rendering.to_markdown(self.sweep, self._sections(), self._notes())
 
     def to_text(self, width: int = 100) -> str:
         """Return the table for a terminal of ``width`` columns, without colours."""
-        out = io.StringIO()
-        console = Console(file=out, width=width, force_terminal=False, color_system=None, highlight=False)
-        headers = [name for name in HEADERS if name not in ("score, new seeds", "seeds × episodes")]
-        for task, rows in self._by_task().items():
-            grid = Grid(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
-            for name in headers:
-                grid.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
-            for row in rows:
-                grid.add_row(*(Text(_shown(row)[name]) for name in headers))
-            console.print(Text(_heading(task, rows), style="bold"))
-            console.print(grid)
-            for line in self.verdicts:
-                if line.startswith(f"{task}: "):
-                    console.print(Text(f"→ {line}"), soft_wrap=False)
-            console.print()
-        for note in [*self.notes, *self._legend()]:
-            console.print(Text(f"· {note}"))
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+        return rendering.to_text(self._sections("score, new seeds", "seeds × episodes"), self._notes(), width)
 
-    def _legend(self) -> list[str]:
-        return [*LEGEND, *([UNDER_TRAINED_NOTE] if any(row.under_trained for row in self.rows) else [])]
+    def _sections(self, *hidden: str) -> list[Section]:
+        """Return a section for each task; ``hidden`` are headers of columns to leave out."""
+        sections = []
+        for task in dict.fromkeys(row.task for row in self.rows):
+            rows = [row for row in self.rows if row.task == task]
+            table = [{name: text for name, text in _shown(row).items() if name not in hidden} for row in rows]
+            verdicts = [line for line in self.verdicts if line.startswith(f"{task}: ")]
+            sections.append(Section(_heading(task, rows), [table], verdicts))
+        return sections
 
-    def _by_task(self) -> dict[str, list[Row]]:
-        tasks: dict[str, list[Row]] = {}
-        for row in self.rows:
-            tasks.setdefault(row.task, []).append(row)
-        return tasks
+    def _notes(self) -> list[str]:
+        marked = any(row.under_trained for row in self.rows)
+        return [*self.notes, *LEGEND, *([UNDER_TRAINED_NOTE] if marked else [])]
 
 
 def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = None) -> Table:
@@ -205,23 +180,12 @@ def _hours(cell: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) ->
 
 # ---- how a row is shown -------------------------------------------------------------------------
 
-HEADERS = (
-    "method",
-    "score [95 %]",
-    "score, new seeds",
-    "gain [95 %]",
-    "gain, new seeds",
-    "ms/step",
-    "hours",
-    "seeds × episodes",
-)
-
 
 def _shown(row: Row) -> dict[str, str]:
     """Return a row as text, by header."""
     mark = f" {UNDER_TRAINED}" if row.under_trained else ""
     status = "" if row.status == "ok" else f" ({row.status})"
-    score = DASH if row.score_mean is None else f"{row.score_mean:.1f}".replace("-", "−")
+    score = DASH if row.score_mean is None else number(row.score_mean)
     if row.published_std is not None:
         score += f" ± {row.published_std:.1f}"
     elif row.score_low is not None:
@@ -230,7 +194,7 @@ def _shown(row: Row) -> dict[str, str]:
     if row.gain_mean is not None:
         gain = signed(row.gain_mean)
         if row.gain_low is not None:
-            gain += f" {interval_text(row.gain_low, row.gain_high, sign=True)}"
+            gain += f" {interval_text(row.gain_low, row.gain_high, '+.1f')}"
     hours = DASH
     if row.cpu_hours is not None or row.gpu_hours is not None:
         hours = f"{row.cpu_hours or 0:.2f}" + (f" + {row.gpu_hours:.2f} GPU" if row.gpu_hours else "")
@@ -240,7 +204,7 @@ def _shown(row: Row) -> dict[str, str]:
         "score [95 %]": score,
         "score, new seeds": interval_text(row.score_seed_low, row.score_seed_high),
         "gain [95 %]": gain,
-        "gain, new seeds": interval_text(row.gain_seed_low, row.gain_seed_high, sign=True),
+        "gain, new seeds": interval_text(row.gain_seed_low, row.gain_seed_high, "+.1f"),
         "ms/step": DASH if row.ms_per_step is None else f"{row.ms_per_step:.2f}",
         "hours": hours,
         "seeds × episodes": count,

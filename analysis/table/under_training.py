@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.rendering import interval_text, signed
 from analysis.runs import Records
 from analysis.statistics import Evidence, Interval, UnpairedError, paired_differences, seed_interval
 from analysis.table.rows import UNDER_TRAINED, Cell, Group
-from analysis.table.verdicts import interval_text, signed
 from mpcwdwm.errors import UserError
 
 __all__ = ["Curve", "base_keys", "mark_averages", "mark_under_trained", "move", "read_curves"]

@@ -8,25 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from analysis.rendering import DASH, interval_text, number, signed
 from analysis.statistics import LEVEL, Interval
 from analysis.table.rows import UNDER_TRAINED, Group, Row
 
-__all__ = ["chosen_notes", "interval_text", "mixture_notes", "signed", "verdict"]
+__all__ = ["chosen_notes", "mixture_notes", "verdict"]
 
 # What may change numbers or times although it is not part of a key.
 COMPARABLE = ("device", "threads", "torch", "mujoco", "mpcwdwm")
-
-
-def signed(value: float) -> str:
-    """Return a number with one decimal and its sign; minus is a real minus."""
-    return f"{value:+.1f}".replace("-", "−")
-
-
-def interval_text(low: float | None, high: float | None, sign: bool = False) -> str:
-    """Return "[low, high]", or a dash where there is no interval."""
-    if low is None or high is None:
-        return "–"
-    return f"[{signed(low)}, {signed(high)}]" if sign else f"[{low:.1f}, {high:.1f}]".replace("-", "−")
 
 
 def verdict(task: str, groups: Sequence[Group]) -> str | None:
@@ -58,12 +47,12 @@ def _gain_text(row: Row) -> str:
     """Return a gain and its interval; what one decimal would show as zero has two digits, its sign matters."""
 
     def text(value: float) -> str:
-        return f"{value:+.2g}".replace("-", "−") if 0 < abs(value) < 0.05 else signed(value)
+        return number(value, "+.2g" if 0 < abs(value) < 0.05 else "+.1f")
 
-    interval = (
-        "–" if row.gain_low is None or row.gain_high is None else f"[{text(row.gain_low)}, {text(row.gain_high)}]"
-    )
-    return f"{text(row.gain_mean or 0.0)} {interval}"
+    gain = text(row.gain_mean or 0.0)
+    if row.gain_low is None or row.gain_high is None:
+        return f"{gain} {DASH}"
+    return f"{gain} [{text(row.gain_low)}, {text(row.gain_high)}]"
 
 
 def _conclusion(row: Row, counted: Interval | None, k: int) -> str:
@@ -75,7 +64,7 @@ def _conclusion(row: Row, counted: Interval | None, k: int) -> str:
         return "no gain shown"
     if counted.low <= 0:
         return f"no gain shown once the choice among {k} cells is counted"
-    seeds = interval_text(row.gain_seed_low, row.gain_seed_high, sign=True)
+    seeds = interval_text(row.gain_seed_low, row.gain_seed_high, "+.1f")
     if row.gain_seed_low is None:
         return "gain shown for these policies; an interval over new training seeds takes three seeds"
     if row.gain_seed_low > 0:
@@ -92,7 +81,7 @@ def chosen_notes(task: str, candidates: Sequence[Group], reported: Sequence[Grou
     parts = []
     for group in planners:
         row = group.row
-        score = "no score" if row.score_mean is None else f"score {row.score_mean:.1f}".replace("-", "−")
+        score = "no score" if row.score_mean is None else f"score {number(row.score_mean)}"
         gain = "" if row.gain_mean is None else f", gain {signed(row.gain_mean)}"
         parts.append(f"{row.label}: {score}{gain}{' (chosen)' if (group.name, group.settings) in shown else ''}")
     return [f"{task}: the cell was chosen on other seeds, which are not part of the table, among {'; '.join(parts)}"]

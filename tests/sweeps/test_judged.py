@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis.agreement import agreement, to_text
+from analysis.off_policy_evaluation import agreement, to_text
 from analysis.table.comparison import build_table
 from cluster.store import open_store
 from mpcwdwm.errors import UserError
@@ -96,7 +96,7 @@ def test_the_truth_of_a_pair_is_the_same_planner_with_its_size_and_its_reset(giv
     assert [w["candidate"] for w in words] == [0.0, *NAMES]
     assert [w["score"] for w in words[:4]] == [0, 1, 2, 3]
     rows = agreement(pd.DataFrame(truth), pd.DataFrame(words))
-    critic, best = (next(row for row in rows if row.judge == judge) for judge in ("critic", "best fixed"))
+    critic, best = (rows.set_index("judge").loc[judge] for judge in ("critic", "best fixed"))
     assert (critic.gain, critic.regret) == (30 - 50, 50 - 30)  # what was not finite was not chosen
     assert critic.spearman == pytest.approx(stats.spearmanr([0, 1, 2, 3, -1], [50, 10, 20, 30, 40]).statistic)
     assert best.gain == 0
@@ -126,7 +126,7 @@ def test_where_the_reset_is_given_the_truth_has_it_too(recorded, tmp_path):
 def test_the_agreement_of_these_rows_is_printed(tmp_path):
     truth, words = judged_rows(*sweep(tmp_path))
     rows = agreement(pd.DataFrame(truth), pd.DataFrame(words))
-    critic = next(row for row in rows if row.judge == "critic")
+    critic = rows.set_index("judge").loc["critic"]
     assert critic.spearman == pytest.approx(0.0)  # −1 for one seed, +1 for the other
     assert critic.regret == pytest.approx((20 + 0) / 2)
     assert "critic" in to_text(rows)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.agreement import agreement, judgement_rows, rank_agreement, to_frame, to_text
+from analysis.off_policy_evaluation import agreement, rank_agreement, to_text
 from mpcwdwm.errors import UserError
 
 CANDIDATES = (0, 0.1, 0.2)
@@ -14,6 +14,11 @@ TRUE = {  # task → seed → score of every candidate
     "hard": {0: (80, 70, 30), 1: (82, 84, 20), 2: (81, 60, 40)},
 }
 WORD = {"bold": (0, 1, 2), "shy": (0, -1, -2), "odd": (0, 3, 3)}
+
+
+def said(task, seed, judge, candidates, scores):
+    where = {"task": task, "seed": seed, "judge": judge}
+    return [{**where, "candidate": c, "score": score} for c, score in zip(candidates, scores, strict=True)]
 
 
 def frames(stderr=None):
@@ -27,17 +32,15 @@ def frames(stderr=None):
     words = [
         row
         for task, seeds in TRUE.items()
-        for row in judgement_rows(
-            task,
-            list(seeds),
-            {"candidates": list(CANDIDATES), "scores": {name: [list(own)] * 3 for name, own in WORD.items()}},
-        )
+        for seed in seeds
+        for name, scores in WORD.items()
+        for row in said(task, seed, name, CANDIDATES, scores)
     ]
     return pd.DataFrame(truth), pd.DataFrame(words)
 
 
 def test_agreement_by_hand():
-    found = to_frame(agreement(*frames(stderr=1.0))).set_index(["task", "judge"])
+    found = agreement(*frames(stderr=1.0)).set_index(["task", "judge"])
     bold, hard = found.loc[("easy", "bold")], found.loc[("hard", "bold")]
     ranks = [stats.spearmanr(WORD["bold"], TRUE["easy"][seed]).statistic for seed in range(3)]
     assert ranks == pytest.approx([1, 0.5, 1])
@@ -58,7 +61,7 @@ def test_agreement_by_hand():
 
 
 def test_the_references():
-    found = to_frame(agreement(*frames())).set_index(["task", "judge"])
+    found = agreement(*frames()).set_index(["task", "judge"])
     assert tuple(found.loc[("hard", "oracle")][["best", "regret", "gain"]]) == pytest.approx((1, 0, 2 / 3))
     assert tuple(found.loc[("easy", "never")][["best", "regret", "gain"]]) == pytest.approx((0, (20 + 8 + 18) / 3, 0))
     # on average over both tasks 0 scores 61, 0.1 60.17 and 0.2 42.5
@@ -72,14 +75,9 @@ def test_candidates_may_be_names_and_of_equals_the_first_is_chosen():
     truth = [
         {"task": "t", "seed": 0, "candidate": c, "true_score": s} for c, s in zip(names, (5, 9, 8, 9), strict=True)
     ]
-    judgement = {
-        "candidates": [0, 2, 2, 10],
-        "resets": ["step", "step", "episode", "step"],
-        "scores": {"even": [[0, 3, 3, 3]], "bold": [[0, 1, 2, 3]], "shy": [[0, 0, 0, 0]]},
-    }
-    words = judgement_rows("t", [0], judgement)
-    assert [row["candidate"] for row in words[:4]] == names
-    found = to_frame(agreement(pd.DataFrame(truth[::-1]), pd.DataFrame(words))).set_index("judge")  # in any order
+    scores = {"even": (0, 3, 3, 3), "bold": (0, 1, 2, 3), "shy": (0, 0, 0, 0)}
+    words = [row for judge, own in scores.items() for row in said("t", 0, judge, names, own)]
+    found = agreement(pd.DataFrame(truth[::-1]), pd.DataFrame(words)).set_index("judge")  # in any order
     assert found["gain"].to_dict() == {"even": 4, "bold": 4, "shy": 0, "oracle": 4, "never": 0, "best fixed": 4}
     assert found.loc["bold"].spearman == pytest.approx(stats.spearmanr([0, 1, 2, 3], [5, 9, 8, 9]).statistic)
     with pytest.raises(UserError, match=r"for step size 2 \(reset: step\), 10 \(reset: step\): evaluate a planner"):
@@ -89,7 +87,7 @@ def test_candidates_may_be_names_and_of_equals_the_first_is_chosen():
 def test_what_is_best_everywhere_is_sought_among_what_was_judged_everywhere():
     truth, words = (rows[rows["task"] == "easy"] for rows in frames())  # where 0.2 is best on average
     fewer = words[(words["seed"] != 1) | (words["candidate"] != 0.2)]
-    gains = [to_frame(agreement(truth, own)).set_index("judge").loc["best fixed"].gain for own in (words, fewer)]
+    gains = [agreement(truth, own).set_index("judge").loc["best fixed"].gain for own in (words, fewer)]
     assert gains == pytest.approx([(20 + 4 + 18) / 3, (10 + 8 + 6) / 3])
 
 
