@@ -1,8 +1,8 @@
-"""`mpcwdwm bench`: this machine, measured in under a minute, for its user and for `sweep plan`.
+"""`mpcwdwm bench`: measures this machine in under a minute, for its user and for `sweep plan`.
 
-The speed of single processes is measured by `sweeps.cost.speed` and remembered where `sweep plan` looks. What a plan
-cannot measure in passing is measured here only: how much slower processes get beside each other, and the
-time around the work, taken from a sweep with next to no work.
+The speed of single processes is measured by `sweeps.cost.speed` and stored where `sweep plan` finds it. Measured only
+here is what takes too long for a plan: how much processes slow each other down, and the time around the work, taken
+from a sweep with next to no work.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from mpcwdwm.data.tasks import ROBOTS
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.compute import ComputeConfig, path_of
 from mpcwdwm.planning import planner_config
+from sweeps.cost import speed
 from sweeps.cost.machine import PLANNING, PLAYING, Crowding, Machine, remember_machine
-from sweeps.cost.speed import Cost, Place, act_cost, endless, env_cost, time_acts, time_env, time_updates, update_cost
+from sweeps.cost.speed import Acts, Cost, Place, Updates
 
 __all__ = ["Report", "bench", "bench_place", "keep_busy", "to_json", "to_text"]
 
@@ -43,6 +44,7 @@ MOST_BESIDE = 7  # processes started to crowd the machine; the effect of more is
 CROWDING = "rebrac", 5  # the component they train, and with how many seeds: the longest part of a sweep
 CROWDED = ("rebrac", "iql", "world_model")  # components timed beside them, a seed each; others take the mean
 CROWDED_ENV = "Hopper-v4"
+PLANNED_WITH = ("rebrac", "world_model", "reward")
 CROWDED_PLAN = {"kind": "policy", "horizon": 1, "rollouts": 8}
 COMMAND = [sys.executable, "-c", "from sweeps.cli import main; main()"]
 EMPTY_SWEEP = """
@@ -68,7 +70,7 @@ class Report:
     acting: Cost | None = None  # ten episodes' policy, without a planner
     updates: dict[str, dict[int, Cost]] = field(default_factory=dict)  # component → seeds stacked → cost
     planning: list[tuple[dict[str, int], Cost]] = field(default_factory=list)  # E, H, K, M, episodes
-    around: Machine | None = None  # the work of a sweep
+    around: Machine = field(default_factory=Machine)  # the work of a sweep
     skipped: list[str] = field(default_factory=list)
     seconds: float = 0.0  # that the measuring took
 
@@ -100,53 +102,52 @@ def bench(
         clock: seconds, to keep to `BUDGET_SECONDS`.
     """
     report, started = Report(describe(place)), clock()
-    around = Machine()
     for name, stage in _stages(report, place):
         on_stage(name)
         if clock() - started > BUDGET_SECONDS:
             report.skipped.append(name)
             continue
-        found = stage()
-        if isinstance(found, Machine):  # times around the work
-            around = Machine(**{**asdict(found), "crowding": around.crowding})
-        elif isinstance(found, Crowding):
-            around = Machine(**{**asdict(around), "crowding": found})
-    report.around, report.seconds = around, clock() - started
-    remember_machine(place, around)
+        stage()
+    report.seconds = clock() - started
+    remember_machine(place, report.around)
     return report
 
 
-def _stages(report: Report, place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _stages(report: Report, place: Place) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yield what there is to measure, what predictions gain most from first."""
     parts = {name: component_config(name, {}, {}) for name in COMPONENTS.own}
-    compute = _uncompiled(place.device)
 
     def environments() -> None:
         for robot in ROBOTS:
-            report.environments[f"{robot}-v4"] = env_cost(f"{robot}-v4", anew=True)
-        report.acting = act_cost(None, {"rebrac": parts["rebrac"]}, "rebrac", DIMS, 1, EPISODES[-1], place, anew=True)
+            report.environments[f"{robot}-v4"] = speed.env_cost(f"{robot}-v4", anew=True)
+        frozen = Acts(None, {"rebrac": parts["rebrac"]}, "rebrac", DIMS, 1, EPISODES[-1])
+        report.acting = speed.act_cost(frozen, place, anew=True)
 
     def updates(name: str) -> None:
-        report.updates[name] = {
-            seeds: update_cost(name, parts[name], DIMS, seeds, place, compute, anew=True) for seeds in SEEDS
-        }
+        works = {seeds: Updates(name, parts[name], DIMS, seeds, _uncompiled(place.device)) for seeds in SEEDS}
+        report.updates[name] = {seeds: speed.update_cost(work, place, anew=True) for seeds, work in works.items()}
 
     def planning(e: int, h: int, k: int) -> None:
         models = {**parts, "world_model": component_config("world_model", {}, {"denoising_steps": k})}
-        used = {name: models[name] for name in ("rebrac", "world_model", "reward")}
-        for m in ROLLOUTS:
-            for episodes in EPISODES:
-                planner = planner_config({"kind": "policy", "horizon": h, "rollouts": m, "updates": e})
-                cost = act_cost(planner, used, "rebrac", DIMS, 1, episodes, place, anew=True)
-                report.planning.append(({"E": e, "H": h, "K": k, "M": m, "episodes": episodes}, cost))
+        used = {name: models[name] for name in PLANNED_WITH}
+        for m, episodes in itertools.product(ROLLOUTS, EPISODES):
+            planner = planner_config({"kind": "policy", "horizon": h, "rollouts": m, "updates": e})
+            cost = speed.act_cost(Acts(planner, used, "rebrac", DIMS, 1, episodes), place, anew=True)
+            report.planning.append(({"E": e, "H": h, "K": k, "M": m, "episodes": episodes}, cost))
+
+    def side_by_side() -> None:
+        report.around = replace(report.around, crowding=crowding(place))
+
+    def around() -> None:
+        report.around = replace(empty_sweep() or Machine(), crowding=report.around.crowding)
 
     yield "environments", environments
     for name in COMPONENTS.own:
         yield f"updates of {name}", partial(updates, name)
     for plan in PLANS:
         yield f"planning, E H K = {plan}", partial(planning, *plan)
-    yield "processes side by side", lambda: crowding(place)
-    yield "a sweep without work", empty_sweep
+    yield "processes side by side", side_by_side
+    yield "a sweep without work", around
 
 
 def describe(place: Place) -> dict[str, Any]:
@@ -176,7 +177,8 @@ def keep_busy(device: str, threads: int) -> None:
     """Train until killed; a line on stdout says when the first updates are done."""
     torch.set_num_threads(threads)
     component, seeds = CROWDING
-    training = endless(component, component_config(component, {}, {}), DIMS, seeds, device, _uncompiled(device))
+    work = Updates(component, component_config(component, {}, {}), DIMS, seeds, _uncompiled(device))
+    training = speed.endless(work, device)
     training.run(until=2)
     print("ready", flush=True)
     while True:
@@ -193,16 +195,16 @@ def crowding(place: Place) -> Crowding:
     beside = min(MOST_BESIDE, cores() // place.threads - 1)
     if beside < 1:
         return Crowding()
-    parts = {name: component_config(name, {}, {}) for name in ("rebrac", "iql", "world_model", "reward")}
-    used = {name: parts[name] for name in ("rebrac", "world_model", "reward")}
     compute = _uncompiled(place.device)
-    plan = (planner_config(CROWDED_PLAN), used, "rebrac", DIMS, 1, EPISODES[-1], place, compute)
-    updates = {name: (name, parts[name], DIMS, 1, place, compute) for name in CROWDED}
-    alone = {name: update_cost(*work) for name, work in updates.items()}
-    alone |= {PLANNING: act_cost(*plan), PLAYING: env_cost(CROWDED_ENV)}
+    configs = {name: component_config(name, {}, {}) for name in {*CROWDED, *PLANNED_WITH}}
+    updates = {name: Updates(name, configs[name], DIMS, 1, compute) for name in CROWDED}
+    used = {name: configs[name] for name in PLANNED_WITH}
+    plan = Acts(planner_config(CROWDED_PLAN), used, "rebrac", DIMS, 1, EPISODES[-1], compute)
+    alone = {name: speed.update_cost(work, place) for name, work in updates.items()}
+    alone |= {PLANNING: speed.act_cost(plan, place), PLAYING: speed.env_cost(CROWDED_ENV)}
     with _others(beside, place), place.taken():
-        together = {name: time_updates(*work) for name, work in updates.items()}
-        together |= {PLANNING: time_acts(*plan), PLAYING: time_env(CROWDED_ENV)}
+        together = {name: speed.time_updates(work, place) for name, work in updates.items()}
+        together |= {PLANNING: speed.time_acts(plan, place), PLAYING: speed.time_env(CROWDED_ENV)}
     return Crowding(beside, {kind: together[kind].step / alone[kind].step for kind in alone})
 
 
@@ -247,8 +249,8 @@ def times_around(store: Path, started: float, ended: float) -> Machine:
         return sorted((each.stat().st_mtime, json.loads(each.read_text())["seconds"]) for each in manifests)
 
     components, results = published("components"), published("results")
-    every = [components, results]
-    gaps = [max(0.0, b - a - work) for each in every for (a, _), (b, work) in itertools.pairwise(each)]
+    every = [*itertools.pairwise(components), *itertools.pairwise(results)]
+    gaps = [max(0.0, b - a - work) for (a, _), (b, work) in every]
     return Machine(
         start=components[0][0] - components[0][1] - started,
         trial=max(0.0, results[0][0] - results[0][1] - components[-1][0]),
@@ -294,24 +296,18 @@ def to_text(report: Report) -> str:
         lines += [f"  {name:<16}{1 / cost.step:10.0f}" for name, cost in report.environments.items()]
     if report.acting is not None:
         lines += [f"  policy of {EPISODES[-1]} episodes, without a planner: {1000 * report.acting.step:.2f} ms a step"]
-    lines += ["", *_around(report)]
+    around = report.around
+    lines += [
+        "",
+        f"a sweep      {around.start:.1f} s to the first update, {around.trial:.1f} s from training to cells,"
+        f" {around.pack:.2f} s a pack, {around.end:.1f} s to the table",
+    ]
+    if around.crowding.factors:
+        factors = ", ".join(f"{kind} {factor:.2f}" for kind, factor in around.crowding.factors.items())
+        lines += [f"side by side {1 + around.crowding.beside} processes, time over that of one alone: {factors}"]
     lines += [f"left out, the machine is too slow or too busy: {name}" for name in report.skipped]
     return "\n".join([*lines, f"measured in {report.seconds:.0f} s; `mpcwdwm sweep plan` uses it"])
 
 
 def _seeds(number: int) -> str:
     return f"{number} seed{'s' if number > 1 else ''}"
-
-
-def _around(report: Report) -> list[str]:
-    around = report.around
-    if around is None:
-        return []
-    lines = [
-        f"a sweep      {around.start:.1f} s to the first update, {around.trial:.1f} s from training to cells,"
-        f" {around.pack:.2f} s a pack, {around.end:.1f} s to the table"
-    ]
-    factors = ", ".join(f"{kind} {factor:.2f}" for kind, factor in around.crowding.factors.items())
-    if factors:
-        lines += [f"side by side {1 + around.crowding.beside} processes, time over that of one alone: {factors}"]
-    return lines

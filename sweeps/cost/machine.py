@@ -1,20 +1,15 @@
-"""What is known of this machine besides the speed of single processes: the time around the work, and crowding.
+"""What else is known of this machine: the time around the work of a sweep, and how much processes slow each other down.
 
-`mpcwdwm bench` measures and stores it, `sweep plan` reads it. Until then values measured on two cores stand in.
+`mpcwdwm bench` measures and stores it, `sweep plan` reads it. Before that, values measured on two cores are used.
 """
 
 import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-import torch
-
-from cluster.provenance import host_name
-from mpcwdwm.data.fingerprint import cache_folder, write_json
-from sweeps.cost.speed import Place
-from sweeps.plan.code import digest
+from mpcwdwm.data.fingerprint import write_json
+from sweeps.cost.speed import Place, cache_entry
 
 __all__ = ["PLANNING", "PLAYING", "Crowding", "Machine", "known_machine", "remember_machine"]
 
@@ -49,21 +44,15 @@ class Machine:
 
 def known_machine(place: Place) -> Machine | None:
     """Return what `mpcwdwm bench` has stored of this machine; None if it never ran here."""
+    entry, _ = cache_entry({"machine": ""}, place)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged
-        known = json.loads(_entry(place).read_text())["machine"]
+        known = json.loads(entry.read_text())["machine"]
         return Machine(**{**known, "crowding": Crowding(**known["crowding"])})
     return None
 
 
 def remember_machine(place: Place, machine: Machine) -> None:
     """Store what was measured; a cache that cannot be written only costs accuracy."""
+    entry, what = cache_entry({"machine": ""}, place)
     with contextlib.suppress(OSError):
-        write_json(_entry(place), {"machine": asdict(machine), **_what(place)})
-
-
-def _what(place: Place) -> dict[str, object]:
-    return {"host": host_name(), "torch": torch.__version__, **asdict(place)}
-
-
-def _entry(place: Place) -> Path:
-    return cache_folder() / "speed" / f"machine-{digest(_what(place))[:24]}.json"
+        write_json(entry, {**what, "machine": asdict(machine)})

@@ -1,28 +1,30 @@
 """What a plan will cost: wall time, GPU- and CPU-hours, disk, before anything starts.
 
-A pack's time is its number of steps times the seconds of one. Those come from what the store holds
-of the same work on this machine, else they are measured (`sweeps.cost.speed`). Packs are then laid on as
-many processes as fit, in the driver's order; what surrounds the work, and what processes cost each
-other, comes from `sweeps.cost.machine`.
+A pack's time is its number of steps times the seconds of one step. Those come from what the store holds of the same
+work on this machine, else they are measured (`sweeps.cost.speed`). Packs are then laid on as many processes as fit,
+in the driver's order; the time around the work, and how much processes slow each other down, comes from
+`sweeps.cost.machine`.
 """
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any
 
 import torch
 
 from cluster.provenance import cores, host_name
 from cluster.store import Store
-from cluster.units import CellUnit, ComponentUnit, Kind, Pack
-from mpcwdwm.components import COMPONENTS, ActorComponent, component_config
+from cluster.units import ComponentUnit, Kind, Pack
+from mpcwdwm.components import component_config
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import planner_config
-from sweeps.cost.machine import PLANNING, PLAYING, Crowding, Machine, known_machine
-from sweeps.cost.speed import Place, act_cost, env_cost, path_on, update_cost, weight_bytes, work_shape
-from sweeps.execution.progress import relative_work
+from sweeps.cost.machine import PLANNING, PLAYING, Machine, known_machine
+from sweeps.cost.speed import Acts, Place, Updates, act_cost, env_cost, path_on, update_cost, weight_bytes, work_shape
+from sweeps.execution.progress import training_order
 from sweeps.plan.code import digest
 from sweeps.plan.plan import Plan, cell_packs, component_packs
 from sweeps.spec.schema import Resources, Share
@@ -34,7 +36,7 @@ RESULT_BYTES = 24_000  # manifest and 10 to 100 episodes in Parquet
 RECORD_BYTES = 12_000  # manifest and learning curve of a component
 MOST_MANIFESTS = 500  # read to learn from: a second or two
 NO_GPU_HERE = "no GPU here to measure: times and GPU-hours are those of this machine's processor, GPUs take less"
-NO_BENCH = "times are rougher until `mpcwdwm bench` has measured this machine, once and for a minute"
+NO_BENCH = "times are less accurate until `mpcwdwm bench` has measured this machine, once, in a minute"
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is missing of a sweep will take this much."""
+    """What the missing units of a sweep will take."""
 
     seconds: dict[str, float]  # phase → wall seconds: "start", "components", "cells", "end"
     gpu_hours: float
     cpu_hours: float
     disk_bytes: int  # of what is added for good
     packs: Mapping[str, float]  # id of each missing pack → its seconds
-    notices: tuple[str, ...] = ()  # what makes it rougher than usual, one line each
+    notices: tuple[str, ...] = ()  # why it is less accurate than usual, one line each
 
     @property
     def wall_seconds(self) -> float:
@@ -67,60 +69,39 @@ def predict(plan: Plan, store: Store, lengths: Mapping[str, Lengths] | None = No
 
     Args:
         plan: the plan.
-        store: what is published is not missing, and tells how fast this machine was.
+        store: what is published there costs nothing, and tells how fast this machine is.
         lengths: key of a unit → its episodes' lengths, where they are known.
     """
-    resources, past = plan.spec.resources, _Past(plan, store, lengths or {})
+    resources = plan.spec.resources
+    wants_gpu = bool(resources.actor.gpus or resources.trial.gpus)
     machines = [known_machine(_place(share)) for share in (resources.actor, resources.trial)]
-    machine = machines[0] or Machine()
-    packs = _in_order(component_packs(plan, store), plan)
-    processes = min(slots(resources.actor, resources), len(packs))
-    crowd = _Crowd((machines[0] or Machine()).crowding, processes)
-    training = [_training_seconds(pack, plan, past, crowd) for pack in packs]
-    games = cell_packs(plan, store)
-    crowd = _Crowd((machines[1] or Machine()).crowding, min(slots(resources.trial, resources), len(games)))
-    playing = [_playing_seconds(pack, plan, past, crowd) for pack in games]
-    each = {pack.id: seconds for pack, seconds in zip([*packs, *games], [*training, *playing], strict=True)}
-    playing += _awaited(plan, playing)
-    missing = bool(training or playing)
-    work = [(sum(training), resources.actor), (sum(playing), resources.trial)]
-    notices = [NO_GPU_HERE] if missing and _wants_gpu(resources) and not torch.cuda.is_available() else []
+    actor, trial = (machine or Machine() for machine in machines)
+    training, playing = training_order(component_packs(plan, store), plan.spec), cell_packs(plan, store)
+    actors, trials = slots(resources.actor, resources), slots(resources.trial, resources)
+    predicted = _Packs(plan, store, lengths or {})
+    crowd = partial(actor.crowding.factor, processes=min(actors, len(training)))
+    trained = [predicted.seconds(pack, crowd) for pack in training]
+    crowd = partial(trial.crowding.factor, processes=min(trials, len(playing)))
+    played = [predicted.seconds(pack, crowd) for pack in playing]
+    packs = {pack.id: seconds for pack, seconds in zip([*training, *playing], [*trained, *played], strict=True)}
+    played += _awaited(plan, played)
+    missing = bool(trained or played)
+    work = [(sum(trained), resources.actor), (sum(played), resources.trial)]
+    notices = [NO_GPU_HERE] if missing and wants_gpu and not torch.cuda.is_available() else []
     notices += [NO_BENCH] if missing and None in machines else []
     return Prediction(
         seconds={
-            "start": machine.start if missing else 0.0,
-            "components": makespan(training, processes, between=machine.pack),
-            "cells": makespan(playing, slots(resources.trial, resources), between=machine.pack)
-            + (machine.trial if training and playing else 0.0),
-            "end": machine.end if missing else 0.0,
+            "start": actor.start if missing else 0.0,
+            "components": makespan(trained, actors, between=actor.pack),
+            "cells": makespan(played, trials, between=actor.pack) + (actor.trial if trained and played else 0.0),
+            "end": actor.end if missing else 0.0,
         },
         gpu_hours=sum(seconds * (share.gpus or 0.0) for seconds, share in work) / 3600,
         cpu_hours=sum(seconds * share.cpus for seconds, share in work) / 3600,
         disk_bytes=_bytes(plan, store),
-        packs=each,
+        packs=packs,
         notices=tuple(notices),
     )
-
-
-@dataclass(frozen=True)
-class _Crowd:
-    """Processes that work side by side, and what that costs them."""
-
-    crowding: Crowding
-    processes: int
-
-    def factor(self, kind: str) -> float:
-        return self.crowding.factor(kind, self.processes)
-
-
-def _in_order(packs: list[Pack], plan: Plan) -> list[Pack]:
-    """Return packs of components in the driver's order: task by task, the longest first."""
-    tasks = [task.name for task in plan.spec.tasks]
-    return sorted(packs, key=lambda pack: (tasks.index(pack.units[0].task.name), -relative_work(pack)))
-
-
-def _wants_gpu(resources: Resources) -> bool:
-    return bool(resources.actor.gpus or resources.trial.gpus)
 
 
 def slots(share: Share, resources: Resources) -> int:
@@ -156,64 +137,9 @@ def _awaited(plan: Plan, playing: Sequence[float]) -> list[float]:
     return [sum(playing) / len(playing) * plan.spec.evaluation.episodes / select.episodes] * packs
 
 
-# One pack
-
-
 def _place(share: Share) -> Place:
     """Return where the work is timed: a plan for machines with GPUs may be made on one without."""
     return Place("cuda" if share.gpus and torch.cuda.is_available() else "cpu", max(1, int(share.cpus)))
-
-
-def _training_seconds(pack: Pack, plan: Plan, past: "_Past", crowd: _Crowd) -> float:
-    """Return the seconds of a pack of components."""
-    unit = cast(ComponentUnit, pack.units[0])
-    known, steps = plan.facts[unit.task.name], int(unit.config["steps"])
-    place = _place(plan.spec.resources.actor)
-    dims = (known.obs_dim, known.act_dim)
-    compute = ComputeConfig(**pack.compute)
-    config = component_config(unit.component, {}, unit.config)
-    way = {"path": path_on(place, compute, unit.component, config), "tf32": compute.tf32}
-    if rate := past.rates.get(_training_work(unit.component, unit.config, dims, len(pack.units), place, way)):
-        return steps / rate
-    cost = update_cost(unit.component, config, dims, len(pack.units), place, compute)
-    points = int(unit.config["evaluations"])
-    updating = cost.first + (steps * cost.step + points * cost.point) * crowd.factor(unit.component)
-    episodes = int(unit.config.get("eval_episodes", 0))
-    if not issubclass(COMPONENTS[unit.component], ActorComponent) or not episodes:
-        return updating
-    parts = {unit.component: config}
-    acting = act_cost(None, parts, unit.component, dims, len(pack.units), episodes, place).step
-    return updating + points * _episodes_seconds(pack, episodes, acting, past) * crowd.factor(PLAYING)
-
-
-def _playing_seconds(pack: Pack, plan: Plan, past: "_Past", crowd: _Crowd) -> float:
-    """Return the seconds of a pack of cells."""
-    unit = cast(CellUnit, pack.units[0])
-    known, place = plan.facts[unit.task.name], _place(plan.spec.resources.trial)
-    compute = ComputeConfig(**pack.compute)
-    way = {"path": "eager" if unit.planner is None else path_on(place, compute), "tf32": compute.tf32}
-    work = _playing_work(unit.planner, unit.configs, unit.task.env_id, _rows(pack), place, way)
-    if step := past.step_seconds.get(work):
-        return past.lengths_of(pack).longest * step
-    dims = (known.obs_dim, known.act_dim)
-    parts = {name: component_config(name, {}, config) for name, config in unit.configs.items()}
-    planner = None if unit.planner is None else planner_config(unit.planner)
-    cost = act_cost(planner, parts, unit.base, dims, len(pack.units), unit.episodes, place, compute)
-    acting = cost.step * crowd.factor(PLAYING if planner is None else PLANNING) / crowd.factor(PLAYING)
-    return cost.first + _episodes_seconds(pack, unit.episodes, acting, past) * crowd.factor(PLAYING)
-
-
-def _episodes_seconds(pack: Pack, episodes: int, acting: float, past: "_Past") -> float:
-    """Return the seconds of playing so many episodes for each unit, in lockstep; `acting` is one step of the batch.
-
-    The policy is asked until the longest episode has ended; an environment is stepped until its own has.
-    """
-    rows, env, lengths = len(pack.units) * episodes, env_cost(pack.units[0].task.env_id), past.lengths_of(pack)
-    return rows * env.first + lengths.longest * acting + rows * lengths.mean * env.step
-
-
-def _rows(pack: Pack) -> list[int]:
-    return [len(pack.units), cast(CellUnit, pack.units[0]).episodes]
 
 
 def _bytes(plan: Plan, store: Store) -> int:
@@ -232,81 +158,94 @@ def _bytes(plan: Plan, store: Store) -> int:
     return total + results * RESULT_BYTES
 
 
-# What has been done before
+# One pack
 
 
-def _training_work(
-    component: str, config: dict[str, Any], dims: tuple[int, int], seeds: int, place: Place, way: dict[str, Any]
-) -> str:
-    """Return what two packs of components share if one's speed predicts the other's."""
-    return digest([component, work_shape(config), dims, seeds, place.device, place.threads, way])
-
-
-def _playing_work(
-    planner: dict[str, Any] | None,
-    configs: dict[str, Any],
-    env_id: str,
-    rows: list[int],
-    place: Place,
-    way: dict[str, Any],
-) -> str:
-    """Return what two packs of cells share if one's speed predicts the other's."""
-    shapes = {name: work_shape(config) for name, config in configs.items()}
-    return digest([planner and work_shape(planner), shapes, env_id, rows, place.device, place.threads, way])
-
-
-class _Past:
-    """What the store holds of the same kind of work, done on this machine."""
+class _Packs:
+    """Predicts packs, from what the store holds of the same work done on this machine, else from measurements."""
 
     def __init__(self, plan: Plan, store: Store, known: Mapping[str, Lengths]) -> None:
         self.plan, self.known = plan, known
-        self.rates: dict[str, float] = {}  # kind of training → stacked updates per second
-        self.step_seconds: dict[str, float] = {}  # kind of evaluation → seconds of a lockstep step
+        self._rates: dict[str, float] = {}  # kind of training → stacked updates per second
+        self._step_seconds: dict[str, float] = {}  # kind of evaluation → seconds of a lockstep step
         self._lengths: dict[str, list[Lengths]] = {}  # task → those of its packs of results
         for one in _manifests(store, "component"):
-            place = Place(one["device"].split(":")[0], one["threads"])
-            dims, seeds = (one["obs_dim"], one["act_dim"]), len(one["packed_with"])
-            work = _training_work(one["component"], one["config"], dims, seeds, place, one["compute"])
-            self.rates[work] = one["updates_per_second"]
+            self._rates[_alike(one)] = one["updates_per_second"]
         packs = dict[tuple[str, ...], list[dict[str, Any]]]()
         for one in _manifests(store, "cell"):
             packs.setdefault(tuple(one["packed_with"]), []).append(one)
         for pack in packs.values():
-            one, lengths = pack[0], _lengths_of_results(pack)
-            self._lengths.setdefault(one["task"]["name"], []).append(lengths)
-            rows = [len(one["packed_with"]), one["episodes"]]
-            place = Place(one["device"].split(":")[0], one["threads"])
-            work = _playing_work(one["planner"], one["configs"], one["task"]["env_id"], rows, place, one["compute"])
-            self.step_seconds[work] = rows[0] * one["seconds"] / lengths.longest
+            one, mean = pack[0], fmean(each["episodes_mean"]["length"] for each in pack)
+            longest = max(each.get("longest_episode", LONGEST_OVER_MEAN * mean) for each in pack)
+            self._lengths.setdefault(one["task"]["name"], []).append(Lengths(mean, longest))
+            self._step_seconds[_alike(one)] = len(one["packed_with"]) * one["seconds"] / longest
 
-    def lengths_of(self, pack: Pack) -> Lengths:
+    def seconds(self, pack: Pack, crowd: Callable[[str], float]) -> float:
+        """Return the seconds of a pack; ``crowd`` is by what the time of each kind of work is multiplied."""
+        unit = pack.units[0]
+        facts = self.plan.facts[unit.task.name]
+        dims, seeds, compute = (facts.obs_dim, facts.act_dim), len(pack.units), ComputeConfig(**pack.compute)
+        if isinstance(unit, ComponentUnit):
+            config, place = component_config(unit.component, {}, unit.config), _place(self.plan.spec.resources.actor)
+            updates = Updates(unit.component, config, dims, seeds, compute)
+            if rate := self._rates.get(_alike(self._manifest(pack, place, updates.path(place)))):
+                return config.steps / rate
+            cost = update_cost(updates, place)
+            points = config.evaluations
+            updating = cost.first + (config.steps * cost.step + points * cost.point) * crowd(unit.component)
+            if not config.curve_played:
+                return updating
+            frozen = Acts(None, {unit.component: config}, unit.component, dims, seeds, config.eval_episodes)
+            acting = act_cost(frozen, place).step
+            return updating + points * self._playing(pack, config.eval_episodes, acting) * crowd(PLAYING)
+        place = _place(self.plan.spec.resources.trial)
+        path = "eager" if unit.planner is None else path_on(place, compute)
+        if step := self._step_seconds.get(_alike(self._manifest(pack, place, path))):
+            return self._lengths_of(pack).longest * step
+        parts = {name: component_config(name, {}, config) for name, config in unit.configs.items()}
+        planner = None if unit.planner is None else planner_config(unit.planner)
+        cost = act_cost(Acts(planner, parts, unit.base, dims, seeds, unit.episodes, compute), place)
+        acting = cost.step * crowd(PLAYING if planner is None else PLANNING) / crowd(PLAYING)
+        return cost.first + self._playing(pack, unit.episodes, acting) * crowd(PLAYING)
+
+    def _playing(self, pack: Pack, episodes: int, acting: float) -> float:
+        """Return the seconds of playing so many episodes for each unit, in lockstep; `acting` is one step of the batch.
+
+        The policy is asked until the longest episode has ended; an environment is stepped until its own has.
+        """
+        rows, env, lengths = len(pack.units) * episodes, env_cost(pack.units[0].task.env_id), self._lengths_of(pack)
+        return rows * env.first + lengths.longest * acting + rows * lengths.mean * env.step
+
+    def _lengths_of(self, pack: Pack) -> Lengths:
         """Return how long a pack's episodes are: known, or like those of its task, or like those in its dataset."""
-        known = [self.known[unit.key] for unit in pack.units if unit.key in self.known]
+        if known := [self.known[key] for key in pack.keys if key in self.known]:
+            return Lengths(fmean(each.mean for each in known), max(each.longest for each in known))
         task = pack.units[0].task
-        if not known and not (known := self._lengths.get(task.name, [])):
-            return _guessed(self.plan.facts[task.name].mean_length, task.max_episode_steps)
-        mean = sum(each.mean for each in known) / len(known)
-        if pack.units[0].key in self.known:
-            return Lengths(mean, max(each.longest for each in known))
-        return Lengths(mean, sum(each.longest for each in known) / len(known))
+        if played := self._lengths.get(task.name):
+            return Lengths(fmean(each.mean for each in played), fmean(each.longest for each in played))
+        mean = self.plan.facts[task.name].mean_length
+        return Lengths(mean, min(float(task.max_episode_steps), LONGEST_OVER_MEAN * mean))
+
+    def _manifest(self, pack: Pack, place: Place, path: str) -> dict[str, Any]:
+        """Return what of the manifest that a pack will have decides its speed."""
+        facts = self.plan.facts[pack.units[0].task.name]
+        compute = {"path": path, "tf32": pack.compute["tf32"]}
+        manifest = {**asdict(pack.units[0]), **asdict(place), "packed_with": pack.keys, "compute": compute}
+        return {**manifest, "obs_dim": facts.obs_dim, "act_dim": facts.act_dim}
 
 
-def _guessed(mean: float, most: int) -> Lengths:
-    return Lengths(mean, min(float(most), LONGEST_OVER_MEAN * mean))
+def _alike(manifest: Mapping[str, Any]) -> str:
+    """Return what the manifests of two packs share if one's speed predicts the other's."""
+    one, device = manifest, manifest["device"].split(":")[0]
+    way = [len(one["packed_with"]), device, one["threads"], one["compute"]]
+    if "component" in one:
+        return digest([one["component"], work_shape(one["config"]), one["obs_dim"], one["act_dim"], *way])
+    shapes = {name: work_shape(config) for name, config in one["configs"].items()}
+    planner = one["planner"] and work_shape(one["planner"])
+    return digest([planner, shapes, one["task"]["env_id"], one["episodes"], *way])
 
 
-def _lengths_of_results(pack: Sequence[dict[str, Any]]) -> Lengths:
-    """Return the lengths of results that were played together, from their manifests."""
-    mean = sum(one["episodes_mean"]["length"] for one in pack) / len(pack)
-    longest = [one["longest_episode"] for one in pack if "longest_episode" in one]
-    guessed = _guessed(mean, pack[0]["task"]["max_episode_steps"])
-    return Lengths(mean, float(max(longest))) if len(longest) == len(pack) else guessed
-
-
-def _manifests(store: Store, kind: Kind) -> Iterable[dict[str, Any]]:
+def _manifests(store: Store, kind: Kind) -> Iterator[dict[str, Any]]:
     """Yield the manifests of what this machine has made."""
-    here = host_name()
-    for key in store.keys(kind)[:MOST_MANIFESTS]:
-        manifest = store.manifest(kind, key)
-        if manifest["host"] == here:
-            yield manifest
+    manifests = (store.manifest(kind, key) for key in store.keys(kind)[:MOST_MANIFESTS])
+    return (one for one in manifests if one["host"] == host_name())

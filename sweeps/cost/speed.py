@@ -1,9 +1,8 @@
-"""How fast this machine is: seconds of a component's update, of a planner's step, of an environment's.
+"""How fast this machine is: seconds of a component's update, of a planner's step, of an environment's step.
 
-Everything is measured through the same code that will do the work, on random data of the task's dimensions, for about
-half a second, and remembered in the user's cache folder. What does not change the speed (step sizes, coefficients,
-the number of updates) is left out of what is remembered. The first steps are kept apart: they may compile or capture
-graphs, which a long run does once.
+Measured by running the same code on random data of the task's dimensions, about half a second each, and stored in the
+user's cache folder. Settings that do not change the speed (step sizes, coefficients, the number of updates) do not
+count. The first steps are counted apart: they may compile or capture graphs, which happens once in a long run.
 """
 
 import contextlib
@@ -11,7 +10,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from cluster.provenance import host_name
-from mpcwdwm.components import component_class, component_config, untrained_bases
-from mpcwdwm.components.component import ComponentConfig
+from mpcwdwm.components import component_class, untrained_bases
+from mpcwdwm.components.component import ComponentConfig, ModelConfig
 from mpcwdwm.data.dataset import Dataset, from_arrays
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.hdf5 import Arrays
@@ -28,19 +28,21 @@ from mpcwdwm.envs.factory import make_env, mujoco_version
 from mpcwdwm.nn.compute import ComputeConfig, path_of
 from mpcwdwm.planning import PlannerConfig, assemble, planner_class, planner_config
 from mpcwdwm.training.evaluators import heldout_evaluator
-from mpcwdwm.training.loop import Trained, Training
+from mpcwdwm.training.loop import Training
 from sweeps.plan.code import code_hash, digest
 from sweeps.plan.keys import cell_code, component_code
 
 __all__ = [
+    "Acts",
     "Cost",
     "Place",
+    "Updates",
     "act_cost",
+    "cache_entry",
     "endless",
     "env_cost",
     "path_on",
     "random_dataset",
-    "steady",
     "time_acts",
     "time_env",
     "time_updates",
@@ -109,66 +111,72 @@ def work_shape(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if not isinstance(v, float) and k not in lengths}
 
 
-def path_on(
-    place: Place, compute: ComputeConfig, component: str | None = None, config: ComponentConfig | None = None
-) -> str:
-    """Return how a component's training, or a planner (None), is run there: see `mpcwdwm.nn.compute.path_of`.
+def path_on(place: Place, compute: ComputeConfig, **training: Any) -> str:
+    """Return how work is run there, like `mpcwdwm.nn.compute.path_of`.
 
     A plan for GPUs may be made on a machine without: then it is measured eagerly.
     """
     if place.device == "cpu" and compute.capture == "graph":
         return "eager"
-    if component is None or config is None:
-        return path_of(compute, place.device)
-    pays = component_class(component, config).compile_pays
-    return path_of(compute, place.device, updates=config.steps, compile_pays=pays)
+    return path_of(compute, place.device, **training)
 
 
-def update_cost(
-    component: str,
-    config: ComponentConfig,
-    dims: tuple[int, int],
-    seeds: int,
-    place: Place,
-    compute: ComputeConfig = AS_DEFAULT,
-    *,
-    anew: bool = False,
-) -> Cost:
-    """Return the cost of a stacked update; `dims` are (obs_dim, act_dim).
+@dataclass(frozen=True)
+class Updates:
+    """Updates of a component, of several seeds stacked."""
 
-    What will be compiled is measured eagerly, and less expected of it: measuring must not take a minute.
+    component: str
+    config: ComponentConfig
+    dims: tuple[int, int]  # obs_dim and act_dim
+    seeds: int
+    compute: ComputeConfig = AS_DEFAULT
+
+    def path(self, place: Place) -> str:
+        """Return how they are run there."""
+        pays = component_class(self.component, self.config).compile_pays
+        return path_on(place, self.compute, updates=self.config.steps, compile_pays=pays)
+
+
+@dataclass(frozen=True)
+class Acts:
+    """Actions for all seeds × episodes at once, of a planner or (None) of the policy of `base`."""
+
+    planner: PlannerConfig | None
+    parts: Mapping[str, ComponentConfig]
+    base: str
+    dims: tuple[int, int]  # obs_dim and act_dim
+    seeds: int
+    episodes: int
+    compute: ComputeConfig = AS_DEFAULT
+
+
+def update_cost(work: Updates, place: Place, *, anew: bool = False) -> Cost:
+    """Return the cost of a stacked update.
+
+    What will be compiled is measured eagerly and scaled by `COMPILED_SHARE`: compiling takes up to a minute.
     """
-    path = path_on(place, compute, component, config)
-    way = compute.model_copy(update={"capture": "eager" if path == "compile" else path})
-    what = {"component": component, "config": work_shape(config.to_dict()), "dims": dims, "seeds": seeds}
-    what |= {"compute": way.to_dict(), "code": component_code(component, config)}
-    work = (component, config, dims, seeds, place, way)
-    cost = _remember(what, place, lambda: time_updates(*work), anew=anew)
+    path = work.path(place)
+    compute = work.compute.model_copy(update={"capture": "eager" if path == "compile" else path})
+    work = replace(work, compute=compute)
+    what: dict[str, Any] = {"component": work.component, "config": work_shape(work.config.to_dict())}
+    what |= {"dims": work.dims, "seeds": work.seeds, "compute": compute.to_dict()}
+    what["code"] = component_code(work.component, work.config)
+    cost = _remember(what, place, lambda: time_updates(work, place), anew=anew)
     if path != "compile":
         return cost
     return Cost(COMPILED_SHARE * cost.step, cost.first + COMPILE_SECONDS, cost.point)
 
 
-def act_cost(
-    planner: PlannerConfig | None,
-    parts: Mapping[str, ComponentConfig],
-    base: str,
-    dims: tuple[int, int],
-    seeds: int,
-    episodes: int,
-    place: Place,
-    compute: ComputeConfig = AS_DEFAULT,
-    *,
-    anew: bool = False,
-) -> Cost:
-    """Return the cost of acting once for all seeds × episodes, with a planner or (None) with the policy of `base`."""
-    shapes = {name: work_shape(config.to_dict()) for name, config in parts.items()}
-    shape = planner and work_shape(planner.to_dict())
-    way = compute.model_copy(update={"capture": path_on(place, compute)})
-    what = {"planner": shape, "base": base, "parts": shapes, "dims": dims, "rows": [seeds, episodes]}
-    what |= {"compute": way.to_dict(), "code": cell_code(planner, parts)}
-    work = (planner, parts, base, dims, seeds, episodes, place, way)
-    return _remember(what, place, lambda: time_acts(*work), anew=anew)
+def act_cost(work: Acts, place: Place, *, anew: bool = False) -> Cost:
+    """Return the cost of acting once."""
+    compute = work.compute.model_copy(update={"capture": path_on(place, work.compute)})
+    work = replace(work, compute=compute)
+    shapes = {name: work_shape(config.to_dict()) for name, config in work.parts.items()}
+    what: dict[str, Any] = {"base": work.base, "parts": shapes}
+    what |= {"planner": work.planner and work_shape(work.planner.to_dict())}
+    what |= {"dims": work.dims, "rows": [work.seeds, work.episodes], "compute": compute.to_dict()}
+    what["code"] = cell_code(work.planner, work.parts)
+    return _remember(what, place, lambda: time_acts(work, place), anew=anew)
 
 
 def env_cost(env_id: str, *, anew: bool = False) -> Cost:
@@ -186,10 +194,15 @@ def weight_bytes(component: str, config: ComponentConfig, dims: tuple[int, int])
 # Measuring
 
 
-def _remember(what: dict[str, Any], place: Place, measure: Callable[[], Cost], *, anew: bool = False) -> Cost:
-    """Return a measurement, from the cache folder if this machine has made it before and not asked to make it anew."""
+def cache_entry(what: Mapping[str, Any], place: Place) -> tuple[Path, dict[str, Any]]:
+    """Return where the user's cache holds what was measured on this machine, and by what it is found."""
     what = {**what, "host": host_name(), "torch": torch.__version__, **asdict(place)}
-    entry = cache_folder() / "speed" / f"{digest(what)[:32]}.json"
+    return cache_folder() / "speed" / f"{digest(what)[:32]}.json", what
+
+
+def _remember(what: dict[str, Any], place: Place, measure: Callable[[], Cost], *, anew: bool) -> Cost:
+    """Return a measurement, from the cache folder if this machine has made it before and not asked to make it anew."""
+    entry, what = cache_entry(what, place)
     if not anew:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: measure
             return Cost(**{name: float(value) for name, value in json.loads(entry.read_text())["seconds"].items()})
@@ -243,69 +256,56 @@ def steady(
     return Cost(step, max(0.0, spent - step * done))
 
 
-def endless(
-    component: str, config: ComponentConfig, dims: tuple[int, int], seeds: int, device: str, compute: ComputeConfig
-) -> Training:
+def endless(work: Updates, device: str) -> Training:
     """Return a training on random data that does not end by itself."""
-    config = config.brief().model_copy(update={"steps": ENDLESS})
-    bases, data = untrained_bases(config, dims, range(seeds)), random_dataset(*dims)
-    return Training(component, config, data, range(seeds), bases=bases, device=device, compute=compute)
+    config = work.config.brief().model_copy(update={"steps": ENDLESS})
+    seeds, data = range(work.seeds), random_dataset(*work.dims)
+    bases = untrained_bases(config, work.dims, seeds)
+    return Training(work.component, config, data, seeds, bases=bases, device=device, compute=work.compute)
 
 
-def time_updates(
-    component: str, config: ComponentConfig, dims: tuple[int, int], seeds: int, place: Place, compute: ComputeConfig
-) -> Cost:
+def time_updates(work: Updates, place: Place) -> Cost:
     """Measure what `update_cost` remembers."""
-    training = endless(component, config, dims, seeds, place.device, compute)
+    training = endless(work, place.device)
     together = training.part.period  # not all steps are alike
     cost = steady(lambda steps: training.run(until=training.step + steps), place.clock, together=together)
-    if hasattr(training.part, "actor"):
+    if not isinstance(work.config, ModelConfig):
         return cost  # its curve is played in the environment
     evaluate = heldout_evaluator(training.part, training.datasets)
     evaluate(training.part)
     started = place.clock()
     evaluate(training.part)
-    return Cost(cost.step, cost.first, place.clock() - started)
+    return replace(cost, point=place.clock() - started)
 
 
-def time_acts(
-    planner: PlannerConfig | None,
-    parts: Mapping[str, ComponentConfig],
-    base: str,
-    dims: tuple[int, int],
-    seeds: int,
-    episodes: int,
-    place: Place,
-    compute: ComputeConfig,
-) -> Cost:
+def time_acts(work: Acts, place: Place) -> Cost:
     """Measure what `act_cost` remembers."""
-    loaded = assemble(
-        {name: _untrained(name, part, dims, seeds) for name, part in parts.items()}, base, device=place.device
-    )
-    rows = seeds * episodes
-    obs = torch.randn(rows, dims[0], device=place.device)
+    seeds, planner = range(work.seeds), work.planner
+    untrained = {name: component_class(name, part)(part, *work.dims, seeds) for name, part in work.parts.items()}
+    parts = assemble(untrained, work.base, device=place.device)
+    obs = torch.randn(work.seeds * work.episodes, work.dims[0], device=place.device)
     if planner is None:
-        psi = loaded.policy.initial(episodes)
-
-        @torch.no_grad()
-        def frozen(steps: int) -> None:
-            for _ in range(steps):
-                loaded.policy(psi, obs.unsqueeze(1))
-
-        return steady(frozen, place.clock, seconds=ACT_SECONDS)
-    fields = planner.unmeasured().to_dict()
-    depth = getattr(parts.get("world_model"), "denoising_steps", 1)
+        psi = parts.policy.initial(work.episodes)
+        with torch.no_grad():
+            return _repeated(lambda: parts.policy(psi, obs.unsqueeze(1)), place)
+    world = work.parts.get("world_model")
+    depth = world.to_dict().get("denoising_steps", 1) if world else 1
     timed = list[tuple[float, Cost]]()
-    for smaller, size in smaller_plans(fields, rows=rows, depth=depth, most=MOST_WORK[place.device]):
+    for smaller, size in smaller_plans(
+        planner.unmeasured().to_dict(), rows=len(obs), depth=depth, most=MOST_WORK[place.device]
+    ):
         config = planner_config(smaller)
-        planning = planner_class(config)(loaded, config, seeds=range(seeds), episodes=episodes, compute=compute)
-
-        def plan(steps: int, planning: Any = planning) -> None:
-            for _ in range(steps):
-                planning.act(obs)
-
-        timed.append((size, steady(plan, place.clock, seconds=ACT_SECONDS)))
+        planning = planner_class(config)(parts, config, seeds=seeds, episodes=work.episodes, compute=work.compute)
+        timed.append((size, _repeated(partial(planning.act, obs), place)))
     return Cost(extrapolated([(size, cost.step) for size, cost in timed]), timed[0][1].first)
+
+
+def _repeated(act: Callable[[], object], place: Place) -> Cost:
+    def work(times: int) -> None:
+        for _ in range(times):
+            act()
+
+    return steady(work, place.clock, seconds=ACT_SECONDS)
 
 
 def smaller_plans(
@@ -368,13 +368,6 @@ def time_env(env_id: str) -> Cost:
         seconds += ONE_CORE.clock() - started
     env.close()
     return Cost(seconds / steps, first)
-
-
-def _untrained(name: str, config: ComponentConfig, dims: tuple[int, int], seeds: int) -> list[Trained]:
-    """Return a component as it is initialised."""
-    once = component_config(name, {}, {**config.brief().to_dict(), "steps": 1, "evaluations": 1})
-    bases = untrained_bases(once, dims, range(seeds))
-    return Training(name, once, random_dataset(*dims), range(seeds), bases=bases).trained()
 
 
 def random_dataset(obs_dim: int, act_dim: int) -> Dataset:

@@ -24,7 +24,7 @@ from cluster.work import Compute
 from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import Background, interruptible
 from sweeps.execution.meter import Meter
-from sweeps.execution.progress import ProgressLines, relative_work
+from sweeps.execution.progress import ProgressLines, training_order
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
 from sweeps.records.fields import plan_record
 from sweeps.records.recorder import Recorder
@@ -219,17 +219,11 @@ class Driver:
         self._draw(workers)
 
     def _missing_packs(self) -> tuple[list[Pack], list[Pack]]:
-        """Return what to train and what to evaluate: packs that were begun as they were, the rest anew.
-
-        Task by task, so that the first can be evaluated early; within a task the longest first, so
-        that no slot is idle at the end.
-        """
+        """Return what to train, in order, and what to evaluate: packs that were begun as they were, the rest anew."""
         wanted = set(self.units) - set(self.outcome.failed)
         planned = [*component_packs(self.plan), *cell_packs(self.plan)]
         chosen = packs.plan_packs(self.store, planned, wanted)
-        tasks = [task.name for task in self.spec.tasks]
-        training = [pack for pack in chosen if pack.kind == "component"]
-        training.sort(key=lambda pack: (tasks.index(pack.units[0].task.name), -relative_work(pack)))
+        training = training_order([pack for pack in chosen if pack.kind == "component"], self.spec)
         return training, [pack for pack in chosen if pack.kind == "cell"]
 
     def _settle(self, end: Finished) -> None:

@@ -6,7 +6,7 @@ stderr, so that the table on stdout can be piped.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from cluster.units import CellUnit, Pack
+from sweeps.spec.spec import Spec
 
-__all__ = ["Phase", "ProgressLines", "duration", "relative_work"]
+__all__ = ["Phase", "ProgressLines", "duration", "relative_work", "training_order"]
 
 PLAIN_EVERY = 15.0  # seconds between two plain lines of a phase: a log stays readable over hours
 FIRST_ESTIMATE = 0.05  # share of the work below which an estimate of the end would be noise
@@ -47,6 +48,16 @@ def relative_work(pack: Pack) -> float:
     planner, world = unit.planner or {}, unit.configs.get("world_model", {})
     calls = planner.get("updates", 0) * planner.get("horizon", 0) * (world.get("denoising_steps") or 1)
     return float(1 + calls)
+
+
+def training_order(packs: Iterable[Pack], spec: Spec) -> list[Pack]:
+    """Return packs of components in the order in which they are trained.
+
+    Task by task, so that the first can be evaluated early; within a task the longest first, so that
+    no slot is idle at the end.
+    """
+    tasks = [task.name for task in spec.tasks]
+    return sorted(packs, key=lambda pack: (tasks.index(pack.units[0].task.name), -relative_work(pack)))
 
 
 @dataclass

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from mpcwdwm.components import COMPONENTS, component_config
-from mpcwdwm.envs.factory import FAMILIES
+from mpcwdwm.data.tasks import ROBOTS
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import planner_config
@@ -21,7 +21,7 @@ from sweeps.cost import bench as bench_module
 from sweeps.cost import speed
 from sweeps.cost.bench import BUDGET_SECONDS, DIMS, Report, bench, bench_place, times_around, to_json, to_text
 from sweeps.cost.machine import Crowding, Machine, known_machine
-from sweeps.cost.speed import Cost, Place
+from sweeps.cost.speed import Acts, Cost, Place, Updates
 
 PLACE = Place("cpu", 1)
 EAGER = ComputeConfig(capture="eager")
@@ -58,19 +58,19 @@ def test_what_bench_measures_is_what_a_plan_reads(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(speed, name, measured_again)
     assert known_machine(PLACE) == AROUND == report.around
     assert known_machine(Place("cpu", 2)) is None
-    for family in FAMILIES:
-        assert speed.env_cost(f"{family}-v4") == report.environments[f"{family}-v4"]
+    for robot in ROBOTS:
+        assert speed.env_cost(f"{robot}-v4") == report.environments[f"{robot}-v4"]
     for name in COMPONENTS:
         config = component_config(name, {}, {"steps": 1000})
         for seeds in (1, 5):
-            assert speed.update_cost(name, config, DIMS, seeds, PLACE, EAGER) == report.updates[name][seeds]
+            assert speed.update_cost(Updates(name, config, DIMS, seeds, EAGER), PLACE) == report.updates[name][seeds]
     assert len(report.planning) == 12
     for shape, cost in report.planning:
         parts = {name: component_config(name, {}, {}) for name in ("rebrac", "world_model", "reward")}
         sizes = {"horizon": shape["H"], "rollouts": shape["M"], "updates": shape["E"]}
         planner = planner_config({"kind": "policy", **sizes})
         assert shape["K"] == parts["world_model"].to_dict()["denoising_steps"]
-        assert speed.act_cost(planner, parts, "rebrac", DIMS, 1, shape["episodes"], PLACE) == cost
+        assert speed.act_cost(Acts(planner, parts, "rebrac", DIMS, 1, shape["episodes"]), PLACE) == cost
 
 
 @pytest.mark.usefixtures("fake")
@@ -78,7 +78,7 @@ def test_another_bench_measures_anew() -> None:
     first, second = bench(PLACE), bench(PLACE)
     assert second.updates["iql"][5].step > first.updates["iql"][5].step
     config = component_config("iql", {}, {})
-    assert speed.update_cost("iql", config, DIMS, 5, PLACE, EAGER) == second.updates["iql"][5]
+    assert speed.update_cost(Updates("iql", config, DIMS, 5, EAGER), PLACE) == second.updates["iql"][5]
 
 
 @pytest.mark.usefixtures("fake")
@@ -179,10 +179,8 @@ def test_crowding_is_the_time_beside_others_over_that_alone(monkeypatch: pytest.
 
     monkeypatch.setattr(bench_module, "_others", others)
     monkeypatch.setattr(bench_module, "cores", lambda: 8)
-    for module in (bench_module, speed):
-        monkeypatch.setattr(module, "time_updates", lambda *work: cost(0.01))
-        monkeypatch.setattr(module, "time_acts", lambda *work: cost(0.02))
-        monkeypatch.setattr(module, "time_env", lambda *work: cost(0.001))
+    for name, alone in (("time_updates", 0.01), ("time_acts", 0.02), ("time_env", 0.001)):
+        monkeypatch.setattr(speed, name, lambda *work, alone=alone: cost(alone))
     found = bench_module.crowding(Place("cpu", 2))
     assert beside == [3, 0]
     assert found.beside == 3

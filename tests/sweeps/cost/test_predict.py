@@ -14,7 +14,7 @@ from sweeps.cost import predict as predict_module
 from sweeps.cost import speed
 from sweeps.cost.machine import PLAYING, Crowding, Machine, remember_machine
 from sweeps.cost.predict import NO_BENCH, RECORD_BYTES, RESULT_BYTES, Lengths, makespan, predict, slots
-from sweeps.cost.speed import Cost, Place
+from sweeps.cost.speed import Cost, Place, Updates
 from sweeps.plan.plan import Plan, build_plan
 from sweeps.spec.schema import Resources, Share
 from sweeps.spec.spec import load_spec
@@ -84,7 +84,7 @@ def plan(folder: Path, store: Any, **options: Any) -> Plan:
 def constant(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which an update takes a millisecond and a planned step ten; nothing else takes time."""
     monkeypatch.setattr(predict_module, "update_cost", lambda *a: Cost(1e-3))
-    monkeypatch.setattr(predict_module, "act_cost", lambda planner, *a: Cost(0.0 if planner is None else 1e-2))
+    monkeypatch.setattr(predict_module, "act_cost", lambda work, *a: Cost(0.0 if work.planner is None else 1e-2))
     monkeypatch.setattr(predict_module, "env_cost", lambda *a: Cost(0.0))
     monkeypatch.setattr(predict_module, "Machine", lambda: Machine(pack=0.0))
 
@@ -147,7 +147,7 @@ def test_the_policy_acts_until_the_longest_episode_ends_an_environment_steps_unt
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict_module, "update_cost", lambda *a: Cost(1e-3, first=7.0, point=2.0))
-    monkeypatch.setattr(predict_module, "act_cost", lambda planner, *a: Cost(0.02 if planner else 0.01, first=5.0))
+    monkeypatch.setattr(predict_module, "act_cost", lambda work, *a: Cost(0.02 if work.planner else 0.01, first=5.0))
     monkeypatch.setattr(predict_module, "env_cost", lambda *a: Cost(1e-3, first=0.1))
     made = plan(tmp_path, Archive())
     lengths = {cell.key: Lengths(mean=100, longest=300 + cell.seed) for cell in made.cells}
@@ -266,10 +266,12 @@ def test_a_long_training_that_will_be_compiled_is_measured_without_compiling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = list[Any]()
-    monkeypatch.setattr(speed, "time_updates", lambda *work: asked.append(work[-1].capture) or Cost(1.0, first=2.0))
+    monkeypatch.setattr(
+        speed, "time_updates", lambda *work: asked.append(work[0].compute.capture) or Cost(1.0, first=2.0)
+    )
     monkeypatch.setattr(speed, "path_of", lambda compute, device, **work: asked.append(work) or "compile")
     config = component_config("rebrac", {}, {"steps": 70_000})
-    cost = speed.update_cost("rebrac", config, (11, 3), 1, Place("cpu", 1))
+    cost = speed.update_cost(Updates("rebrac", config, (11, 3), 1), Place("cpu", 1))
     assert asked == [{"updates": 70_000, "compile_pays": True}, "eager"]
     assert cost == Cost(speed.COMPILED_SHARE, first=2.0 + speed.COMPILE_SECONDS)
 
@@ -352,7 +354,7 @@ def test_a_plan_for_machines_with_gpus_can_be_made_on_one_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: None
 ) -> None:
     asked = list[str]()
-    monkeypatch.setattr(predict_module, "update_cost", lambda *given: asked.append(given[4].device) or Cost(1e-3))
+    monkeypatch.setattr(predict_module, "update_cost", lambda *given: asked.append(given[1].device) or Cost(1e-3))
     monkeypatch.setattr(predict_module.torch.cuda, "is_available", lambda: False)
     wants = ["resources.actor={cpus: 1, gpus: 0.5}"]
     cost = predict(plan(tmp_path, Archive(), sets=wants), Archive())
