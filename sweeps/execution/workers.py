@@ -11,7 +11,7 @@ from cluster.units import Kind, Pack
 from cluster.work import Compute
 from sweeps.execution.interrupt import catch_signals
 from sweeps.execution.trials import Evaluation
-from sweeps.spec.spec import Resources
+from sweeps.spec.schema import Resources
 
 __all__ = ["Workers"]
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from mpcwdwm.components import ComponentConfig, policies
 from mpcwdwm.components.value import ValueConfig
 from mpcwdwm.planning import PlannerConfig
-from sweeps.spec.grid import Choice, aliases, label
-from sweeps.spec.resolve import ResolvedTask
+from sweeps.spec.grid import Choice, ResolvedTask, label
 from sweeps.spec.spec import Spec
 
 __all__ = ["Method", "baseline_methods", "planner_methods"]
@@ -43,7 +42,7 @@ def baseline_methods(spec: Spec, task: ResolvedTask) -> list[Method]:
     methods = []
     for name in spec.baselines:
         for choice in task.components[name]:
-            variant = label(choice.axes, aliases(type(choice.config)))
+            variant = label(choice)
             methods.append(Method(name, f"{name} {variant}".strip(), None, name, {name: choice}, variant))
     return methods
 
@@ -61,10 +60,9 @@ def planner_methods(spec: Spec, task: ResolvedTask, name: str) -> list[Method]:
         for combination in itertools.product(*found.values()):
             parts = dict(zip(used, combination, strict=True))
             for others in _trained_with(parts, variants):
-                differs = (label(p.axes, aliases(type(p.config)), f"{n}.") for n, p in {**parts, **others}.items())
+                differs = [label(part, f"{component}.") for component, part in {**parts, **others}.items()]
                 variant = " ".join(text for text in differs if text)
-                point = label(choice.axes, aliases(type(choice.config)))
-                text = " ".join(part for part in (name, point, variant) if part)
+                text = " ".join(part for part in (name, label(choice), variant) if part)
                 methods.append(Method(name, text, choice, base, parts, variant, others))
             if len(methods) > MAX_METHODS:
                 raise spec.document.error(("planners", name), f"planners.{name} has more than {MAX_METHODS} cells")

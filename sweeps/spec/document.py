@@ -1,9 +1,8 @@
-"""YAML that remembers where everything stands.
+"""YAML as plain data with the line of every key and value.
 
-`read_document` turns a file into plain data plus the line of every key and value, so that whatever
-is found wrong later can be reported as ``sweep.yaml:12: …``. ruamel.yaml parses; scalars follow the
-core schema of YAML 1.2: ``1e-5`` and ``1e6`` are numbers, ``no`` and ``2026-01-01`` are text. Merge keys
-(``<<``) work. Repeated keys, foreign tags, a second document and aliases that multiply are refused.
+The lines let whatever is found wrong later be reported as ``sweep.yaml:12: …``. ruamel.yaml parses; scalars
+follow the core schema of YAML 1.2: ``1e-5`` and ``1e6`` are numbers, ``no`` and ``2026-01-01`` are text. Merge
+keys (``<<``) work. Repeated keys, foreign tags, a second document and aliases that multiply are refused.
 """
 
 import io
@@ -23,7 +22,7 @@ from ruamel.yaml.resolver import VersionedResolver
 
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["Document", "Where", "dotted", "parse_document", "parse_value", "read_document", "shortened", "write_yaml"]
+__all__ = ["Document", "Where", "dotted", "parse_document", "read_document", "shortened", "write_yaml"]
 
 MAX_BYTES = 2**20  # a sweep is a page or two; a megabyte is a wrong file
 MAX_VALUES = 50_000  # values after aliases are expanded: stops anchors that double on every line
@@ -39,8 +38,7 @@ CORE_SCHEMA = {  # tag → (what a plain scalar looks like, its first characters
     "merge": (r"<<$", "<"),
 }
 
-# What was expected, in the words of YAML; pydantic's own where nothing is given.
-EXPECTED = {
+EXPECTED = {  # pydantic's kind of error → what was expected, in YAML's terms; pydantic's own text for all others
     "bool_type": "should be true or false",
     "dict_type": "should be a mapping",
     "float_type": "should be a number",
@@ -64,7 +62,7 @@ Where = tuple[str | int, ...]
 class Document:
     """Plain data and the place of every part of it."""
 
-    source: str  # the file's name as it is shown in messages
+    source: str  # the file's name in messages
     data: dict[str, Any]
     values: dict[Where, str] = field(default_factory=dict)  # where a value starts: "sweep.yaml:12"
     keys: dict[Where, str] = field(default_factory=dict)  # where a mapping's key stands
@@ -84,7 +82,7 @@ class Document:
         return value
 
     def rename(self, at: Where, name: str) -> None:
-        """Give the key at `at` another name, in its place; lines stay."""
+        """Give the key at `at` another name; a value that stands under that name already is replaced."""
         parent = self.get(at[:-1])
         renamed = {name if key == at[-1] else key: value for key, value in parent.items()}
         parent.clear()
@@ -93,20 +91,37 @@ class Document:
             for old in [path for path in places if path[: len(at)] == at]:
                 places[(*at[:-1], name, *old[len(at) :])] = places.pop(old)
 
-    def assign(self, at: Where, value: Any, source: str) -> None:
-        """Put `value` at `at`, creating mappings on the way, and say that it came from `source`."""
+    def find(self, name: str) -> Where:
+        """Split a dotted name, such as "planners.mpc.horizon"; a key with dots of its own is found if it exists."""
+        parts, at = name.split("."), list[str | int]()
+        value: Any = self.data
+        while parts:
+            if isinstance(value, list) and parts[0].isdecimal() and int(parts[0]) < len(value):
+                step: str | int = int(parts.pop(0))
+            else:
+                keys = value if isinstance(value, dict) else ()
+                length = next((n for n in range(len(parts), 1, -1) if ".".join(parts[:n]) in keys), 1)
+                step, parts = ".".join(parts[:length]), parts[length:]
+            at.append(step)
+            value = value[step] if isinstance(step, int) else value.get(step) if isinstance(value, dict) else None
+        return tuple(at)
+
+    def assign(self, at: Where, text: str, source: str) -> None:
+        """Put a value, given as YAML, at `at`, creating mappings on the way; its place is `source`."""
+        node = _compose(text, source)
         parent: Any = self.data
-        for depth, step in enumerate(at[:-1]):
+        for depth, step in enumerate(at[:-1], start=1):
             if isinstance(parent, dict) and parent.get(step) is None:  # absent, or an empty section
                 parent[step] = {}
-                self.values[at[: depth + 1]] = self.keys[at[: depth + 1]] = source
-            parent = _child(parent, step, source)
-        _child(parent, at[-1], source, new=True)
-        parent[at[-1]] = value
+                self.values[at[:depth]] = self.keys[at[:depth]] = source
+            parent = parent[step] if _has_place(parent, step) else None
+        if not _has_place(parent, at[-1]):
+            raise UserError(f"{source}: there is nothing to set at '{at[-1]}'")
         for places in (self.values, self.keys):
             for old in [path for path in places if path[: len(at)] == at]:
                 del places[old]
             places[at] = source
+        parent[at[-1]] = None if node is None else _Construction(self, place=source).value(node, at, ())
 
     def error(self, at: Where, message: str, *, key: bool = False) -> UserError:
         """Return the error to raise for what stands at `at`: "file:line: message"."""
@@ -150,13 +165,9 @@ def dotted(at: Where) -> str:
     return text.removeprefix(".")
 
 
-def _child(parent: Any, step: str | int, source: str, *, new: bool = False) -> Any:
-    """Return one step down from `parent`; with `new`, only check that a value can be put there."""
-    if isinstance(parent, dict) and isinstance(step, str):
-        return None if new else parent.get(step)
-    if isinstance(parent, list) and isinstance(step, int) and step < len(parent):
-        return None if new else parent[step]
-    raise UserError(f"{source}: there is nothing to set at '{step}'")
+def _has_place(parent: Any, step: str | int) -> bool:
+    """Say whether a value can be put under `step` of `parent`."""
+    return isinstance(parent, dict if isinstance(step, str) else list)
 
 
 def shortened(value: Any) -> str:
@@ -199,12 +210,6 @@ def parse_document(text: str, source: str) -> Document:
     return document
 
 
-def parse_value(text: str, source: str) -> Any:
-    """Read one YAML value, the right-hand side of ``--set key=value``."""
-    node = _compose(text, source)
-    return None if node is None else _Construction(Document(source, {}), line=False).value(node, (), ())
-
-
 def write_yaml(data: dict[str, Any]) -> str:
     """Return plain data as YAML that `parse_document` reads back."""
     text = io.StringIO()
@@ -228,7 +233,7 @@ def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver = _CoreSchema
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel leaves its type open
+    yaml.representer.sort_base_mapping_type_on_output = False
     yaml.composer.warn_double_anchors = False
     return yaml
 
@@ -262,22 +267,22 @@ def _tag(node: Node) -> str:
 
 
 class _Construction:
-    """Nodes to plain data, noting the place of each part in a document."""
+    """Nodes to plain data, noting the place of each part in a document: its line, or `place` if that is given."""
 
-    def __init__(self, document: Document, *, line: bool = True) -> None:
-        self.document, self.line, self.count = document, line, 0
+    def __init__(self, document: Document, *, place: str = "") -> None:
+        self.document, self.fixed_place, self.count = document, place, 0
         self.constructor = _yaml().constructor
 
     def place(self, node: Node) -> str:
-        """Return "file:line", or the bare source where lines mean nothing."""
-        return f"{self.document.source}:{node.start_mark.line + 1}" if self.line else self.document.source
+        """Return what messages about a node begin with."""
+        return self.fixed_place or f"{self.document.source}:{node.start_mark.line + 1}"
 
     def refuse(self, node: Node, message: str) -> NoReturn:
         """Raise the error that stands at a node."""
         raise UserError(f"{self.place(node)}: {message}")
 
     def enter(self, node: Node, above: tuple[Node, ...]) -> tuple[Node, ...]:
-        """Return `above` with the node itself, unless it is one too many or lies in itself."""
+        """Return `above` with the node itself; refuse one value too many, and a node inside itself."""
         self.count += 1
         if self.count > MAX_VALUES:
             self.refuse(node, f"more than {MAX_VALUES} values; do aliases (*name) multiply?")
@@ -286,7 +291,7 @@ class _Construction:
         return (*above, node)
 
     def value(self, node: Node, at: Where, above: tuple[Node, ...]) -> Any:
-        """Return the plain value of a node; `above` are the nodes it lies in."""
+        """Return the plain value of a node that lies in the nodes `above`."""
         above = self.enter(node, above)
         self.document.values[at] = self.place(node)
         if isinstance(node, ScalarNode):
@@ -308,7 +313,7 @@ class _Construction:
             if not isinstance(key, ScalarNode):
                 self.refuse(key, f"a key has to be a plain word, not a {_kind(key)}")
             if key.value in own:
-                also = f", first on line {own[key.value][0].start_mark.line + 1}" if self.line else ""
+                also = "" if self.fixed_place else f", first on line {own[key.value][0].start_mark.line + 1}"
                 self.refuse(key, f"key '{key.value}' is given twice{also}")
             own[key.value] = key, value
             if _tag(key) == "!!merge":

@@ -1,24 +1,72 @@
-"""Axes and grids: from what the YAML says of a part to its resolved configs on one task.
+"""Grids: from the settings of components and planners in the YAML to their resolved configs on each task.
 
-Every field of a component or planner may be a list, which makes it an axis. `read_settings` reads
-one section, `merged` lays the overrides of a task on top, `expand` forms the grid: the product of
-the axes in the order in which they are written, the first varying slowest.
+Every field of a component or planner may be a list, which makes it an axis. A grid is the product of the axes in
+the order in which they are written, the first varying slowest. A config's layers are class default < published for
+that task < the sweep's own < its overrides, in order.
 """
 
+import fnmatch
+import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from mpcwdwm.components import (
+    COMPONENTS,
+    DEFAULT_WORLD_MODEL,
+    WORLD_MODELS,
+    ComponentConfig,
+    WorldModel,
+    component_config,
+)
 from mpcwdwm.config import Config
+from mpcwdwm.data import Task, published_config
+from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.planning import DEFAULT_KIND, PLANNERS, Planner, PlannerConfig, planner_config
+from mpcwdwm.registry import Registry
 from sweeps.spec.document import Document, Where, dotted, shortened
+from sweeps.spec.schema import OverrideSection, SpecFile
 
-__all__ = ["Axis", "Choice", "Settings", "aliases", "expand", "label", "merged", "read_settings"]
+__all__ = ["Choice", "Layer", "ResolvedTask", "label", "read_layers", "resolve"]
 
 MAX_CHOICES = 10_000  # points of one grid on one task; more is a mistake in the YAML
+
+C = TypeVar("C", bound=Config, covariant=True)
+
+
+@dataclass(frozen=True)
+class Choice(Generic[C]):
+    """One point of a grid."""
+
+    config: C
+    axes: dict[str, Any]  # field → value, for the fields that vary anywhere in the sweep
+
+
+@dataclass(frozen=True)
+class ResolvedTask:
+    """A task and every point of the grids on it."""
+
+    task: Task
+    components: dict[str, list[Choice[ComponentConfig]]]
+    planners: dict[str, list[Choice[PlannerConfig]]]
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.task.name
+
+
+def label(choice: Choice[Config], prefix: str = "") -> str:
+    """Write a point of a grid as it appears in a table: "H=3 step_size=1e-05"; short names where fields have them."""
+    fields = type(choice.config).model_fields
+    return " ".join(f"{prefix}{fields[name].alias or name}={value}" for name, value in choice.axes.items())
+
+
+# Settings as the YAML gives them
 
 
 @dataclass(frozen=True)
@@ -36,107 +84,199 @@ class Axis:
 
 Settings = Mapping[str, Axis]
 """Field name → its values; only what differs from the defaults."""
-
-
-C = TypeVar("C", bound=Config, covariant=True)
+Owner = tuple[str, str]
+"""What is set: ("planners", "mpc")."""
 
 
 @dataclass(frozen=True)
-class Choice(Generic[C]):
-    """One point of a grid: a resolved config and what it is called by."""
+class Layer:
+    """Settings for the tasks whose name matches: the sweep's own, or one of its overrides."""
 
-    config: C
-    axes: dict[str, Any]  # field → value, for the fields that vary anywhere in the sweep
+    patterns: Sequence[str]
+    settings: Mapping[Owner, Settings]
+
+    def on(self, task: Task, owner: Owner) -> Settings:
+        """Return an owner's settings on a task."""
+        concerned = any(fnmatch.fnmatchcase(task.name, pattern) for pattern in self.patterns)
+        return self.settings.get(owner, {}) if concerned else {}
 
 
-def aliases(config_class: type[Config]) -> dict[str, str]:
-    """Return the short name of each field that has one: {"horizon": "H"}."""
-    return {name: field.alias for name, field in config_class.model_fields.items() if field.alias}
+def read_layers(document: Document, file: SpecFile, tasks: Iterable[Task]) -> list[Layer]:
+    """Return the sweep's own settings, then its overrides.
+
+    Raises:
+        UserError: an unknown component or planner, a pattern that matches no task, an empty axis or a doubled value.
+    """
+    names = [task.name for task in tasks]
+    layers = [Layer(["*"], _read_section(document, (), file, file.planners))]
+    for index, section in enumerate(file.overrides):
+        at: Where = ("overrides", index)
+        for position, pattern in enumerate(section.tasks):
+            if not fnmatch.filter(names, pattern):
+                message = f"the pattern '{pattern}' matches no task of this sweep{did_you_mean(pattern, names)}"
+                raise document.error((*at, "tasks", position), message)
+        layers.append(Layer(section.tasks, _read_section(document, at, section, file.planners)))
+    return layers
 
 
-def read_settings(document: Document, at: Where) -> dict[str, Axis]:
-    """Read the mapping at `at` as axes; an empty axis or a doubled value is an error."""
-    section = document.get(at)
+def _read_section(
+    document: Document, at: Where, section: SpecFile | OverrideSection, planners: Iterable[str]
+) -> dict[Owner, Settings]:
+    settings = dict[Owner, Settings]()
+    for name, given in section.components.items():
+        here = (*at, "components", name)
+        if ":" in name:  # one's own
+            try:
+                COMPONENTS[name]
+            except UserError as error:
+                raise document.error(here, str(error), key=True) from None
+        else:
+            _refuse_unknown(document, here, list(COMPONENTS))
+        settings["components", name] = _read_settings(document, here, given)
+    for name, given in section.planners.items():
+        here = (*at, "planners", name)
+        _refuse_unknown(document, here, list(planners))
+        settings["planners", name] = _read_settings(document, here, given)
+    return settings
+
+
+def _refuse_unknown(document: Document, at: Where, known: Sequence[str]) -> None:
+    name, section = str(at[-1]), str(at[-2])
+    if name not in known:
+        hint = f"{did_you_mean(name, known)}; known: {', '.join(known)}"
+        message = f"unknown {section.removesuffix('s')} '{name}' in {dotted(at[:-1])}{hint}"
+        raise document.error(at, message, key=True)
+
+
+def _read_settings(document: Document, at: Where, section: Any) -> Settings:
     if section is None:
         return {}
     if not isinstance(section, dict):
         raise document.error(at, f"{dotted(at)} should be a mapping of settings, not {shortened(section)}")
-    settings: dict[str, Axis] = {}
+    settings = dict[str, Axis]()
     for name, given in section.items():
         here = (*at, name)
         values = tuple(given) if isinstance(given, list) else (given,)
         if not values:
             raise document.error(here, f"{dotted(here)} is an empty axis; give at least one value")
-        seen: dict[str, int] = {}
+        seen = set[str]()
         for index, value in enumerate(values):
             if isinstance(value, (dict, list)):
                 raise document.error(here, f"{dotted(here)} should be a value or a list of values")
-            first = seen.setdefault(_identity(value), index)
-            if first != index:
-                message = f"{dotted(here)} has the value {shortened(value)} twice"
-                raise document.error((*here, index), message)
+            # 1 and 1.0 are the same point of an axis, 1 and true are not
+            whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+            identity = repr(float(value) if whole else value)
+            if identity in seen:
+                raise document.error((*here, index), f"{dotted(here)} has the value {shortened(value)} twice")
+            seen.add(identity)
         settings[name] = Axis(values, here, isinstance(given, list))
     return settings
 
 
-def _identity(value: Any) -> str:
-    """Return what two equal values share: 1 and 1.0 are the same point of an axis, 1 and true are not."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53:
-        return repr(float(value))
-    return repr(value)
+# The grids
 
 
-def merged(layers: Iterable[Settings]) -> dict[str, Axis]:
-    """Lay settings on one another: the last that names a field gives all its values."""
-    return {name: axis for layer in layers for name, axis in layer.items()}
-
-
-def expand(
-    document: Document,
-    settings: Settings,
-    build: Callable[[dict[str, Any]], C],
-    *,
-    owner: Where,
-    known: Iterable[str],
-    varying: Iterable[str] = (),
-) -> list[Choice[C]]:
-    """Return every point of the grid in order, each a validated config.
+def resolve(
+    document: Document, tasks: Sequence[Task], layers: Sequence[Layer], baselines: Iterable[str]
+) -> tuple[ResolvedTask, ...]:
+    """Return the tasks with their grids.
 
     Args:
         document: for the lines in error messages.
-        settings: the axes.
-        build: overrides → resolved config; raises pydantic's ValidationError.
-        owner: where the section stands.
-        known: the field names there are, for did-you-mean.
-        varying: the fields by which points are told apart.
+        tasks: those to resolve.
+        layers: the sweep's own settings, then its overrides.
+        baselines: the policies evaluated without a planner.
+
+    Raises:
+        UserError: an unknown kind, an unknown field, an impossible value or a grid too large, with its place.
     """
-    size = math.prod(len(axis.values) for axis in settings.values())
-    if size > MAX_CHOICES:
-        raise document.error(owner, f"the grid of {dotted(owner)} has {size} points, at most {MAX_CHOICES} work")
-    choices = []
-    for indices in itertools.product(*(range(len(axis.values)) for axis in settings.values())):
-        at = dict(zip(settings, indices, strict=True))
-        try:
-            config = build({name: axis.values[at[name]] for name, axis in settings.items()})
-        except ValidationError as error:
-            raise document.translated(error, _locator(settings, at, owner), lambda _: known) from None
-        # another task's kind may have an axis that this one's lacks
-        choices.append(Choice(config, {name: getattr(config, name) for name in varying if hasattr(config, name)}))
-    return choices
+    grids = Grids(document, tasks, layers)
+    planners = [name for section, name in layers[0].settings if section == "planners"]
+    components = [name for layer in layers for section, name in layer.settings if section == "components"]
+    named = dict.fromkeys([*COMPONENTS, *components, *baselines, *grids.own_components(planners)])
+    found = []
+    for task in tasks:
+        build = {name: functools.partial(component_config, name, published_config(task, name)) for name in named}
+        trained = {name: grids.points(("components", name), task, build[name]) for name in named}
+        adapting = {name: grids.points(("planners", name), task, planner_config) for name in planners}
+        found.append(ResolvedTask(task, trained, adapting))
+    return tuple(found)
 
 
-def _locator(settings: Settings, at: dict[str, int], owner: Where) -> Callable[[Where], Where]:
-    """Return the way from pydantic's location of an error to the value that caused it."""
+class Grids:
+    """The settings of a sweep, merged for each task, and the points they span."""
 
-    def locate(location: Where) -> Where:
-        if location and location[0] in settings:
-            name = str(location[0])
-            return settings[name].place(at[name])
-        return (*owner, *location)
+    def __init__(self, document: Document, tasks: Sequence[Task], layers: Sequence[Layer]) -> None:
+        self.document = document
+        owners = dict.fromkeys(owner for layer in layers for owner in layer.settings)
+        self._settings: dict[Owner, dict[str, Settings]] = {
+            owner: {
+                task.name: {field: axis for layer in layers for field, axis in layer.on(task, owner).items()}
+                for task in tasks
+            }
+            for owner in owners
+        }
 
-    return locate
+    def own_components(self, planners: Iterable[str]) -> list[str]:
+        """Return the components from outside this package that planners are based on or take their critic from."""
+        each = [settings for name in planners for settings in self._settings["planners", name].values()]
+        values = [str(v) for s in each for field in ("base", "critic_from") if field in s for v in s[field].values]
+        return [value for value in values if ":" in value]
 
+    def points(self, owner: Owner, task: Task, build: Callable[[dict[str, Any]], C]) -> list[Choice[C]]:
+        """Return every point of an owner's grid on a task, each a validated config.
 
-def label(axes: Mapping[str, Any], short: Mapping[str, str], prefix: str = "") -> str:
-    """Write axes as they appear in a table: "H=3 step_size=1e-05"; `short` holds the short names."""
-    return " ".join(f"{prefix}{short.get(name, name)}={value}" for name, value in axes.items())
+        Args:
+            owner: whose grid.
+            task: on which.
+            build: field → value, for what differs from the defaults, to the resolved config.
+        """
+        on_tasks = self._settings.get(owner, {})
+        settings = on_tasks.get(task.name, {})
+        known = self._fields(owner, settings)
+        size = math.prod(len(axis.values) for axis in settings.values())
+        if size > MAX_CHOICES:
+            raise self.document.error(
+                owner, f"the grid of {dotted(owner)} has {size} points, at most {MAX_CHOICES} work"
+            )
+        fields = dict.fromkeys(field for own in on_tasks.values() for field in own)
+        varying = [f for f in fields if any(len(own[f].values) > 1 for own in on_tasks.values() if f in own)]
+        choices = []
+        for indices in itertools.product(*(range(len(axis.values)) for axis in settings.values())):
+            at = dict(zip(settings, indices, strict=True))
+
+            def locate(location: Where, at: Mapping[str, int] = at) -> Where:
+                name = str(location[0]) if location else ""
+                return settings[name].place(at[name]) if name in settings else (*owner, *location)
+
+            try:
+                config = build({name: axis.values[at[name]] for name, axis in settings.items()})
+            except ValidationError as error:
+                raise self.document.translated(error, locate, lambda _: known) from None
+            resolved = dict(config)  # another task's kind may have an axis that this one's lacks
+            choices.append(Choice(config, {name: resolved[name] for name in varying if name in resolved}))
+        return choices
+
+    def _fields(self, owner: Owner, settings: Settings) -> list[str]:
+        """Return the fields of the kinds asked for, after refusing what one of them lacks."""
+        registry: Registry[type[Planner]] | Registry[type[WorldModel]]
+        if owner[0] == "planners":
+            registry, default = PLANNERS, DEFAULT_KIND
+        elif owner[1] == "world_model":
+            registry, default = WORLD_MODELS, DEFAULT_WORLD_MODEL
+        else:  # of one kind only
+            return list(COMPONENTS[owner[1]].config_class.model_fields)
+        asked = [str(kind) for kind in settings["kind"].values] if "kind" in settings else [default]
+        for index, kind in enumerate(asked):
+            try:
+                registry[kind]
+            except UserError as error:
+                raise self.document.error(settings["kind"].place(index), f"{dotted(owner)}: {error}") from None
+        fields = {kind: registry[kind].config_class.model_fields for kind in dict.fromkeys((*registry.own, *asked))}
+        for field, axis in settings.items():
+            having = [kind for kind, own in fields.items() if field in own]
+            lacking = [kind for kind in asked if kind not in having]
+            if having and lacking:  # a field that no kind has is a misspelling, found later
+                message = f"{dotted(owner)}: kind '{lacking[0]}' has no field '{field}', only {', '.join(having)}"
+                raise self.document.error(axis.at, message, key=True)
+        return [field for kind in asked for field in fields[kind]]

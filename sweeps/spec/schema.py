@@ -1,14 +1,14 @@
-"""The schema of a sweep's YAML, one class a section.
+"""The schema of a sweep's YAML, one class a section; an empty section counts as left out.
 
-What stands inside ``components`` and ``planners`` is not declared here: those fields belong to the
-config classes of `mpcwdwm.components` and `mpcwdwm.planning`, and each may be a list.
+The fields inside ``components`` and ``planners`` are those of the config classes of `mpcwdwm.components` and
+`mpcwdwm.planning`; each may be a list (`sweeps.spec.grid`).
 """
 
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Strict, model_validator
+from pydantic import AfterValidator, BeforeValidator, Strict, model_validator
 
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.nn.compute import ComputeConfig
@@ -24,7 +24,6 @@ __all__ = [
     "TaskSection",
     "Tracking",
     "known_keys",
-    "read_seeds",
 ]
 
 
@@ -34,7 +33,7 @@ def _name(value: str) -> str:
     return value
 
 
-def read_seeds(value: Any) -> Any:
+def _seeds(value: Any) -> Any:
     """Read n as 0..n-1, a list as it is."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not (1 <= value <= MAX_SEEDS and value == int(value)):
@@ -51,11 +50,21 @@ def read_seeds(value: Any) -> Any:
 
 
 MAX_SEEDS = 1000  # of "seeds: n"; more is a mistyped list
+GPU_SHARE = 0.25  # of a GPU for each actor and trial by default: the networks are small, four fit on one
 Name = Annotated[str, Strict(), AfterValidator(_name)]
-Seeds = Annotated[tuple[int, ...], BeforeValidator(read_seeds)]
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds)]
 
 
-class Share(Config):
+class Section(Config):
+    """A section of the YAML."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+class Share(Section):
     """What one Ray process takes of a machine."""
 
     cpus: Real = setting(1.0, "processor cores, also the number of threads", gt=0)
@@ -68,7 +77,7 @@ class Share(Config):
         return self
 
 
-class Resources(Config):
+class Resources(Section):
     """How the work is spread; never part of a key."""
 
     actor: Share = setting(Share(), "of one pretraining actor")
@@ -78,8 +87,17 @@ class Resources(Config):
     seeds_per_pack: Int | None = setting(None, "seeds stacked in one process at most; unset: all", ge=1)
     address: str | None = setting(None, "address of a running Ray cluster; unset: Ray on this machine")
 
+    def fitted(self) -> "Resources":
+        """Return them with the unset shares of a GPU filled in: none where this machine has none."""
+        import torch
 
-class Select(Config):
+        gpus = GPU_SHARE if self.address is None and torch.cuda.is_available() else 0.0
+        shares = {"actor": self.actor, "trial": self.trial}
+        unset = {name: share for name, share in shares.items() if share.gpus is None}
+        return self.model_copy(update={name: share.model_copy(update={"gpus": gpus}) for name, share in unset.items()})
+
+
+class Select(Section):
     """Choose among the cells of a grid on seeds other than those reported."""
 
     seeds: Seeds = setting(..., "training seeds used only to choose")
@@ -87,7 +105,7 @@ class Select(Config):
     episodes: Int = setting(10, "episodes per cell and seed", ge=1)
 
 
-class Evaluation(Config):
+class Evaluation(Section):
     """How every method is judged in the real environment."""
 
     episodes: Int = setting(10, "episodes per cell and training seed", paper=10, ge=1)
@@ -95,13 +113,13 @@ class Evaluation(Config):
     select: Select | None = setting(None, "choose cells there, report only the chosen ones")
 
 
-class Tracking(Config):
+class Tracking(Section):
     """Where MLflow records."""
 
     uri: str | None = setting(None, "MLflow tracking URI; unset: sqlite beside the storage")
 
 
-class TaskSection(Config):
+class TaskSection(Section):
     """One's own dataset as a task."""
 
     name: Name = setting(..., "what the task is called")
@@ -112,32 +130,32 @@ class TaskSection(Config):
     max_episode_steps: Int | None = setting(None, "time limit; unset: the environment's", ge=1)
 
 
-class OverrideSection(Config):
+class OverrideSection(Section):
     """Settings for some of the tasks."""
 
     tasks: list[str] = setting(..., "patterns over task names", min_length=1)
-    components: dict[str, Any] | None = setting(None, "as at the top")
-    planners: dict[str, Any] | None = setting(None, "as at the top")
+    components: dict[str, Any] = setting({}, "as at the top")
+    planners: dict[str, Any] = setting({}, "as at the top")
 
 
-class SpecFile(Config):
+class SpecFile(Section):
     """The top level of the YAML."""
 
     name: Name = setting(..., "name of the sweep")
     tasks: list[Any] = setting(..., "task names, or mappings for one's own datasets", min_length=1)
     seeds: Seeds = setting(..., "training seeds: n for 0..n-1, or a list")
-    components: dict[str, Any] | None = setting(None, "what differs from the task's defaults")
-    planners: dict[Name, Any] | None = setting(None, "named planners; a list is an axis of the grid")
+    components: dict[str, Any] = setting({}, "what differs from the task's defaults")
+    planners: dict[Name, Any] = setting({}, "named planners; a list is an axis of the grid")
     baselines: list[str] = setting(["rebrac", "iql"], "policies evaluated without a planner")
-    overrides: list[OverrideSection] | None = setting(None, "per task, applied in order")
+    overrides: list[OverrideSection] = setting([], "per task, applied in order")
     evaluation: Evaluation = setting(Evaluation(), "episodes and their seeds")
     compute: ComputeConfig = setting(ComputeConfig(), "how the arithmetic is done; only tf32 is part of a key")
-    resources: Resources | None = setting(None, "cores and GPUs; the defaults fit this machine")
+    resources: Resources = setting(Resources(), "cores and GPUs; the defaults fit this machine")
     storage: str = setting("runs", "folder, relative to the YAML, or URL for artifacts and results")
-    tracking: Tracking | None = setting(None, "MLflow")
+    tracking: Tracking = setting(Tracking(), "MLflow")
 
 
-SECTIONS: dict[Where, type[BaseModel]] = {
+SECTIONS: dict[Where, type[Config]] = {
     (): SpecFile,
     ("evaluation",): Evaluation,
     ("evaluation", "select"): Select,

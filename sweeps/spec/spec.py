@@ -1,41 +1,32 @@
-"""The sweep's YAML: how a file becomes a checked `Spec`.
+"""From a sweep's YAML to a checked `Spec`.
 
-`load_spec` reads the file, applies ``--set``, ``--tasks`` and ``--seeds``, and checks everything that
-can be checked without the datasets; every grid on every task is resolved by then.
-Whatever is wrong is one line that names file, line and place, and nothing has been started by then.
+`load_spec` reads the file, applies ``--set``, ``--tasks`` and ``--seeds``, resolves every grid on every task and
+checks everything that can be checked without the datasets. Whatever is wrong is one line with file, line and place.
 """
 
+import contextlib
 import fnmatch
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
-from mpcwdwm.data import Task
+from analysis.mlflow_store import check_tracking_uri
+from mpcwdwm.components.registry import check_policy
+from mpcwdwm.data import Task, custom_task, find_task
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.nn.compute import ComputeConfig
-from sweeps.spec.document import Document, parse_document, parse_value, read_document, write_yaml
-from sweeps.spec.resolve import ResolvedTask, resolve
-from sweeps.spec.schema import Evaluation, Resources, Select, Share, SpecFile, known_keys
-from sweeps.spec.sections import (
-    fitted,
-    read_baselines,
-    read_layer,
-    read_overrides,
-    read_tasks,
-    set_value,
-    storage_place,
-    tracking_uri,
-    use_full_names,
-)
+from mpcwdwm.planning import PLANNERS
+from sweeps.spec.document import Document, Where, dotted, parse_document, read_document, shortened, write_yaml
+from sweeps.spec.grid import ResolvedTask, read_layers, resolve
+from sweeps.spec.schema import Evaluation, Resources, SpecFile, TaskSection, known_keys
 
-__all__ = ["Evaluation", "Resources", "Select", "Share", "Spec", "list_specs", "load_spec"]
-
-
-# A checked sweep
+__all__ = ["Spec", "list_specs", "load_spec"]
 
 
 @dataclass(frozen=True)
@@ -84,12 +75,14 @@ def _matching(patterns: Sequence[str], names: set[str]) -> list[str]:
 def _task_entry(task: Task) -> Any:
     if task.source != "local":
         return task.name
-    entry: dict[str, Any] = {"name": task.name, "dataset": str(task.path), "env": task.env_id}
-    entry |= {"reference": list(task.reference) if task.reference else None}
-    return {**entry, "termination": task.termination, "max_episode_steps": task.max_episode_steps}
-
-
-# Finding and reading
+    return {
+        "name": task.name,
+        "dataset": str(task.path),
+        "env": task.env_id,
+        "reference": list(task.reference) if task.reference else None,
+        "termination": task.termination,
+        "max_episode_steps": task.max_episode_steps,
+    }
 
 
 def list_specs(folder: Path | str) -> list[tuple[str, Path]]:
@@ -144,38 +137,103 @@ def load_spec(
     # modules of one's own may lie beside the YAML; Ray's workers look where this process looks
     sys.path += [place for place in (str(path.parent), str(Path.cwd())) if place not in sys.path]
     document = read_document(path)
-    use_full_names(document)
+    _use_full_names(document)
     for given in sets:
-        set_value(document, given)
+        name, equals, value = given.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"--set {given}: expected key=value, such as evaluation.episodes=20")
+        at = document.find(name.strip())
+        document.assign(at, value, f"--set {given}")
+        _use_full_names(document, newest=at)
     if seeds is not None:
-        source = f"--seeds {seeds}"
-        listed = [parse_value(word, source) for word in seeds.split(",") if word.strip()]
-        document.assign(("seeds",), listed if "," in seeds or not listed else listed[0], source)
+        document.assign(("seeds",), f"[{seeds}]" if "," in seeds else seeds, f"--seeds {seeds}")
     try:
         file = SpecFile.model_validate(document.data)
     except ValidationError as error:
         raise document.translated(error, lambda at: at, known_keys) from None
-    known_tasks = read_tasks(document, file, path.parent)
-    overrides = read_overrides(document, file, known_tasks)
-    own = read_layer(document, (), ["*"], list(file.planners or ()))
-    baselines = read_baselines(document, file)
-    return _check_choosing(
-        Spec(
-            name=file.name,
-            path=path,
-            tasks=resolve(document, _filtered(known_tasks, tasks), [own, *overrides], baselines),
-            seeds=file.seeds,
-            components=tuple(file.components or ()),
-            planners=tuple(file.planners or ()),
-            baselines=baselines,
-            evaluation=file.evaluation,
-            compute=file.compute,
-            resources=fitted(file.resources or Resources()),
-            storage=storage_place(document, file, path.parent),
-            tracking_uri=tracking_uri(document, file, path.parent),
-            document=document,
-        )
+    known_tasks = _read_tasks(document, file, path.parent)
+    layers = read_layers(document, file, known_tasks)
+    _check_baselines(document, file)
+    _check_select(document, file)
+    return Spec(
+        name=file.name,
+        path=path,
+        tasks=resolve(document, _filtered(known_tasks, tasks), layers, file.baselines),
+        seeds=file.seeds,
+        components=tuple(file.components),
+        planners=tuple(file.planners),
+        baselines=tuple(file.baselines),
+        evaluation=file.evaluation,
+        compute=file.compute,
+        resources=file.resources.fitted(),
+        storage=_storage_place(document, file, path.parent),
+        tracking_uri=_tracking_uri(document, file, path.parent),
+        document=document,
     )
+
+
+def _use_full_names(document: Document, newest: Where = ()) -> None:
+    """Replace the short names of planners' fields, such as H, by the fields' own.
+
+    A field given under both names is an error, unless the one at `newest` is to replace the other.
+    """
+    fields = {at: at[-3:] for at in document.keys if at[-3:-2] == ("planners",) and len(at) in (3, 5)}
+    kinds = dict[str | int, list[Any]]()
+    for at, (_, planner, name) in fields.items():
+        if name == "kind":
+            given = document.get(at)
+            kinds.setdefault(planner, []).extend(given if isinstance(given, list) else [given])
+    for at, (_, planner, name) in fields.items():
+        full = _full_name(str(name), [*kinds.get(planner, []), *PLANNERS.own])
+        if full == name:
+            continue
+        if (*at[:-1], full) in document.keys and at != newest:
+            message = f"{dotted(at[:-1])} has both '{name}' and '{full}', two names of one setting"
+            raise document.error(at, message, key=True)
+        document.rename(at, full)
+
+
+def _full_name(name: str, kinds: Sequence[Any]) -> str:
+    """Return the field that `name` means, in the first of these kinds of planners that has it under either name."""
+    for kind in kinds:
+        with contextlib.suppress(UserError):  # an unknown kind: found where the grids are read
+            for field, info in PLANNERS[str(kind)].config_class.model_fields.items():
+                if name in (field, info.alias):
+                    return field
+    return name
+
+
+def _read_tasks(document: Document, file: SpecFile, folder: Path) -> tuple[Task, ...]:
+    """Return the tasks, registered or of one's own; the same name twice is an error."""
+    tasks: dict[str, Task] = {}
+    for index, entry in enumerate(file.tasks):
+        at: Where = ("tasks", index)
+        task = _task(document, at, entry, folder)
+        if task.name in tasks:
+            raise document.error(at, f"task '{task.name}' is listed twice")
+        tasks[task.name] = task
+    return tuple(tasks.values())
+
+
+def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
+    try:
+        if isinstance(entry, str):
+            return find_task(entry)
+        if not isinstance(entry, dict):
+            raise UserError(f"{dotted(at)} should be a task's name or a mapping, not {shortened(entry)}")
+        section = TaskSection.model_validate(entry)
+        return custom_task(
+            section.name,
+            folder / Path(section.dataset).expanduser(),
+            section.env,
+            reference=section.reference,
+            termination=section.termination,
+            max_episode_steps=section.max_episode_steps,
+        )
+    except ValidationError as error:
+        raise document.translated(error, lambda loc: (*at, *loc), known_keys) from None
+    except UserError as error:
+        raise document.error(at, str(error)) from None
 
 
 def _filtered(tasks: tuple[Task, ...], patterns: Sequence[str] | None) -> tuple[Task, ...]:
@@ -189,17 +247,54 @@ def _filtered(tasks: tuple[Task, ...], patterns: Sequence[str] | None) -> tuple[
     return tuple(task for task in tasks if any(fnmatch.fnmatchcase(task.name, p) for p in patterns))
 
 
-def _check_choosing(spec: Spec) -> Spec:
-    """Return the sweep if ``evaluation.select`` has something to choose, on seeds and episodes of its own."""
-    document, select = spec.document, spec.evaluation.select
+def _check_baselines(document: Document, file: SpecFile) -> None:
+    """Raise UserError unless the baselines are known policies, each named once."""
+    for index, name in enumerate(file.baselines):
+        at: Where = ("baselines", index)
+        try:
+            check_policy(name)
+        except UserError as error:
+            raise document.error(at, f"baselines: {error}") from None
+        if name in file.baselines[:index]:
+            raise document.error(at, f"baseline '{name}' is listed twice")
+    if not file.baselines and not file.planners:
+        raise document.error((), "neither planners nor baselines: there is nothing to evaluate")
+
+
+def _check_select(document: Document, file: SpecFile) -> None:
+    """Raise UserError if ``evaluation.select`` has nothing to choose, or chooses on what is reported."""
+    at: Where = ("evaluation", "select")
+    select = file.evaluation.select
     if select is None:
-        return spec
-    if not spec.planners:
-        raise document.error(("evaluation", "select"), "evaluation.select chooses among planners, and there are none")
-    if both := sorted(set(select.seeds) & set(spec.seeds)):
+        return
+    if not file.planners:
+        raise document.error(at, "evaluation.select chooses among planners, and there are none")
+    if both := sorted(set(select.seeds) & set(file.seeds)):
         message = f"seed {both[0]} is in evaluation.select.seeds and in seeds: choose on others than are reported"
-        raise document.error(("evaluation", "select", "seeds"), message)
-    if select.env_seed == spec.evaluation.env_seed:
+        raise document.error((*at, "seeds"), message)
+    if select.env_seed == file.evaluation.env_seed:
         message = f"evaluation.select.env_seed is evaluation.env_seed, {select.env_seed}: choose on other episodes"
-        raise document.error(("evaluation", "select", "env_seed"), message)
-    return spec
+        raise document.error((*at, "env_seed"), message)
+
+
+def _storage_place(document: Document, file: SpecFile, folder: Path) -> str:
+    """Return where artifacts and results lie: a URL as it is, a folder as an absolute path."""
+    if not file.storage.strip():
+        raise document.error(("storage",), "storage is empty; give a folder or a URL")
+    if file.storage.startswith("file://"):
+        return os.path.normpath(unquote(urlsplit(file.storage).path))
+    return file.storage if "://" in file.storage else os.path.normpath(folder / Path(file.storage).expanduser())
+
+
+def _tracking_uri(document: Document, file: SpecFile, folder: Path) -> str:
+    """Return an absolute MLflow URI; by default a sqlite file in the storage folder."""
+    uri = file.tracking.uri
+    if uri is None:
+        storage = _storage_place(document, file, folder)
+        return f"sqlite:///{folder if '://' in storage else storage}/mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{os.path.normpath(folder / uri.removeprefix('sqlite:///'))}"
+    try:
+        return check_tracking_uri(uri)
+    except UserError as error:
+        raise document.error(("tracking", "uri"), str(error)) from None

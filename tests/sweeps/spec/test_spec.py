@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from mpcwdwm.components import COMPONENTS
 from mpcwdwm.errors import UserError
 from sweeps.plan.methods import baseline_methods, planner_methods
-from sweeps.spec import resolve
-from sweeps.spec.document import parse_document, parse_value, write_yaml
-from sweeps.spec.grid import expand
+from sweeps.spec.document import parse_document, write_yaml
+from sweeps.spec.grid import Grids
 from sweeps.spec.spec import Spec, list_specs, load_spec
 from tests.support.broken_specs import BROKEN, text
 from tests.support.parts import BUNDLED as HOPPER
@@ -61,15 +60,19 @@ def test_what_is_wrong_with_a_flag_names_the_flag(tmp_path: Path, given: str, sa
 # What it means
 
 
+def value(word: str) -> object:
+    return parse_document(f"v: {word}", "x").data["v"]
+
+
 def test_numbers_follow_yaml_1_2() -> None:
-    read = {word: parse_value(word, "x") for word in ["1e-5", "3e-4", "1e6", "5.", ".5", "-1.5E+3", "0x1f", "010"]}
+    read = {word: value(word) for word in ["1e-5", "3e-4", "1e6", "5.", ".5", "-1.5E+3", "0x1f", "010"]}
     assert read == {
         "1e-5": 1e-5, "3e-4": 3e-4, "1e6": 1e6, "5.": 5.0, ".5": 0.5, "-1.5E+3": -1500.0, "0x1f": 31, "010": 10,
     }  # fmt: skip
-    assert [parse_value(word, "x") for word in ["no", "on", "1:30", "2026-01-01", "1_000"]] == [
+    assert [value(word) for word in ["no", "on", "1:30", "2026-01-01", "1_000"]] == [
         "no", "on", "1:30", "2026-01-01", "1_000",
     ]  # fmt: skip
-    assert [parse_value(word, "x") for word in ["true", "~", "null", "-.inf"]] == [True, None, None, -math.inf]
+    assert [value(word) for word in ["true", "~", "null", "-.inf"]] == [True, None, None, -math.inf]
 
 
 @given(
@@ -103,7 +106,7 @@ def test_a_merged_mapping_gives_what_the_own_keys_do_not() -> None:
     assert document.data["c"] == {"x": 1, "y": [2], "z": 5}  # the first of a list wins, own keys before all
     assert document.place(("c", "x")) == "f.yaml:1"  # where it was written
     assert document.place(("c", "z"), key=True) == "f.yaml:6"
-    document.assign(("c", "y"), 9, "--set")
+    document.assign(("c", "y"), "9", "--set")
     assert (document.data["a"]["y"], document.data["d"]["y"]) == ([2], [2])  # a copy, not the same list
 
 
@@ -164,6 +167,46 @@ def test_set_replaces_adds_and_accepts_short_names(tmp_path: Path) -> None:
     assert (spec.evaluation.episodes, spec.resources.retries) == (20, 0)
 
 
+SPLINE = """
+from mpcwdwm.config import Int, setting
+from mpcwdwm.planning import Planner, PlannerConfig
+
+
+class SplineConfig(PlannerConfig):
+    kind: str = setting("spline_planner:Spline", "kind of planner")
+    knots: Int = setting(3, "knots of a plan", alias="K", ge=1)
+    hops: Int = setting(1, "a field whose short name is another planner's, too", alias="H", ge=1)
+    M: Int = setting(1, "a field called like another planner's short name", ge=1)
+
+
+class Spline(Planner):
+    config_class = SplineConfig
+"""
+
+
+def test_a_planner_from_elsewhere_states_its_own_short_names(tmp_path: Path) -> None:
+    (tmp_path / "spline_planner.py").write_text(SPLINE)
+    planners = "{spline: {kind: 'spline_planner:Spline', K: [2, 4], H: 5, M: 6}, mpc: {H: 7}}"
+    extra = "overrides: [{tasks: [hopper*], planners: {spline: {K: [2, 4, 8]}}}]"
+    spec = load(tmp_path, text(extra, planners=planners))
+    methods = planner_methods(spec, spec.tasks[0], "spline")
+    assert [method.label for method in methods] == ["spline K=2", "spline K=4", "spline K=8"]
+    config = spec.tasks[0].planners["spline"][2].config.to_dict()
+    assert (config["knots"], config["hops"], config["M"]) == (8, 5, 6)
+    assert spec.tasks[0].planners["mpc"][0].config.to_dict()["horizon"] == 7
+    again = load(tmp_path, text(planners=planners), sets=["planners.spline.K=[1, 3]", "planners.spline={kind: none}"])
+    assert [choice.config.kind for choice in again.tasks[0].planners["spline"]] == ["none"]
+    with pytest.raises(UserError, match="has both 'K' and 'knots'"):
+        load(tmp_path, text(planners="{spline: {kind: 'spline_planner:Spline', K: 2, knots: 2}}"))
+
+
+def test_a_mapping_given_by_a_flag_may_use_short_names(tmp_path: Path) -> None:
+    spec = load(tmp_path, text(), sets=["planners.mpc={H: [2, 4], M: 8}"])
+    assert [choice.axes for choice in spec.tasks[0].planners["mpc"]] == [{"horizon": 2}, {"horizon": 4}]
+    with pytest.raises(UserError, match=r"^--set planners.mpc=\{H: -1\}: planners.mpc.horizon should be"):
+        load(tmp_path, text(), sets=["planners.mpc={H: -1}"])
+
+
 def test_tasks_can_be_filtered_without_breaking_overrides_of_the_others(tmp_path: Path) -> None:
     content = text(
         "overrides: [{tasks: [hopper-medium-v2], planners: {mpc: {H: 9}}}]", tasks=f"[{HOPPER}, hopper-medium-v2]"
@@ -219,13 +262,14 @@ def test_the_resolved_yaml_loads_to_the_same_sweep_from_anywhere(tmp_path: Path)
 
 
 def test_every_grid_is_expanded_once_from_the_file_to_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expanded: Counter[tuple[object, ...]] = Counter()
+    expanded: Counter[tuple[str, str]] = Counter()
+    points = Grids.points
 
-    def counted(*args: Any, owner: Any, **options: Any) -> Any:
+    def counted(self: Grids, owner: tuple[str, str], *rest: Any) -> Any:
         expanded[owner] += 1
-        return expand(*args, owner=owner, **options)
+        return points(self, owner, *rest)
 
-    monkeypatch.setattr(resolve, "expand", counted)
+    monkeypatch.setattr(Grids, "points", counted)
     planners = "{mpc: {M: [2, 4]}, other: {kind: action}}"
     spec = load(tmp_path, text(tasks=f"[{HOPPER}, hopper-medium-v2]", planners=planners))
     for task in spec.tasks:  # what the plan does with them
