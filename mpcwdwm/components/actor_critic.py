@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mpcwdwm.nn.networks import Mlp, Normalizer
 
-__all__ = ["Actor", "Critic", "Value"]
+__all__ = ["Actor", "Critic", "StateValue"]
 
 
 class Actor(nn.Module):
@@ -46,7 +46,7 @@ class Critic(nn.Module):
         return self.net(x.unsqueeze(-3)).squeeze(-1)
 
 
-class Value(nn.Module):
+class StateValue(nn.Module):
     """State value V(s)."""
 
     def __init__(self, stack: Sequence[int], obs_dim: int, hidden: Sequence[int], dtype: torch.dtype):

@@ -1,6 +1,6 @@
 """Plain behaviour cloning: the floor under every other method, and a check of the pipeline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from mpcwdwm.components.component import ActorComponent, Batch, ComponentConfig
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nn.networks import uniform_init
-from mpcwdwm.random import generator
 
 __all__ = ["BcConfig", "BehaviorCloning"]
 
@@ -32,19 +31,12 @@ class BehaviorCloning(ActorComponent):
     actor: Actor
     rows = "all"
 
-    def __init__(
-        self,
-        config: BcConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-    ):
-        super().__init__(config, obs_dim, act_dim, seeds, dtype)
-        self.actor = Actor(self.stack, obs_dim, act_dim, [config.hidden_dim] * config.hidden_layers, dtype)
-        for member, seed in enumerate(self.seeds):
-            self.actor.net.initialize(member, generator(seed, "bc/actor"), uniform_init(), uniform_init(1e-3))
-        self.optimizers = {"actor": torch.optim.Adam(self.actor.parameters(), lr=config.lr, fused=True)}
+    def build(self, dtype: torch.dtype) -> None:
+        """Make the policy."""
+        hidden = [self.config.hidden_dim] * self.config.hidden_layers
+        self.actor = Actor(self.stack, self.obs_dim, self.act_dim, hidden, dtype)
+        self.initialize(self.actor.net, "bc/actor", uniform_init(), uniform_init(1e-3))
+        self.optimizers = {"actor": torch.optim.Adam(self.actor.parameters(), lr=self.config.lr, fused=True)}
 
     def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
         """Standardise observations, if configured."""

@@ -4,7 +4,7 @@ Every component has S members, one per training seed, in the leading dimension o
 and buffer. Members share the process and nothing else.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.random import Integers, Normal
+from mpcwdwm.nn.networks import Init, Mlp
+from mpcwdwm.random import Integers, Normal, generator
 
 __all__ = [
     "ActorComponent",
@@ -22,6 +23,7 @@ __all__ = [
     "ComponentConfig",
     "Context",
     "CriticComponent",
+    "CriticConfig",
     "DynamicsComponent",
     "ModelConfig",
     "Rows",
@@ -72,6 +74,15 @@ class ComponentConfig(Config):
         return ()
 
 
+class CriticConfig(ComponentConfig):
+    """Fields of components with a bootstrapped critic."""
+
+    discount: Real = setting(0.99, "discount γ", unit="per step", paper=0.99, ge=0, le=1)
+    polyak: Real = setting(5e-3, "share of the network in each target update", paper=5e-3, gt=0, le=1)
+    reward_scale: Real = setting(1.0, "rewards are multiplied by this", paper="1; ReBRAC on AntMaze: 100", gt=0)
+    reward_shift: Real = setting(0.0, "then this is added", unit="reward", paper="0; IQL on AntMaze: -1")
+
+
 class ModelConfig(ComponentConfig):
     """Fields of the learnt models, which keep held-out episodes to be judged on."""
 
@@ -109,7 +120,15 @@ class Batch:
 
 
 class Component(nn.Module):
-    """A stacked, trainable part. Subclasses build their networks and define `update`."""
+    """S stacked, trainable members of one kind. Subclasses define `build` and `advance`.
+
+    Args:
+        config: of the kind.
+        obs_dim: of an observation.
+        act_dim: of an action.
+        seeds: one per member.
+        dtype: of parameters and buffers.
+    """
 
     config_class: ClassVar[type[ComponentConfig]]
     config: ComponentConfig
@@ -127,6 +146,15 @@ class Component(nn.Module):
         super().__init__()
         self.config, self.obs_dim, self.act_dim, self.seeds = config, obs_dim, act_dim, tuple(seeds)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.build(dtype)
+
+    def build(self, dtype: torch.dtype) -> None:
+        """Make networks, buffers and optimizers; called once, when config, dimensions and seeds are known."""
+
+    def initialize(self, net: Mlp, purpose: str, hidden: Init, head: Init) -> None:
+        """Initialise every member of a network from its own seed."""
+        for member, seed in enumerate(self.seeds):
+            net.initialize(member, generator(seed, purpose), hidden, head)
 
     @property
     def stack(self) -> tuple[int, ...]:
@@ -191,10 +219,30 @@ class ActorComponent(Component):
 
 
 class CriticComponent(Component):
-    """A component that judges actions."""
+    """A component that learns action values by bootstrapping."""
 
+    config: CriticConfig
     critic: nn.Module  # obs (S, B, obs_dim), action (S, B, act_dim) → twins (S, 2, B)
     reward_affine: Tensor  # (S, 2): the critic's rewards are scale · r + shift
+
+    def build(self, dtype: torch.dtype) -> None:
+        """Keep the scale and shift of rewards, of every member."""
+        affine = torch.tensor([self.config.reward_scale, self.config.reward_shift], dtype=dtype)
+        self.register_buffer("reward_affine", affine.repeat(len(self.seeds), 1))
+
+    @torch.no_grad()
+    def target(self, batch: Batch, next_value: Tensor) -> Tensor:
+        """Return r + γ (1 − d) V', r being the scaled reward and V' the next state's value; (S, B)."""
+        scale, shift = self.reward_affine.unbind(-1)
+        reward = batch.reward * scale.unsqueeze(-1) + shift.unsqueeze(-1)
+        return reward + self.config.discount * batch.mask * next_value
+
+    def regress(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
+        """One step of both critics on their squared errors."""
+        q = self.critic(batch.obs, batch.action)  # (S, 2, B)
+        loss = (q - target.unsqueeze(1)).square().mean(-1).sum(-1)  # (S,)
+        self.descend("critic", loss.sum())
+        return {"critic/loss": loss.detach(), "critic/q_mean": q.detach().mean((1, 2))}
 
 
 class DynamicsComponent(Component):
@@ -243,6 +291,6 @@ def clip_norm(gradients: Sequence[Tensor], limit: float) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def polyak_update(target: Sequence[Tensor], source: Sequence[Tensor], polyak: float) -> None:
+def polyak_update(target: Iterable[Tensor], source: Iterable[Tensor], polyak: float) -> None:
     """Move every target towards its source: target ← (1 − polyak) target + polyak source."""
     torch._foreach_lerp_(list(target), list(source), polyak)

@@ -4,20 +4,20 @@ Order of the authors' code: value from the target critic, actor and critic from 
 then the target critic. Verified against ten of the authors' own updates (`tests/mpcwdwm/components/test_oracles.py`).
 """
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from mpcwdwm.components.actor_critic import Actor, Critic, Value
-from mpcwdwm.components.component import ActorComponent, Batch, ComponentConfig, CriticComponent, polyak_update
+from mpcwdwm.components.actor_critic import Actor, Critic, StateValue
+from mpcwdwm.components.component import ActorComponent, Batch, CriticComponent, CriticConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nn.networks import orthogonal_init
-from mpcwdwm.random import generator
 
 __all__ = ["Iql", "IqlConfig", "expectile_loss"]
 
@@ -26,7 +26,7 @@ MAX_ADVANTAGE_WEIGHT = 100.0  # the authors' bound of exp(temperature · advanta
 RETURN_RANGE = 1000.0  # normalised rewards: the spread of trajectory returns becomes this
 
 
-class IqlConfig(ComponentConfig):
+class IqlConfig(CriticConfig):
     """Hyper-parameters of IQL; "paper" is the IQL paper's locomotion setting."""
 
     batch_size: Int = setting(256, "transitions per update", unit="rows", paper=256, ge=1, le=10**6)
@@ -34,15 +34,11 @@ class IqlConfig(ComponentConfig):
     actor_lr: Real = setting(3e-4, "Adam step size of the actor, cosine to 0", paper=3e-4, gt=0)
     critic_lr: Real = setting(3e-4, "Adam step size of the critics", paper=3e-4, gt=0)
     value_lr: Real = setting(3e-4, "Adam step size of the value", paper=3e-4, gt=0)
-    discount: Real = setting(0.99, "discount γ", unit="per step", paper=0.99, ge=0, le=1)
-    polyak: Real = setting(5e-3, "share of the network in each target update", paper=5e-3, gt=0, le=1)
     expectile: Real = setting(0.7, "expectile of the value regression", paper="0.7; 0.9 on AntMaze", gt=0, lt=1)
     temperature: Real = setting(3.0, "inverse temperature of the weights", paper="3; 10 on AntMaze", ge=0)
     deterministic: Flag = setting(False, "clone with squared error instead of a Gaussian", paper=False)
     normalize_obs: Flag = setting(True, "standardise observations (CORL's convention)", paper=False)
     normalize_reward: Flag = setting(False, "scale rewards to a return spread of 1000 (authors')", paper=True)
-    reward_scale: Real = setting(1.0, "rewards are multiplied by this", paper=1, gt=0)
-    reward_shift: Real = setting(0.0, "then this is added", unit="reward", paper="0; -1 on AntMaze")
 
     @model_validator(mode="after")
     def _one_convention(self) -> Self:
@@ -68,36 +64,21 @@ class Iql(ActorComponent, CriticComponent):
     critic: Critic
     rows = "next_value"
 
-    def __init__(
-        self,
-        config: IqlConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-    ):
-        super().__init__(config, obs_dim, act_dim, seeds, dtype)
-        hidden = [config.hidden_dim] * config.hidden_layers
-        self.actor = Actor(self.stack, obs_dim, act_dim, hidden, dtype)
-        self.log_std = nn.Parameter(torch.zeros(*self.stack, 1, act_dim, dtype=dtype))
-        self.value = Value(self.stack, obs_dim, hidden, dtype)
-        self.critic, self.target_critic = (
-            Critic(self.stack, obs_dim, act_dim, hidden, dtype, layer_norm=False) for _ in range(2)
+    def build(self, dtype: torch.dtype) -> None:
+        """Make policy, value, critics and their target."""
+        super().build(dtype)
+        config, dims, hidden = (
+            self.config,
+            (self.obs_dim, self.act_dim),
+            [self.config.hidden_dim] * self.config.hidden_layers,
         )
-        self.reward_affine: Tensor
-        self.register_buffer(
-            "reward_affine",
-            torch.tensor([config.reward_scale, config.reward_shift], dtype=dtype).repeat(len(self.seeds), 1),
-        )  # (S, 2)
-        for member, seed in enumerate(self.seeds):
-            for name, net in (
-                ("actor", self.actor.net),
-                ("value", self.value.net),
-                ("critic", self.critic.net),
-            ):
-                net.initialize(member, generator(seed, f"iql/{name}"), orthogonal_init(), orthogonal_init())
-        self.target_critic.load_state_dict(self.critic.state_dict())
-        self.target_critic.requires_grad_(False)
+        self.actor = Actor(self.stack, *dims, hidden, dtype)
+        self.log_std = nn.Parameter(torch.zeros(*self.stack, 1, self.act_dim, dtype=dtype))
+        self.value = StateValue(self.stack, self.obs_dim, hidden, dtype)
+        self.critic = Critic(self.stack, *dims, hidden, dtype, layer_norm=False)
+        for name, net in {"actor": self.actor.net, "value": self.value.net, "critic": self.critic.net}.items():
+            self.initialize(net, f"iql/{name}", orthogonal_init(), orthogonal_init())
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.optimizers = {
             "actor": torch.optim.Adam([*self.actor.parameters(), self.log_std], lr=config.actor_lr, fused=True),
             "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True),
@@ -125,7 +106,7 @@ class Iql(ActorComponent, CriticComponent):
         metrics = self.value_step(batch, q)
         metrics |= self.actor_step(batch, q)
         metrics |= self.critic_step(batch)
-        polyak_update(list(self.target_critic.parameters()), list(self.critic.parameters()), self.config.polyak)
+        polyak_update(self.target_critic.parameters(), self.critic.parameters(), self.config.polyak)
         return metrics
 
     def value_step(self, batch: Batch, q: Tensor) -> dict[str, Tensor]:
@@ -154,11 +135,6 @@ class Iql(ActorComponent, CriticComponent):
 
     def critic_step(self, batch: Batch) -> dict[str, Tensor]:
         """Regress both critics onto r + γ (1 − d) V(s'), with the new V."""
-        scale, shift = self.reward_affine.unbind(-1)
         with torch.no_grad():
-            reward = batch.reward * scale.unsqueeze(-1) + shift.unsqueeze(-1)
-            target = reward + self.config.discount * batch.mask * self.value(batch.next_obs)
-        q = self.critic(batch.obs, batch.action)
-        loss = (q - target.unsqueeze(1)).square().mean(-1).sum(-1)
-        self.descend("critic", loss.sum())
-        return {"critic/loss": loss.detach(), "critic/q_mean": q.detach().mean((1, 2))}
+            next_value = self.value(batch.next_obs)
+        return self.regress(batch, self.target(batch, next_value))

@@ -6,30 +6,29 @@ as it was *before* the step, the critic's towards the critic *after* it. Verifie
 the authors' own updates (`tests/mpcwdwm/components/test_oracles.py`).
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from mpcwdwm.components.actor_critic import Actor, Critic
-from mpcwdwm.components.component import ActorComponent, Batch, ComponentConfig, CriticComponent, polyak_update
+from mpcwdwm.components.component import ActorComponent, Batch, CriticComponent, CriticConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nn.networks import uniform_init
-from mpcwdwm.random import Normal, generator
+from mpcwdwm.random import Normal
 
 __all__ = ["Rebrac", "RebracConfig"]
 
 
-class RebracConfig(ComponentConfig):
+class RebracConfig(CriticConfig):
     """Hyper-parameters of ReBRAC; "paper" is the ReBRAC paper's locomotion setting."""
 
     batch_size: Int = setting(1024, "transitions per update", unit="rows", paper=1024, ge=1, le=10**6)
     hidden_layers: Int = setting(3, "hidden layers of actor and critic", unit="layers", paper=3, ge=1, le=32)
     actor_lr: Real = setting(1e-3, "Adam step size of the actor", paper=1e-3, gt=0)
     critic_lr: Real = setting(1e-3, "Adam step size of the critics", paper=1e-3, gt=0)
-    discount: Real = setting(0.99, "discount γ", unit="per step", paper=0.99, ge=0, le=1)
-    polyak: Real = setting(5e-3, "share of the network in each target update", paper=5e-3, gt=0, le=1)
     actor_bc_coef: Real = setting(
         0.4, "β1: behaviour cloning in the actor loss", paper="per dataset, 1e-3 to 0.1", ge=0
     )
@@ -41,8 +40,6 @@ class RebracConfig(ComponentConfig):
     policy_freq: Int = setting(2, "critic updates per actor update", unit="updates", paper=2, ge=1)
     normalize_q: Flag = setting(True, "divide Q by its batch mean |Q| in the actor loss", paper=True)
     normalize_obs: Flag = setting(True, "standardise observations", paper=False)
-    reward_scale: Real = setting(1.0, "rewards are multiplied by this", paper="1; 100 on AntMaze", gt=0)
-    reward_shift: Real = setting(0.0, "then this is added", unit="reward", paper=0)
 
 
 # ----------------------------------------------------------------------------------------- ReBRAC
@@ -58,39 +55,19 @@ class Rebrac(ActorComponent, CriticComponent):
     rows = "next_action"
     compile_pays = True
 
-    def __init__(
-        self,
-        config: RebracConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-    ):
-        super().__init__(config, obs_dim, act_dim, seeds, dtype)
-        hidden = [config.hidden_dim] * config.hidden_layers
-        self.actor, self.target_actor = (Actor(self.stack, obs_dim, act_dim, hidden, dtype) for _ in range(2))
-        self.critic, self.target_critic = (
-            Critic(self.stack, obs_dim, act_dim, hidden, dtype, layer_norm=True) for _ in range(2)
-        )
-        self.reward_affine: Tensor
-        self.register_buffer(
-            "reward_affine",
-            torch.tensor([config.reward_scale, config.reward_shift], dtype=dtype).repeat(len(self.seeds), 1),
-        )  # (S, 2): the critic's rewards are scale · r + shift
-        for member, seed in enumerate(self.seeds):
-            self.actor.net.initialize(
-                member, generator(seed, "rebrac/actor"), uniform_init(bias=0.1), uniform_init(1e-3)
-            )
-            self.critic.net.initialize(
-                member, generator(seed, "rebrac/critic"), uniform_init(bias=0.1), uniform_init(3e-3)
-            )
-        self.target_actor.load_state_dict(self.actor.state_dict())
-        self.target_critic.load_state_dict(self.critic.state_dict())
-        self.target_actor.requires_grad_(False)
-        self.target_critic.requires_grad_(False)
+    def build(self, dtype: torch.dtype) -> None:
+        """Make policy, critics and their targets."""
+        super().build(dtype)
+        hidden = [self.config.hidden_dim] * self.config.hidden_layers
+        self.actor = Actor(self.stack, self.obs_dim, self.act_dim, hidden, dtype)
+        self.critic = Critic(self.stack, self.obs_dim, self.act_dim, hidden, dtype, layer_norm=True)
+        self.initialize(self.actor.net, "rebrac/actor", uniform_init(bias=0.1), uniform_init(1e-3))
+        self.initialize(self.critic.net, "rebrac/critic", uniform_init(bias=0.1), uniform_init(3e-3))
+        self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.optimizers = {
-            "actor": torch.optim.Adam(self.actor.parameters(), lr=config.actor_lr, fused=True),
-            "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True),
+            "actor": torch.optim.Adam(self.actor.parameters(), lr=self.config.actor_lr, fused=True),
+            "critic": torch.optim.Adam(self.critic.parameters(), lr=self.config.critic_lr, fused=True),
         }
 
     def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
@@ -117,31 +94,25 @@ class Rebrac(ActorComponent, CriticComponent):
         return metrics
 
     def critic_step(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
-        """Regress both critics onto the behaviour-regularised target."""
-        target = self.critic_target(batch, noise)
-        q = self.critic(batch.obs, batch.action)  # (S, 2, B)
-        loss = (q - target.unsqueeze(1)).square().mean(-1).sum(-1)  # (S,)
-        self.descend("critic", loss.sum())
-        return {"critic/loss": loss.detach(), "critic/q_mean": q.detach().mean((1, 2))}
+        """Regress both critics onto r + γ (1 − d) (min Q'(s', a') − β2 ‖a' − a'_data‖²), a' the noisy target action."""
+        return self.regress(batch, self.target(batch, self.next_value(batch, noise)))
 
     @torch.no_grad()
-    def critic_target(self, batch: Batch, noise: Tensor) -> Tensor:
-        """r + γ (1 − d) (min Q'(s', a') − β2 ‖a' − a'_data‖²), a' the noisy target action; (S, B)."""
+    def next_value(self, batch: Batch, noise: Tensor) -> Tensor:
+        """Return min Q'(s', a') − β2 ‖a' − a'_data‖², (S, B)."""
         c = self.config
         noise = (noise * c.policy_noise).clamp(-c.noise_clip, c.noise_clip)
         next_action = (self.target_actor(batch.next_obs) + noise).clamp(-1, 1)
         penalty = (next_action - batch.next_action).square().sum(-1)
-        next_q = self.target_critic(batch.next_obs, next_action).amin(1) - c.critic_bc_coef * penalty
-        scale, shift = self.reward_affine.unbind(-1)
-        reward = batch.reward * scale.unsqueeze(-1) + shift.unsqueeze(-1)
-        return reward + c.discount * batch.mask * next_q
+        q: Tensor = self.target_critic(batch.next_obs, next_action)  # (S, 2, B)
+        return q.amin(1) - c.critic_bc_coef * penalty
 
     def actor_and_target_step(self, batch: Batch) -> dict[str, Tensor]:
         """Update the actor on the new critic, and both targets."""
         # The actor's target follows the pre-step actor, so it moves before the actor does.
-        polyak_update(list(self.target_actor.parameters()), list(self.actor.parameters()), self.config.polyak)
+        polyak_update(self.target_actor.parameters(), self.actor.parameters(), self.config.polyak)
         metrics = self.actor_step(batch)
-        polyak_update(list(self.target_critic.parameters()), list(self.critic.parameters()), self.config.polyak)
+        polyak_update(self.target_critic.parameters(), self.critic.parameters(), self.config.polyak)
         return metrics
 
     def actor_step(self, batch: Batch) -> dict[str, Tensor]:

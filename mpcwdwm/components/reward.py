@@ -1,6 +1,6 @@
 """The reward model r(s, a): regression on standardised observations and raw actions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,7 +9,6 @@ from mpcwdwm.components.component import Batch, Component, ModelConfig
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
-from mpcwdwm.random import generator
 
 __all__ = ["Reward", "RewardConfig"]
 
@@ -40,21 +39,14 @@ class Reward(Component):
     config: RewardConfig
     rows = "all"
 
-    def __init__(
-        self,
-        config: RewardConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-    ):
-        super().__init__(config, obs_dim, act_dim, seeds, dtype)
-        self.normalizer = Normalizer(self.stack, obs_dim, dtype)
+    def build(self, dtype: torch.dtype) -> None:
+        """Make the network and its normalisers."""
+        self.normalizer = Normalizer(self.stack, self.obs_dim, dtype)
         self.reward_normalizer = Normalizer(self.stack, 1, dtype)
-        self.net = Mlp(self.stack, obs_dim + act_dim, [config.hidden_dim] * config.hidden_layers, 1, dtype=dtype)
-        for member, seed in enumerate(self.seeds):
-            self.net.initialize(member, generator(seed, "reward"), uniform_init(), uniform_init())
-        self.optimizers = {"net": torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)}
+        hidden = [self.config.hidden_dim] * self.config.hidden_layers
+        self.net = Mlp(self.stack, self.obs_dim + self.act_dim, hidden, 1, dtype=dtype)
+        self.initialize(self.net, "reward", uniform_init(), uniform_init())
+        self.optimizers = {"net": torch.optim.Adam(self.net.parameters(), lr=self.config.lr, fused=True)}
 
     def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
         """Standardise observations and rewards over the member's rows, if configured."""

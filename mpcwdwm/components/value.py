@@ -11,9 +11,9 @@ policy improvement in the world model.
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,11 +23,12 @@ from mpcwdwm.components.component import ActorComponent, Batch, Component, Conte
 from mpcwdwm.components.registry import ValueOf
 from mpcwdwm.components.world_models.world_model import WorldModel
 from mpcwdwm.config import Flag, Int, Real, setting
+from mpcwdwm.data import Dataset
 from mpcwdwm.imagination import unroll
 from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
 from mpcwdwm.random import Integers, generator
 
-__all__ = ["Episodes", "Value", "ValueConfig", "imagined_episodes", "returns_to_go"]
+__all__ = ["Episodes", "Value", "ValueConfig", "returns_to_go"]
 
 HELDOUT_SHARE = 0.1  # of the imagined episodes, judged at a point of the learning curve
 HELDOUT_STATES = 4096  # of theirs, evenly spread
@@ -98,36 +99,6 @@ class Episodes:
     alive: Tensor  # (S, n, T + 1): 1 until the episode has ended
 
 
-@torch.no_grad()
-def imagined_episodes(
-    start: Tensor,
-    length: int,
-    act: Callable[[Tensor, int], Tensor],
-    transition: Callable[[Tensor, Tensor, int], Tensor],
-    reward: Callable[[Tensor, Tensor], Tensor],
-    ended: Callable[[Tensor], Tensor],
-) -> Episodes:
-    """Roll a policy through a model from `start`, (S, n, obs_dim), for `length` steps.
-
-    Args:
-        start: first states.
-        length: T.
-        act: (obs, step) → action.
-        transition: (obs, action, step) → next obs.
-        reward: (obs, action) → (S, n).
-        ended: next obs → bool (S, n): the episode ends with the transition that leads there.
-    """
-    rolled = unroll(
-        start,
-        length,
-        lambda t, obs: act(obs, t),
-        lambda t, obs, action: transition(obs, action, t),
-        lambda obs: ended(obs) | ~obs.isfinite().all(-1),
-    )
-    rewards = [reward(obs, action) for obs, action in zip(rolled.obs[:-1], rolled.action, strict=True)]
-    return Episodes(torch.stack(rolled.obs, 2), torch.stack(rewards, 2), torch.stack(rolled.alive, 2))
-
-
 def returns_to_go(episodes: Episodes, discount: float) -> Tensor:
     """Return Σ_{k ≥ t} γ^{k−t} r_k within the imagined steps, of every step: (S, n, T); 0 behind an end."""
     returns = torch.zeros_like(episodes.reward)
@@ -148,22 +119,15 @@ class Value(Component):
     config: ValueConfig
     rows = "all"
 
-    def __init__(
-        self,
-        config: ValueConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-    ):
-        super().__init__(config, obs_dim, act_dim, seeds, dtype)
-        self.normalizer = Normalizer(self.stack, obs_dim, dtype)
-        self.extent = Normalizer(self.stack, obs_dim, dtype)  # of the data, to see what leaves them
+    def build(self, dtype: torch.dtype) -> None:
+        """Make the networks, their running average and the normalisers."""
+        config = self.config
+        self.normalizer = Normalizer(self.stack, self.obs_dim, dtype)
+        self.extent = Normalizer(self.stack, self.obs_dim, dtype)  # of the data, to see what leaves them
         self.return_normalizer = Normalizer(self.stack, 1, dtype)
         hidden = [config.hidden_dim] * config.hidden_layers
-        self.net = Mlp((*self.stack, config.ensemble), obs_dim, hidden, 1, activation=silu, dtype=dtype)
-        for member, seed in enumerate(self.seeds):
-            self.net.initialize(member, generator(seed, "value"), uniform_init(), uniform_init())
+        self.net = Mlp((*self.stack, config.ensemble), self.obs_dim, hidden, 1, activation=silu, dtype=dtype)
+        self.initialize(self.net, "value", uniform_init(), uniform_init())
         self.averaged = copy.deepcopy(self.net).requires_grad_(False)
         self.optimizers = {
             "net": torch.optim.AdamW(self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
@@ -179,7 +143,7 @@ class Value(Component):
 
     # ------------------------------------------------------------------------------- preparation
 
-    def fit(self, member: int, dataset: Any, rows: Tensor) -> None:
+    def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
         """Note how far the member's rows extend; standardise observations over them, if configured."""
         obs = torch.from_numpy(dataset.obs)[rows]
         self.extent.fit(member, obs)
@@ -204,6 +168,7 @@ class Value(Component):
         ended = 1 - episodes.alive[..., -1].mean(1)
         self._facts = {"value/imagined_length": episodes.alive[..., :-1].sum(-1).mean(1), "value/ended": ended}
 
+    @torch.no_grad()
     def imagine(self, bases: Mapping[str, Component], context: Context) -> Episodes:
         """Roll the policy with exploration through the world model, from rows that the member learns from."""
         c, device, dtype = self.config, self.normalizer.mean.device, self.normalizer.mean.dtype
@@ -222,21 +187,19 @@ class Value(Component):
                 [torch.randn(c.episodes, *shape, generator=g, device=device, dtype=dtype) for g in streams]
             )
 
-        def act(obs: Tensor, step: int) -> Tensor:
+        def act(_: int, obs: Tensor) -> Tensor:
             return (policy.actor(obs) + c.exploration * normal(self.act_dim)).clamp(-1, 1)
 
+        def transition(_: int, obs: Tensor, action: Tensor) -> Tensor:
+            return model.sample(obs, action, normal(*model.noise_shape))
+
         def ended(obs: Tensor) -> Tensor:
-            lost = (self.extent(obs).abs() > c.halt).any(-1)
+            lost = (self.extent(obs).abs() > c.halt).any(-1) | ~obs.isfinite().all(-1)
             return lost if context.termination is None else lost | context.termination(obs)
 
-        return imagined_episodes(
-            start,
-            c.length,
-            act,
-            lambda obs, action, step: model.sample(obs, action, normal(*model.noise_shape)),
-            reward,
-            ended,
-        )
+        rolled = unroll(start, c.length, act, transition, ended)
+        rewards = [reward(obs, action) for obs, action in zip(rolled.obs[:-1], rolled.action, strict=True)]
+        return Episodes(torch.stack(rolled.obs, 2), torch.stack(rewards, 2), torch.stack(rolled.alive, 2))
 
     def _tail(self, episodes: Episodes) -> Tensor:
         """Return γ^{T−t} where the episode has not ended within T steps, else 0: (S, n, T)."""
@@ -261,7 +224,7 @@ class Value(Component):
         counts = self._learns.gather(-1, episode.unsqueeze(1).expand(-1, self.config.ensemble, -1))
         loss = (counts * error).sum(-1) / counts.sum(-1).clamp_min(1)  # (S, E)
         self.descend("net", loss.sum())
-        polyak_update(list(self.averaged.parameters()), list(self.net.parameters()), 1 - self.config.ema)
+        polyak_update(self.averaged.parameters(), self.net.parameters(), 1 - self.config.ema)
         return {"value/loss": loss.detach().mean(-1)}
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ because sampling starts from a standard normal.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import torch
@@ -59,16 +59,10 @@ class DiffusionModel(WorldModel):
     config_class = DiffusionConfig
     config: DiffusionConfig
 
-    def __init__(
-        self,
-        config: DiffusionConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-    ):
-        inputs = 2 * obs_dim + act_dim + STEP_FEATURES
-        super().__init__(config, obs_dim, act_dim, seeds, dtype, inputs=inputs, outputs=obs_dim)
+    def build(self, dtype: torch.dtype) -> None:
+        """Make the network, and what it and a sample need of the schedule."""
+        config = self.config
+        self.build_net(2 * self.obs_dim + self.act_dim + STEP_FEATURES, self.obs_dim, dtype)
         self.steps = config.training_steps or config.denoising_steps  # T
         self.alpha_bar: Tensor
         self.step_features: Tensor

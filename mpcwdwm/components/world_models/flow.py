@@ -6,7 +6,7 @@ one sample: a deterministic, differentiable function of (s, a).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -38,16 +38,9 @@ class FlowModel(WorldModel):
     config_class = FlowConfig
     config: FlowConfig
 
-    def __init__(
-        self,
-        config: FlowConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-    ):
-        inputs = 2 * obs_dim + act_dim + TIME_FEATURES
-        super().__init__(config, obs_dim, act_dim, seeds, dtype, inputs=inputs, outputs=obs_dim)
+    def build(self, dtype: torch.dtype) -> None:
+        """Make the network."""
+        self.build_net(2 * self.obs_dim + self.act_dim + TIME_FEATURES, self.obs_dim, dtype)
 
     def noise(self, batch_size: int) -> Mapping[str, Normal]:
         """A time, as a normal number, and a normal vector per row."""

@@ -9,7 +9,7 @@ With `tilt` > 0 the model is taught most where the base policy goes: transitions
 w ∝ N(a; π(s), width² I)^tilt within a minibatch, mean one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -57,16 +57,9 @@ class MeanFlowModel(WorldModel):
     config_class = MeanFlowConfig
     config: MeanFlowConfig
 
-    def __init__(
-        self,
-        config: MeanFlowConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-    ):
-        inputs = 2 * obs_dim + act_dim + 2 * TIME_FEATURES
-        super().__init__(config, obs_dim, act_dim, seeds, dtype, inputs=inputs, outputs=obs_dim)
+    def build(self, dtype: torch.dtype) -> None:
+        """Make the network."""
+        self.build_net(2 * self.obs_dim + self.act_dim + 2 * TIME_FEATURES, self.obs_dim, dtype)
         self._base: tuple[ActorComponent, ...] = ()  # in a tuple, so that it is no part of this module's state
 
     def build_on(self, bases: Mapping[str, Component], context: Context) -> None:

@@ -6,7 +6,7 @@ function of (s, a), as every kind's. What the members disagree on is open to pla
 (`predict_members`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -40,17 +40,10 @@ class MlpModel(WorldModel):
     config_class = MlpConfig
     config: MlpConfig
 
-    def __init__(
-        self,
-        config: MlpConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-    ):
-        outputs = 2 * obs_dim if config.probabilistic else obs_dim
-        sizes = {"inputs": obs_dim + act_dim, "outputs": outputs}
-        super().__init__(config, obs_dim, act_dim, seeds, dtype, **sizes, ensemble=(config.ensemble,))
+    def build(self, dtype: torch.dtype) -> None:
+        """Make the networks."""
+        outputs = 2 * self.obs_dim if self.config.probabilistic else self.obs_dim
+        self.build_net(self.obs_dim + self.act_dim, outputs, dtype, ensemble=(self.config.ensemble,))
 
     def loss(self, batch: Batch, noise: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error, or the negative log-likelihood but for a constant; mean over the ensemble."""

@@ -1,13 +1,13 @@
 """What every world model is: a conditional model of the next observation, sampled from given noise.
 
 `sample(obs, action, noise)` is a deterministic, differentiable function; that is all a planner asks
-for. The kinds (`diffusion.py`, `flow.py`, `meanflow.py`, `mlp_model.py`) differ in what their network
+for. The kinds (`diffusion.py`, `flow.py`, `meanflow.py`, `mlp.py`) differ in what their network
 is taught (`loss`) and how it is sampled. Standardising, averaged weights and the judgement on
 held-out episodes are the same for all, and here.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.imagination import unroll
 from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
-from mpcwdwm.random import Normal, generator
+from mpcwdwm.random import Normal
 
 __all__ = ["WorldModel", "WorldModelConfig"]
 
@@ -37,42 +37,19 @@ class WorldModelConfig(ModelConfig):
 
 
 class WorldModel(DynamicsComponent):
-    """S stacked models of p(s' | s, a). Subclasses define `loss`, `noise_shape` and `sample`.
-
-    Args:
-        config: of the kind.
-        obs_dim: of an observation.
-        act_dim: of an action.
-        seeds: one per member.
-        dtype: of parameters.
-        inputs: width of the network's input.
-        outputs: width of its output.
-        ensemble: further stack dimensions of the network.
-    """
+    """S stacked models of p(s' | s, a). Subclasses define `build`, `loss`, `noise_shape` and `sample`."""
 
     config: WorldModelConfig
     rows = "next_obs"
 
-    def __init__(
-        self,
-        config: WorldModelConfig,
-        obs_dim: int,
-        act_dim: int,
-        seeds: Sequence[int],
-        dtype: torch.dtype,
-        *,
-        inputs: int,
-        outputs: int,
-        ensemble: tuple[int, ...] = (),
-    ):
-        super().__init__(config, obs_dim, act_dim, seeds, dtype)
-        self.normalizer = Normalizer(self.stack, obs_dim, dtype)
-        self.target_normalizer = Normalizer(self.stack, obs_dim, dtype)
-        hidden = [config.hidden_dim] * config.hidden_layers
-        stack = (*self.stack, *ensemble)
+    def build_net(self, inputs: int, outputs: int, dtype: torch.dtype, *, ensemble: tuple[int, ...] = ()) -> None:
+        """Make a network of these widths, with further stack dimensions, its average, normalisers and optimizer."""
+        config = self.config
+        self.normalizer = Normalizer(self.stack, self.obs_dim, dtype)
+        self.target_normalizer = Normalizer(self.stack, self.obs_dim, dtype)
+        hidden, stack = [config.hidden_dim] * config.hidden_layers, (*self.stack, *ensemble)
         self.net = Mlp(stack, inputs, hidden, outputs, activation=torch.nn.functional.silu, dtype=dtype)
-        for member, seed in enumerate(self.seeds):
-            self.net.initialize(member, generator(seed, "world_model"), uniform_init(), uniform_init())
+        self.initialize(self.net, "world_model", uniform_init(), uniform_init())
         self.averaged = copy.deepcopy(self.net).requires_grad_(False) if config.ema else None
         self.optimizers = {"net": torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)}
 
@@ -99,7 +76,7 @@ class WorldModel(DynamicsComponent):
         loss, metrics = self.loss(batch, noise)
         self.descend("net", loss.sum())
         if self.averaged is not None:
-            polyak_update(list(self.averaged.parameters()), list(self.net.parameters()), 1 - self.config.ema)
+            polyak_update(self.averaged.parameters(), self.net.parameters(), 1 - self.config.ema)
         return {"world_model/loss": loss.detach(), **metrics}
 
     def target(self, obs: Tensor, next_obs: Tensor) -> Tensor:

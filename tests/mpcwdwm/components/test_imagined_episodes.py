@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mpcwdwm.components import component_config
-from mpcwdwm.components.value import Episodes, imagined_episodes, returns_to_go
+from mpcwdwm.components.component import Context
+from mpcwdwm.components.value import Episodes, returns_to_go
 from mpcwdwm.nn.networks import MIN_STD
 from mpcwdwm.training.loop import Training
 from tests.support.imagined_episodes import (
@@ -18,6 +19,7 @@ from tests.support.imagined_episodes import (
     HALT,
     LENGTH,
     SMALL,
+    Given,
     episodes_of,
     grown,
     rows,
@@ -93,21 +95,26 @@ def test_tables_hold_each_episode_up_to_its_end_by_rule_bound_or_failure_and_not
 
 
 def test_an_end_keeps_what_follows_finite_and_leaves_the_other_episodes_alone():
-    start = tensor([[[0.5], [1.0], [2.5]]])
-    seen = []
-
-    def transition(obs, action, step):
-        seen.append((obs[0, :, 0].tolist(), action[0, :, 0].tolist(), step))
-        return torch.where(obs > 3, torch.inf, 2 * obs) if step < 2 else 2 * obs  # from an end, it would go on
-
-    episodes = imagined_episodes(
-        start, 3, lambda obs, t: obs + t, transition, lambda obs, action: action[..., 0], lambda obs: obs[..., 0] == 8
-    )
-    assert episodes.alive[0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]
-    assert episodes.obs[0, 0, :, 0].tolist() == [0.5, 1, 2, 4]
-    assert episodes.obs.isfinite().all()
-    assert episodes.reward[0, 0].tolist() == [0.5, 2, 4]  # of obs and action of the same step
-    assert [(obs[0], action[0], step) for obs, action, step in seen] == [(0.5, 0.5, 0), (1, 2, 1), (2, 4, 2)]
+    functions = {
+        "actor": lambda obs: obs / 8,
+        "sample": lambda obs, action, noise: torch.where(obs[..., :1].abs() > 0.7, torch.inf, 2 * obs),
+        "reward": lambda obs, action: action[..., 0],
+    }
+    data = rows()
+    part = training_of(functions, data=data, exploration=0.0, episodes=50, length=3, halt=1e6).part
+    names = {"rebrac": "actor", "world_model": "sample", "reward": "reward"}
+    bases = {name: Given((0, 1), **{function: functions[function]}) for name, function in names.items()}
+    used = [torch.from_numpy(np.flatnonzero(~data.heldout))] * 2
+    episodes = part.imagine(bases, Context([data] * 2, used, termination=lambda obs: obs[..., 1].abs() > 1.2))
+    alive, obs = episodes.alive > 0, episodes.obs
+    assert obs.isfinite().all()
+    start = obs[:, :, :1]
+    path = start * 2.0 ** torch.arange(4).view(-1, 1)  # (S, n, T + 1, 2), were there no end
+    assert torch.equal(obs[alive], path[alive])
+    ends = (path[:, :, :-1, 0].abs() > 0.7) | (path[:, :, 1:, 1].abs() > 1.2)
+    assert torch.equal(alive[:, :, 1:], ~(ends.cumsum(-1) > 0))
+    assert 0 < int(alive[..., -1].sum()) < alive[..., -1].numel()
+    assert torch.equal(episodes.reward[alive[..., :-1]], obs[:, :, :-1, 0][alive[..., :-1]] / 8)
 
 
 @pytest.mark.parametrize("exploration", [0.0, 0.2, 5.0])
