@@ -122,3 +122,17 @@ def test_training_learns_the_robots_dynamics(dataset):
     training.run()
     (metrics,) = heldout_evaluator(training.part, training.datasets)(training.part)
     assert metrics["heldout/rmse"] < 0.75 * metrics["heldout/rmse_no_change"]
+
+
+def test_a_respaced_sample_takes_the_named_number_of_steps_of_the_longer_schedule():
+    part, whole = model(denoising_steps=4, training_steps=100), model(denoising_steps=100)
+    assert part.visited == (0, 25, 50, 75, 100)
+    assert part.schedule == tuple(whole.schedule[k] for k in part.visited)
+    assert part.noise(8)["k"].high == 100
+    assert part.noise_shape == (4, 2)
+    asked = []
+    part.predict_noise = lambda u, k, condition: (asked.append(k), torch.zeros_like(u))[1]
+    part.sample(
+        torch.zeros(1, 1, 2, dtype=DOUBLE), torch.zeros(1, 1, 1, dtype=DOUBLE), torch.randn(1, 1, 4, 2, dtype=DOUBLE)
+    )
+    assert asked == [100, 75, 50, 25]
