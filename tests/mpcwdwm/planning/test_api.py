@@ -18,6 +18,7 @@ from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError
 from mpcwdwm.evaluation.evaluate import evaluate
 from mpcwdwm.evaluation.rollout import episode_seeds, rollout
+from mpcwdwm.planning.parts import SharedValue
 from mpcwdwm.training.loop import train
 from tests.support import ROOT
 from tests.support.small_components import FIELDS, SEEDS, SMALL, TASK, UNIT
@@ -81,6 +82,17 @@ def test_iql_can_be_the_base(storage):
     parts = mpcwdwm.load(storage, task=TASK["name"], seed=1, base="iql")
     planner = mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(H=1, M=2, base="iql"))
     assert np.isfinite(planner(np.zeros(11))).all()
+
+
+def test_a_finished_value_is_loaded_by_name_and_plans(storage):
+    parts = mpcwdwm.load(storage, task=TASK["name"], seed=SEEDS, critic_from="value")
+    assert isinstance(parts.critic, SharedValue)
+    config = mpcwdwm.MpcConfig(H=1, M=2, critic_from="value", step_size=1e-3)
+    planner = mpcwdwm.AdaptiveMpc(parts, config, seeds=SEEDS)
+    _, value, fallen = planner.act(torch.zeros(2, 11))
+    assert not fallen.any()
+    assert value.isfinite().all()
+    assert planner.change.min() > 0
 
 
 def test_a_borrowed_critic_brings_its_discount_and_its_reward_scale(storage):

@@ -5,20 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-import mpcwdwm
-from mpcwdwm.components import component_config, load_component
-from mpcwdwm.components.artifact import write_artifact
+from mpcwdwm.components import component_config
+from mpcwdwm.components.loading import stacked
 from mpcwdwm.components.value import Value, ValueConfig
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import MpcConfig, Parts, imagine, objective, planner_config
-from mpcwdwm.planning.assemble import load_parts
+from mpcwdwm.planning.assemble import assemble
 from mpcwdwm.planning.parts import SharedValue
 from mpcwdwm.training.loop import Training
 from tests.support.parts import PARTS, bases_of, part_of
 from tests.support.planners import MOVING, make, observations, play
 from tests.support.plans import BASE, plan, rows, spec_with
 from tests.support.random_parts import ACT, DOUBLE, OBS, gradient, make_parts, problem, roughen
-from tests.support.small_components import TASK, UNIT
+from tests.support.small_components import UNIT
 from tests.support.trusted_parts import ending
 
 SEEDS = (0, 1)
@@ -28,36 +27,30 @@ REDUCED = {"min": lambda v: v.amin(1), "mean": lambda v: v.mean(1), "first": lam
 
 
 @pytest.fixture(scope="module")
-def storage(dataset, tmp_path_factory):
-    root, data = tmp_path_factory.mktemp("storage"), part_of(dataset, 0, 2000)
+def trained(dataset):
+    """What parts are made of, component → one member per seed as `train` returns it."""
+    data, done = part_of(dataset, 0, 2000), {}
     fields = {"rebrac": UNIT, "value": {**PARTS["value"][1], "ensemble": 3, "discount": 0.95}}
     for name in NAMES:
         config = component_config(name, fields.get(name, {}), TINY)
         training = Training(name, config, data, SEEDS, bases=bases_of(config, data, list(SEEDS)))
         training.run()
-        for trained in training.trained():
-            key = f"{name}-s{trained.facts['seed']}"
-            folder = root / "components" / key
-            folder.mkdir(parents=True)
-            write_artifact(folder, trained.tensors, {**trained.facts, "key": key, "task": TASK}, trained.curve)
-    return root
-
-
-def folders(storage, *names):
-    return {name: [storage / "components" / f"{name}-s{seed}" for seed in SEEDS] for name in names}
+        done[name] = training.trained()
+    return done
 
 
 # ----------------------------------------------------------------------------------------- the parts
 
 
-def test_a_value_among_the_parts_ends_plans_in_its_own_unit_whatever_the_action(storage):
-    with_value, without = (load_parts(folders(storage, *names), "rebrac") for names in (NAMES, NAMES[:3]))
+def test_a_value_among_the_parts_ends_plans_in_its_own_unit_whatever_the_action(trained):
+    with_value = assemble(trained, "rebrac")
+    without = assemble({name: trained[name] for name in NAMES[:3]}, "rebrac")
+    assert isinstance(with_value.critic, SharedValue)
     assert (with_value.discount, without.discount) == (0.95, UNIT["discount"])
     obs, action = torch.randn(6, 4, 11), torch.rand(6, 4, 3)  # three episodes of each member
     values = with_value.critic(obs, action)
     assert values.shape == (6, 3, 4)
-    alone = [load_component([folder]) for folder in folders(storage, "value")["value"]]
-    rewards = [load_component([folder]) for folder in folders(storage, "reward")["reward"]]
+    alone, rewards = ([stacked([member]) for member in trained[name]] for name in ("value", "reward"))
     for row in range(6):
         one = obs[row].unsqueeze(0)
         assert torch.allclose(values[row], alone[row // 3](one)[0], atol=1e-5)
@@ -66,17 +59,6 @@ def test_a_value_among_the_parts_ends_plans_in_its_own_unit_whatever_the_action(
     assert torch.allclose(without.reward(obs, action), 2 * with_value.reward(obs, action) + 0.5, atol=1e-5)
     assert torch.equal(with_value.critic(obs, -action), values)
     assert (values[:, 0] - values[:, 1]).abs().min() > 0  # networks of their own
-
-
-def test_a_finished_value_is_loaded_by_name_and_plans(storage):
-    parts = mpcwdwm.load(storage, task=TASK["name"], seed=SEEDS, critic_from="value")
-    assert isinstance(parts.critic, SharedValue)
-    assert parts.discount == 0.95
-    planner = mpcwdwm.AdaptiveMpc(parts, MpcConfig(H=1, M=2, critic_from="value", step_size=1e-3), seeds=SEEDS)
-    _, value, fallen = planner.act(torch.zeros(2, 11))
-    assert not fallen.any()
-    assert value.isfinite().all()
-    assert planner.change.min() > 0
 
 
 # ----------------------------------------------------------------------------------------- the plans
