@@ -292,7 +292,8 @@ def test_a_score_is_d4rls(storage):
 def test_the_page_on_python_runs(dataset, tmp_path, monkeypatch):
     """Ten lines that train on a file, plan and step, and the evaluation below them, with shorter trainings."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
-    for full, short in (("recorded.hdf5", str(dataset.path)), ("50_000", "20"), ("episodes=10", "episodes=1")):
+    small = '20, "hidden_dim": 16}'
+    for full, short in (("recorded.hdf5", str(dataset.path)), ("50_000}", small), ("episodes=10", "episodes=1")):
         assert full in "".join(blocks)
         blocks = [block.replace(full, short) for block in blocks]
     monkeypatch.chdir(tmp_path)  # where nothing is to be written
