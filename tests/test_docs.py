@@ -81,6 +81,12 @@ def test_commands_and_their_options_exist(path: Path) -> None:
         assert {word for word in words if word.startswith("--")} <= options, words
 
 
+def test_every_folder_of_the_packages_has_its_line_among_the_rooms() -> None:
+    rooms = set(re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "docs" / "development.md").read_text(), re.MULTILINE))
+    folders = {path.parent for name in FOLDERS[:4] for path in (ROOT / name).rglob("*.py")}
+    assert {str(folder.relative_to(ROOT)) for folder in folders} <= rooms
+
+
 @pages
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
