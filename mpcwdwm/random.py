@@ -73,15 +73,6 @@ class Draws:
     ) -> None:
         self.seeds, self.purpose, self.recipes = tuple(seeds), purpose, tuple(recipes)
         self.device, self.dtype = torch.device(device), dtype
-        self._block = -1
-        self._drawn: dict[str, Tensor] = {}
-
-    def at(self, step: int) -> dict[str, Tensor]:
-        """Return name → (S, *shape) for this step."""
-        block, within = divmod(step, BLOCK_STEPS)
-        if block != self._block:
-            self._drawn, self._block = self.block(block), block
-        return {name: values[:, within] for name, values in self._drawn.items()}
 
     def block(self, block: int) -> dict[str, Tensor]:
         """Return name → (S, BLOCK_STEPS, *shape): the draws of the steps from block · BLOCK_STEPS."""

@@ -1,7 +1,7 @@
 """The pretrained components: ReBRAC, IQL, behaviour cloning, the world model, the reward model."""
 
-from mpcwdwm.components.component import ActorComponent, Batch, Component, ComponentConfig, CriticComponent
-from mpcwdwm.components.loading import Member, load_component, stacked, untrained_bases
+from mpcwdwm.components.component import ActorComponent, Batch, Component, ComponentConfig, CriticComponent, Member
+from mpcwdwm.components.loading import load_component, stacked, untrained_bases
 from mpcwdwm.components.registry import (
     COMPONENTS,
     DEFAULT_WORLD_MODEL,

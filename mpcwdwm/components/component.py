@@ -1,12 +1,11 @@
-"""What a pretrained component is: a stacked module that updates itself from batches.
+"""Pretrained components: stacked modules that update themselves from batches.
 
-Every component has S members, one per training seed, in the leading dimension of every parameter
-and buffer. Members share the process and nothing else.
+The S members of a component, one per training seed, lie along the first dimension of every parameter and buffer.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +24,14 @@ __all__ = [
     "CriticComponent",
     "CriticConfig",
     "DynamicsComponent",
+    "Member",
     "ModelConfig",
     "Rows",
     "clip_norm",
     "descend",
+    "fit_quality",
     "polyak_update",
+    "third_party",
 ]
 
 Rows = Literal["next_action", "next_value", "next_obs", "all"]
@@ -65,7 +67,7 @@ class ComponentConfig(Config):
 
     @property
     def curve_played(self) -> bool:
-        """Whether the learning curve is played in the environment: a policy's is, unless no episodes are asked for."""
+        """Whether the learning curve is played in the environment, as a policy's is."""
         return self.eval_episodes > 0
 
     @property
@@ -83,13 +85,16 @@ class CriticConfig(ComponentConfig):
     reward_shift: Real = setting(0.0, "then this is added", unit="reward", paper="0; IQL on AntMaze: -1")
 
 
+def third_party(value: object) -> str:
+    """Return what is known of a setting that the paper does not report."""
+    return f"unknown ({value} in a third-party v2)"
+
+
 class ModelConfig(ComponentConfig):
     """Fields of the learnt models, which keep held-out episodes to be judged on."""
 
-    steps: Int = setting(
-        200_000, "gradient updates", unit="updates", paper="unknown (200k in a third-party v2)", ge=1, le=10**9
-    )
-    lr: Real = setting(3e-4, "Adam step size", paper="unknown (3e-4 in a third-party v2)", gt=0)
+    steps: Int = setting(200_000, "gradient updates", unit="updates", paper=third_party("200k"), ge=1, le=10**9)
+    lr: Real = setting(3e-4, "Adam step size", paper=third_party("3e-4"), gt=0)
     train_on: Literal["all", "train"] = setting("train", "episodes learnt from", paper="unknown")
 
     @property
@@ -250,8 +255,8 @@ class DynamicsComponent(Component):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Shape of one transition's noise."""
-        raise TypeError(f"{type(self).__name__} defines no noise")
+        """Shape of one transition's noise, usually one vector."""
+        return (self.obs_dim,)
 
     def open_loop(self, obs: Tensor, action: Tensor, reached: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """Return metrics of shape (S,) of the state that is predicted after H recorded actions.
@@ -263,6 +268,15 @@ class DynamicsComponent(Component):
             noise: (H, S, B, *noise_shape).
         """
         raise TypeError(f"{type(self).__name__} defines no error over several steps")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One seed's finished component."""
+
+    tensors: Mapping[str, Tensor]  # parameters and buffers, on the CPU
+    facts: Mapping[str, Any]  # what its manifest says: component, config, obs_dim, act_dim, seed, final metrics, …
+    curve: Sequence[Mapping[str, float]] = ()  # points of its learning curve
 
 
 # --------------------------------------------------------------------------------- shared steps
@@ -280,6 +294,13 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | Non
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()
+
+
+def fit_quality(predicted: Tensor, actual: Tensor) -> dict[str, Tensor]:  # (S, B) each → (S,)
+    """Return the root mean squared error, and the share of variance explained."""
+    error = (predicted - actual).square().mean(-1)
+    variance = actual.var(-1, correction=0).clamp(min=1e-12)
+    return {"heldout/rmse": error.sqrt(), "heldout/r2": 1 - error / variance}
 
 
 def clip_norm(gradients: Sequence[Tensor], limit: float) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Batch, Component, ModelConfig
+from mpcwdwm.components.component import Batch, Component, ModelConfig, fit_quality, third_party
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
@@ -16,19 +16,11 @@ __all__ = ["Reward", "RewardConfig"]
 class RewardConfig(ModelConfig):
     """Hyper-parameters of the reward model; the paper's v1 settings are unknown."""
 
-    batch_size: Int = setting(
-        2048, "transitions per update", unit="rows", paper="unknown (2048 in a third-party v2)", ge=1
-    )
-    hidden_dim: Int = setting(
-        512, "width of every hidden layer", unit="units", paper="unknown (512 in a third-party v2)", ge=1
-    )
-    hidden_layers: Int = setting(
-        3, "hidden layers", unit="layers", paper="unknown (3 in a third-party v2)", ge=1, le=32
-    )
-    clip_norm: Real = setting(
-        1.0, "bound of each member's gradient norm", paper="unknown (1.0 in a third-party v2)", gt=0
-    )
-    normalize_obs: Flag = setting(True, "standardise observations", paper="unknown (true in a third-party v2)")
+    batch_size: Int = setting(2048, "transitions per update", unit="rows", paper=third_party(2048), ge=1)
+    hidden_dim: Int = setting(512, "width of every hidden layer", unit="units", paper=third_party(512), ge=1)
+    hidden_layers: Int = setting(3, "hidden layers", unit="layers", paper=third_party(3), ge=1, le=32)
+    clip_norm: Real = setting(1.0, "bound of each member's gradient norm", paper=third_party(1.0), gt=0)
+    normalize_obs: Flag = setting(True, "standardise observations", paper=third_party("true"))
     normalize_reward: Flag = setting(True, "regress on the standardised reward", paper="unknown")
 
 
@@ -70,8 +62,4 @@ class Reward(Component):
     @torch.no_grad()
     def heldout(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Root mean squared error in the reward's unit, and the share of variance explained."""
-        error = (self(batch.obs, batch.action) - batch.reward).square().mean(-1)
-        return {
-            "heldout/rmse": error.sqrt(),
-            "heldout/r2": 1 - error / batch.reward.var(-1, correction=0).clamp(min=1e-12),
-        }
+        return fit_quality(self(batch.obs, batch.action), batch.reward)

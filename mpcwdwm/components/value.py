@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from mpcwdwm.components.component import ActorComponent, Batch, Component, Context, ModelConfig, polyak_update
+from mpcwdwm.components.component import (
+    ActorComponent,
+    Batch,
+    Component,
+    Context,
+    ModelConfig,
+    fit_quality,
+    polyak_update,
+)
 from mpcwdwm.components.registry import ValueOf
 from mpcwdwm.components.world_models.world_model import WorldModel
 from mpcwdwm.config import Flag, Int, Real, setting
@@ -241,10 +249,7 @@ class Value(Component):
         counts = self._judged.counts.unsqueeze(-1)
         spread = torch.arange(HELDOUT_STATES, device=counts.device) * counts // HELDOUT_STATES  # (S, B), each its own
         obs, target, _ = self._drawn(self._judged, spread)
-        target = target.mean(1)
-        error = (self(obs).mean(1) - target).square().mean(-1)
-        variance = target.var(-1, correction=0).clamp(min=1e-12)
-        return {"heldout/r2": 1 - error / variance, "heldout/rmse": error.sqrt(), **self._facts}
+        return {**fit_quality(self(obs).mean(1), target.mean(1)), **self._facts}
 
 
 @dataclass(frozen=True)

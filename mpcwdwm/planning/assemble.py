@@ -7,8 +7,8 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Component
-from mpcwdwm.components.loading import Member, load_component, stacked
+from mpcwdwm.components.component import Component, Member
+from mpcwdwm.components.loading import load_component, stacked
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning.parts import (

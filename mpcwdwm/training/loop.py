@@ -1,26 +1,23 @@
 """Training of a component, all seeds stacked in one process, resumable to the bit.
 
-The loop knows nothing of the algorithm: it draws row numbers and noise by step, gathers a batch,
-calls `advance`, and now and then writes a point of the learning curve and a checkpoint. The last
-parameters are the result, never the best ones.
+At each step the loop draws row numbers and noise, gathers a batch and calls the component's `advance`; at times it
+adds a point to the learning curve and writes a checkpoint. The last parameters are the result, not the best ones.
 
-Everything an update touches lies on the device and stays where it is: data, the random numbers of a
-block of steps, the step within the block, parameters, optimizer state, the sums of the metrics. So an
-update can be captured as it stands (`mpcwdwm.nn.compute`), and nothing waits for the device before the
-next point of the curve.
+All that an update reads or writes stays in place on the device: data, the random numbers of a block of steps, the
+step within the block, parameters, optimizer state, sums of metrics. So an update can be captured
+(`mpcwdwm.nn.compute`), and nothing waits for the device between two points of the curve.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import ActorComponent, Component, ComponentConfig, Context
+from mpcwdwm.components.component import ActorComponent, Component, ComponentConfig, Context, Member
 from mpcwdwm.components.registry import component_class
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
@@ -31,35 +28,18 @@ from mpcwdwm.training.buffer import Buffer, usable_rows
 from mpcwdwm.training.checkpoint import read_checkpoint, write_checkpoint
 from mpcwdwm.training.evaluators import heldout_evaluator, policy_evaluator
 
-__all__ = ["Trained", "Training", "train"]
+__all__ = ["Training", "train"]
 
 CHECKPOINT_SECONDS = 20.0  # the most work a kill can cost
 PROGRESS_STEPS = 50  # steps between progress reports
 DEFAULT_MAX_STEPS = 1000
 
 
-@dataclass(frozen=True)
-class Trained:
-    """One member of a finished training run."""
-
-    tensors: dict[str, Tensor]  # parameters and buffers, on the CPU
-    facts: dict[str, Any]  # what the manifest needs to rebuild the part, and its final metrics
-    curve: list[dict[str, float]]
-
-
 class Training:
-    """A training run of S members; `run` takes it from wherever it stands to the end.
+    """A training run of S members; `run` continues it to the end.
 
-    Args:
-        name: the component's name ("rebrac", …), also the purpose of its random numbers.
-        config: its config.
-        datasets: one for all members, or one per member.
-        seeds: one per member.
-        bases: the pretrained components that `config.builds_on` names, one member per seed.
-        termination: the robot's rule, for what is imagined in training.
-        device: where to train.
-        dtype: of parameters and data; float64 is for tests.
-        compute: how updates are run.
+    The arguments are those of `train`; `dtype` is that of parameters and data, float64 for tests. `name` is also the
+    purpose of the random numbers.
 
     Raises:
         UserError: no usable rows, `compute` asks for what is not there, or `bases` lack one or are of other seeds.
@@ -229,10 +209,10 @@ class Training:
 
     # ----------------------------------------------------------------------------------- result
 
-    def trained(self) -> list[Trained]:
+    def trained(self) -> list[Member]:
         """Return every member as an artifact's content."""
         return [
-            Trained(
+            Member(
                 tensors=member_state(self.part, member),
                 facts={
                     "component": self.name,
@@ -288,7 +268,7 @@ def train(
     reference: tuple[float, float] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     compute: ComputeConfig | None = None,
-) -> list[Trained]:
+) -> list[Member]:
     """Train one component for every seed, stacked, and return one result per seed, in order.
 
     Args:

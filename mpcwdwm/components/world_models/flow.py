@@ -66,11 +66,6 @@ class FlowModel(WorldModel):
         features = time_features(t).expand(*z.shape[:-1], TIME_FEATURES)
         return (net or self.sampling_net)(torch.cat([z, condition, features], -1))
 
-    @property
-    def noise_shape(self) -> tuple[int]:
-        """Shape of one transition's noise: one vector."""
-        return (self.obs_dim,)
-
     def sample(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """Return s' (S, B, obs_dim): z ← z − v(z, t) / K for t = 1, 1 − 1/K, …, 1/K, from the noise."""
         condition, z, steps = self.condition(obs, action), noise, self.config.denoising_steps

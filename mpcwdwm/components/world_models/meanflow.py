@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import ActorComponent, Batch, Component, Context
+from mpcwdwm.components.component import ActorComponent, Batch, Component, Context, third_party
 from mpcwdwm.components.registry import PolicyName
 from mpcwdwm.components.world_models.flow import TIME_FEATURES, time_feature_rates, time_features
 from mpcwdwm.components.world_models.world_model import WorldModel, WorldModelConfig
@@ -37,11 +37,7 @@ class MeanFlowConfig(WorldModelConfig):
     time_std: Real = setting(2.0, "standard deviation of the logit of a time", paper="unknown (MeanFlow: 1.0)", gt=0)
     tilt: Real = setting(0.0, "η: transitions count by the base policy's density to this power; 0: all alike", ge=0)
     tilt_width: Real = setting(
-        0.2,
-        "standard deviation of the Gaussian around the base policy's action",
-        unit="actions in [-1, 1]",
-        paper="unknown (0.2 in a third-party v2)",
-        gt=0,
+        0.2, "std of the Gaussian around the base policy's action", unit="action", paper=third_party(0.2), gt=0
     )
     tilt_base: PolicyName = setting("rebrac", "component whose policy tilts", paper="rebrac (v2)")
 
@@ -113,11 +109,6 @@ class MeanFlowModel(WorldModel):
         return self.sampling_net(self.inputs(z, r, t, condition))
 
     # -------------------------------------------------------------------------------- sampling
-
-    @property
-    def noise_shape(self) -> tuple[int]:
-        """Shape of one transition's noise: one vector."""
-        return (self.obs_dim,)
 
     def sample(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """Return s' (S, B, obs_dim): x = e − u(e, 0, 1)."""

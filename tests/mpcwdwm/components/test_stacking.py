@@ -7,6 +7,7 @@ from mpcwdwm.components import component_config
 from mpcwdwm.nn.networks import member_state
 from mpcwdwm.random import BLOCK_STEPS, Draws, Integers, Normal
 from mpcwdwm.training.loop import Training
+from tests.support.draws import draws_at
 from tests.support.parts import KINDS, PARTS, bases_of, part_of
 
 STEPS = 200
@@ -67,11 +68,11 @@ def test_draws_depend_on_seed_purpose_and_step_only():
     recipe = {"rows": Integers(100, (5,)), "noise": Normal((2, 3))}
     both = Draws([4, 9], "test", [recipe, recipe])
     later = Draws([9], "test", [recipe])
-    at_70 = later.at(70)  # the second block, without having drawn the first
+    at_70 = draws_at(later, 70)  # the second block, without having drawn the first
     for step in range(71):
-        drawn = both.at(step)
+        drawn = draws_at(both, step)
     assert all(torch.equal(drawn[name][1], at_70[name][0]) for name in recipe)
     assert not torch.equal(drawn["noise"][0], drawn["noise"][1])
-    assert not torch.equal(Draws([9], "other", [recipe]).at(70)["noise"], at_70["noise"])
-    assert not torch.equal(both.at(0)["noise"], both.at(1)["noise"])
-    assert not torch.equal(both.at(0)["noise"], both.at(BLOCK_STEPS)["noise"])
+    assert not torch.equal(draws_at(Draws([9], "other", [recipe]), 70)["noise"], at_70["noise"])
+    assert not torch.equal(draws_at(both, 0)["noise"], draws_at(both, 1)["noise"])
+    assert not torch.equal(draws_at(both, 0)["noise"], draws_at(both, BLOCK_STEPS)["noise"])

@@ -14,6 +14,7 @@ from mpcwdwm.components import component_config
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training
+from tests.support.draws import draws_at
 from tests.support.imagined_episodes import SMALL, episodes_of, grown, training_of
 from tests.support.linear_quadratic import DISCOUNT, DOUBLE, Q, R, quadratic, tensor
 from tests.support.parts import PARTS, bases_of, part_of
@@ -97,7 +98,7 @@ def test_an_update_descends_each_networks_own_error_on_its_own_share_of_the_epis
     training, changed = grown(**fields), grown(**fields)
     for each in (training, changed):
         each.run(until=2)  # until the averaged networks are others
-    draws, before = training.draws.at(2), copy.deepcopy(training.part)
+    draws, before = draws_at(training.draws, 2), copy.deepcopy(training.part)
     table, learns = before._table, before._learns
     assert 0.3 < float(learns.mean()) < 0.7
 

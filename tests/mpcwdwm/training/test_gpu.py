@@ -9,6 +9,7 @@ from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import MpcConfig, adapt, planner_config
 from mpcwdwm.planning.registry import PLANNERS
 from mpcwdwm.training.loop import Training
+from tests.support.draws import draws_at
 from tests.support.parts import PARTS, bases_of, part_of
 from tests.support.random_parts import ACT, OBS, make_parts, problem
 from tests.support.trusted_parts import ALL, trusted_parts
@@ -36,7 +37,7 @@ def test_updates_on_an_accelerator_equal_those_on_the_cpu(name, dataset):
         table = {field: value.cuda() for field, value in vars(here.part._table).items()}
         there.part._table, there.part._learns = type(here.part._table)(**table), here.part._learns.cuda()
     for step in range(10):
-        draws = here.draws.at(step)  # the CPU's numbers for both: devices have generators of their own
+        draws = draws_at(here.draws, step)  # the CPU's numbers for both: devices have generators of their own
         batch = here.buffer.gather(draws.pop("rows"))
         here.part.update(batch, draws, step)
         moved = Batch(**{field: value.cuda() for field, value in vars(batch).items()})
