@@ -1,8 +1,8 @@
-"""The command line, ``mpcwdwm``: the one module that knows all four packages.
+"""The command line, ``mpcwdwm``: the one module that imports all four packages.
 
 Every command imports what it needs itself, so that ``--help`` and mistyped commands answer at once.
-What the user gave wrong is one line on stderr and exit code 2; a sweep of which something failed
-exits with 1, one that was interrupted with 130.
+A user's mistake is reported in one line on stderr with exit code 2; the exit code of a sweep with
+failures is 1, of an interrupted one 130.
 """
 
 import logging
@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -20,9 +21,10 @@ from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import EXIT_CODE, interruptible
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
 
-    from mpcwdwm.data import Task
+    from cluster.store import Store
+    from sweeps.plan.plan import Plan
     from sweeps.spec.spec import Spec
 
 __all__ = ["app", "main"]
@@ -34,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-sweep_app = typer.Typer(help="Plan, run and look after sweeps.", no_args_is_help=True, rich_markup_mode=None)
+sweep_app = typer.Typer(help="Plan, run and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
 data_app = typer.Typer(help="List, fetch and check datasets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
@@ -45,9 +47,12 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the YAML, as in evaluation.episodes=20."),
 ]
 TasksOption = Annotated[
-    str | None, typer.Option("--tasks", help="Only these tasks: names or patterns, a comma between.")
+    str | None, typer.Option("--tasks", help="Only these tasks: names or patterns, separated by commas.")
 ]
-SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Other training seeds: 3 for 0..2, or 0,4,7.")]
+SeedsOption = Annotated[
+    str | None,
+    typer.Option("--seeds", help="Other training seeds: 3 for 0, 1, 2; or a list: 0,4,7."),
+]
 
 
 def main() -> None:
@@ -55,7 +60,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _fail(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        _exit(2)
 
 
 @app.callback(invoke_without_command=True)
@@ -67,7 +73,8 @@ def _root(
 
         print(f"mpcwdwm {installed('mpcwdwm')}")
         raise typer.Exit
-    _quieten()
+    warnings.filterwarnings("ignore")  # what libraries warn of and log, errors excepted
+    logging.disable(logging.WARNING)
 
 
 # Sweeps
@@ -77,16 +84,12 @@ def _root(
 def sweep_plan(
     spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None
 ) -> None:
-    """Show what a sweep consists of, what is done, and what the rest will take; start nothing."""
-    from cluster.store import open_store
+    """Show what a sweep consists of, what is done, and how long the rest will take; start nothing."""
     from sweeps.cost.predict import predict
     from sweeps.execution.progress import duration
-    from sweeps.plan.plan import build_plan
     from sweeps.reports import print_counts
 
-    loaded = _load(spec, sets, tasks, seeds)
-    store = open_store(loaded.storage)
-    plan = build_plan(loaded, store)
+    plan, store = _plan(spec, sets, tasks, seeds)
     print_counts(plan, store)
     cost = predict(plan, store)
     if cost.wall_seconds:
@@ -108,7 +111,7 @@ def sweep_run(
     seeds: SeedsOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what libraries log and workers print.")] = False,
 ) -> None:
-    """Compute what is missing of a sweep, record it, print the table; run it again to continue."""
+    """Compute and record what is missing of a sweep and print its table; the same command continues it."""
     if verbose:
         logging.disable(logging.NOTSET)
         warnings.resetwarnings()
@@ -133,14 +136,10 @@ def sweep_status(
 ) -> None:
     """Show what is done, what runs and what failed."""
     from cluster.packs import missing, open_packs
-    from cluster.store import open_store
     from cluster.store.lease import holder, is_held
-    from sweeps.plan.plan import build_plan
     from sweeps.reports import print_counts
 
-    loaded = _load(spec, sets, tasks, seeds)
-    store = open_store(loaded.storage)
-    plan = build_plan(loaded, store)
+    plan, store = _plan(spec, sets, tasks, seeds)
     print_counts(plan, store)
     states = plan.states(store)
     for pack in open_packs(store):
@@ -161,9 +160,7 @@ def sweep_status(
 @sweep_app.command("list")
 def sweep_list() -> None:
     """Show the sweeps of this folder and how far they are."""
-    from cluster.store import open_store
-    from sweeps.plan.plan import build_plan
-    from sweeps.spec.spec import list_specs, load_spec
+    from sweeps.spec.spec import list_specs
 
     found = list_specs(Path.cwd())
     if not found:
@@ -171,9 +168,8 @@ def sweep_list() -> None:
     width = max((len(name) for name, _ in found), default=0)
     for name, path in found:
         try:
-            loaded = load_spec(path)
-            store = open_store(loaded.storage)
-            states = list(build_plan(loaded, store).states(store).values())
+            plan, store = _plan(str(path))
+            states = list(plan.states(store).values())
             failed = f", {states.count('failed')} failed" if "failed" in states else ""
             state = f"{states.count('cached')} of {len(states)} done{failed}"
         except UserError as error:
@@ -210,7 +206,7 @@ def models(spec: SpecArgument) -> None:
 
 @app.command("figures")
 def figures(spec: SpecArgument) -> None:
-    """Draw what each field of a planner does to its gain, and the learning curves of policies; print the files."""
+    """Draw how each field of a planner changes its gain, and the policies' learning curves; print the paths."""
     from analysis.figures.drawing import rendered
     from analysis.figures.sweep import sweep_figures
     from sweeps.reports import note_changes, write_files
@@ -226,18 +222,14 @@ def figures(spec: SpecArgument) -> None:
 
 @app.command("judges")
 def judges(spec: SpecArgument) -> None:
-    """Compare the judges of `step_size: auto` with what the environment says of fixed step sizes."""
+    """Compare the estimates by which `step_size: auto` chooses with the returns in the environment."""
     import pandas as pd
 
     from analysis.off_policy_evaluation import agreement, to_text
-    from cluster.store import open_store
     from sweeps.plan.judged import judged_rows
-    from sweeps.plan.plan import build_plan
 
-    loaded = _load(spec)
-    store = open_store(loaded.storage)
-    truth, words = judged_rows(build_plan(loaded, store), store)
-    print(to_text(agreement(pd.DataFrame(truth), pd.DataFrame(words))))
+    returns, estimates = judged_rows(*_plan(spec))
+    print(to_text(agreement(pd.DataFrame(returns), pd.DataFrame(estimates))))
 
 
 @app.command("bench")
@@ -274,10 +266,14 @@ def data_list() -> None:
 @data_app.command("get")
 def data_get(names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Registered tasks.")]) -> None:
     """Download datasets into D4RL's cache folder, resuming where a download stopped."""
-    from mpcwdwm.data import find_task
+    from rich.progress import DownloadColumn
+
+    from mpcwdwm.data import download, find_task
 
     for task in [find_task(name) for name in names]:  # all names are checked before the first byte
-        print(_download(task))
+        with _progress(DownloadColumn()) as on_progress:
+            path = download(task, on_progress=partial(on_progress, task.name))
+        print(path)
 
 
 @data_app.command("audit")
@@ -299,17 +295,19 @@ def data_collect(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
     transitions: Annotated[int, typer.Option("--transitions", help="Transitions in the file.")],
     train_steps: Annotated[int, typer.Option("--train-steps", help="Environment steps PPO learns from.")] = 256_000,
-    noise_sd: Annotated[float, typer.Option("--noise-sd", help="Noise on the policy's mean action.")] = 0.3,
-    seed: Annotated[int, typer.Option("--seed", help="Of training, starting states and noise.")] = 0,
-    snapshots: Annotated[int, typer.Option("--snapshots", help="Policies that contribute; 1: only the last.")] = 5,
+    noise_sd: Annotated[float, typer.Option("--noise-sd", help="Standard deviation of the action noise.")] = 0.3,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of training, initial states and noise.")] = 0,
+    snapshots: Annotated[int, typer.Option("--snapshots", help="Policies that are recorded; 1: only the last.")] = 5,
 ) -> None:
-    """Train PPO (needs the extra rllib) and record what its snapshots do, as a dataset of your own."""
+    """Train PPO (needs the extra rllib) and record episodes of its snapshots as a dataset of your own."""
     try:
         with interruptible():
+            from rich.progress import MofNCompleteColumn
+
             from cluster.collect import collect
             from mpcwdwm.data import audit, read_dataset
 
-            with _progress() as on_progress:
+            with _progress(MofNCompleteColumn()) as on_progress:
                 collect(
                     env,
                     out,
@@ -337,6 +335,17 @@ def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, se
     return load_spec(spec, sets=sets or (), tasks=names, seeds=seeds)
 
 
+def _plan(
+    spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None
+) -> "tuple[Plan, Store]":
+    from cluster.store import open_store
+    from sweeps.plan.plan import build_plan
+
+    loaded = _load(spec, sets, tasks, seeds)
+    store = open_store(loaded.storage)
+    return build_plan(loaded, store), store
+
+
 def _print_table(spec: "Spec") -> None:
     """Print a sweep's table and write it beside its results."""
     from analysis.table.comparison import build_table
@@ -347,45 +356,22 @@ def _print_table(spec: "Spec") -> None:
     write_files(spec, {"table.md": built.to_markdown(), "table.csv": built.to_csv()})
 
 
-def _download(task: "Task") -> Path:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from mpcwdwm.data import download
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(task.name, total=None)
-        return download(task, on_progress=lambda done, total: progress.update(bar, completed=done, total=total))
-
-
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar on stderr for each thing that is reported as under way."""
+def _progress(counts: "ProgressColumn") -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar on stderr for each thing that is reported as under way; ``counts`` shows how much is done."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeRemainingColumn())
     bars: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int | None) -> None:
             if what not in bars:
                 bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done)
+            progress.update(bars[what], completed=done, total=total)
 
         yield report
-
-
-def _quieten() -> None:
-    """Keep what libraries log and warn of from the terminal, errors excepted."""
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    _exit(2)
 
 
 def _exit(code: int) -> NoReturn:
