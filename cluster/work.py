@@ -251,7 +251,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
         env_seed=unit.env_seed,
         on_progress=lambda done, most: on_progress(done / most),
         compute=compute,
-        on_end=lambda planning: judgements.__setitem__(slice(None), planning.judgements()),
+        on_end=lambda planning: judgements.__setitem__(slice(None), planning.findings()),
     )
     path = "eager" if unit.planner is None else path_of(compute, facts["device"])
     seconds = round((time.monotonic() - started) / len(units), 3)

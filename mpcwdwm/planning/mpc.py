@@ -17,10 +17,9 @@ from mpcwdwm.config import Real, setting
 from mpcwdwm.planning.ascent import Objective, StepSize, climb, restored, rollouts_per_pass
 from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective, worth
 from mpcwdwm.planning.parts import Params, Parts
-from mpcwdwm.planning.planner import Planner
 from mpcwdwm.planning.presets import PRESETS
-from mpcwdwm.planning.step_size.choice import JUDGES, Judgement
-from mpcwdwm.planning.step_size.units import StepSizeConfig, alpha_at_state, step_sizes
+from mpcwdwm.planning.step_size.choice import ESTIMATORS, Choice
+from mpcwdwm.planning.step_size.units import SteppingPlanner, StepSizeConfig, alpha_at_state, step_sizes
 from mpcwdwm.planning.trust.gate import ErrorSlopes, error_slopes
 from mpcwdwm.planning.trust.region import action_change, shrunk
 
@@ -35,9 +34,6 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
     kind: Literal["policy"] = setting("policy", "kind of planner", paper="policy")
     preset: Literal["none", "paper", "robust"] = setting(
         "none", "named values of the other fields, where they are not given: docs/algorithm.md", paper="paper"
-    )
-    reset: Literal["episode", "step"] = setting(
-        "episode", "when ψ returns to the pretrained one; in between it is carried over", paper="unknown"
     )
     trust_region: Real | None = setting(
         None,
@@ -61,9 +57,9 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
 
     @property
     def code_roots(self) -> tuple[str, ...]:
-        """The module of the judge that chooses the step size, too; it may be of another package."""
-        judging = (JUDGES[self.judge].__module__,) if self.step_size == "auto" else ()
-        return (*super().code_roots, *judging)
+        """The module of the estimator that chooses the step size, too; it may be of another package."""
+        estimator = (ESTIMATORS[self.judge].__module__,) if self.step_size == "auto" else ()
+        return (*super().code_roots, *estimator)
 
     @property
     def idle_modules(self) -> tuple[str, ...]:
@@ -173,17 +169,15 @@ def promised_gain(
 # ------------------------------------------------------------------------------------- the planner
 
 
-class AdaptiveMpc(Planner):
+class AdaptiveMpc(SteppingPlanner):
     """The planner: keeps every row's ψ from step to step and acts with it."""
 
     config_class = MpcConfig
     follows_gradient = True
     config: MpcConfig
-    # α, or its size where every state has its own: one, or one per row (N,); measured at the first step where None
-    alpha: float | Tensor | None = None
     afresh: Tensor | None = None  # the rows (N,) that start from ψ₀ at every step; None where `reset` says it of all
     slopes: ErrorSlopes | None = None
-    judgement: Judgement | None = None
+    choice: Choice | None = None
 
     @property
     def psi(self) -> Params:
@@ -200,9 +194,9 @@ class AdaptiveMpc(Planner):
         at = _objective_at(self.parts, self.obs, self.config)
         self._chunk = rollouts_per_pass(at, self.psi0, self.noises[0], self.config.memory_gb)
         if self.alpha is None:
-            self.alpha, self.judgement = step_sizes(self)
-        if self.judgement is not None and self.config.candidate_resets == "both":
-            each_step = [reset == "step" for reset in self.judgement.chosen_resets]
+            self.alpha, self.choice = step_sizes(self)
+        if self.choice is not None and self.config.candidate_resets == "both":
+            each_step = [reset == "step" for reset in self.choice.chosen_resets]
             self.afresh = torch.tensor(each_step, device=self.parts.device).repeat_interleave(self.episodes)
         if self.config.gate is not None:
             self.slopes = error_slopes(self.parts, self.config, self.seeds)
@@ -236,21 +230,15 @@ class AdaptiveMpc(Planner):
         error = self.slopes.total.repeat_interleave(self.episodes)
         return gain > gate * error * change
 
-    def judgements(self) -> list[dict[str, Any] | None]:
+    def findings(self) -> list[dict[str, Any] | None]:
         """Return every member's α, reset and error slope as chosen or measured, and what the judges said."""
         if not isinstance(self.alpha, Tensor):
-            return super().judgements()
+            return super().findings()
         alpha = self.alpha.view(len(self.seeds), -1)[:, 0].tolist()
         slopes = [None] * len(alpha) if self.slopes is None else self.slopes.total.tolist()
-        judged = [None] * len(alpha) if self.judgement is None else self.judgement.by_member()
-        resets = [self.config.reset] * len(alpha) if self.judgement is None else self.judgement.chosen_resets
+        judged = [None] * len(alpha) if self.choice is None else self.choice.by_member()
+        resets = [self.config.reset] * len(alpha) if self.choice is None else self.choice.chosen_resets
         return [
             {"step_size": a, "reset": reset, "error_slope": slope, "judges": one}
             for a, reset, slope, one in zip(alpha, resets, slopes, judged, strict=True)
         ]
-
-    def twin(self, episodes: int, **changes: Any) -> "AdaptiveMpc":
-        """Return another planner with the same parts and seeds, for measurements; never gated, never captured."""
-        config = self.config.model_copy(update={"gate": None, **changes})
-        compute = self.compute.model_copy(update={"capture": "eager"})
-        return AdaptiveMpc(self.parts, config, seeds=self.seeds, episodes=episodes, compute=compute)

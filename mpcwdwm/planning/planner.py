@@ -198,7 +198,7 @@ class Planner:
     def prepare(self) -> None:
         """Measure or allocate; called once, at the first step, when `obs`, `noises` and `kept` are there."""
 
-    def judgements(self) -> list[dict[str, Any] | None]:
+    def findings(self) -> list[dict[str, Any] | None]:
         """Return what was found out about each member before the first step, for its manifest; usually nothing."""
         return [None] * len(self.seeds)
 

@@ -150,14 +150,14 @@ def test_what_was_measured_before_the_first_step_is_known_of_every_member():
     fields = {"H": 1, "M": 2, "step_size": "auto", "step_unit": "action", "reset": "step", "gate": 1.0}
     planner = AdaptiveMpc(trusted_parts(), MpcConfig(**fields), seeds=(0, 1))
     planner.act(torch.zeros(2, OBS, dtype=torch.float64))
-    for member, found in enumerate(planner.judgements()):
+    for member, found in enumerate(planner.findings()):
         assert found["step_size"] == planner.alpha[member].item()
         assert found["error_slope"] == planner.slopes.total[member].item()
         assert found["reset"] == "step"
         assert found["judges"]["judge"] == "imagination"
-        assert found["judges"]["chosen"] == planner.judgement.chosen[member]
-        assert set(found["judges"]["scores"]) == set(planner.judgement.scores)
-    assert AdaptiveMpc(trusted_parts(), MpcConfig(H=1), seeds=(0, 1)).judgements() == [None, None]
+        assert found["judges"]["chosen"] == planner.choice.chosen[member]
+        assert set(found["judges"]["scores"]) == set(planner.choice.scores)
+    assert AdaptiveMpc(trusted_parts(), MpcConfig(H=1), seeds=(0, 1)).findings() == [None, None]
 
 
 @pytest.mark.parametrize("fields", [{"step_size": "auto"}, {"step_unit": "action"}, {"gate": 1.0}], ids=str)

@@ -1,7 +1,7 @@
-"""`step_size: auto`: candidates are judged on held-out episodes, and every member takes the best for it.
+"""`step_size: auto`: step sizes are compared by off-policy evaluation, and every member takes the best for it.
 
-A candidate is a step size with a reset: when ψ returns to the pretrained one. The first, size 0, is not to adapt: it
-needs no planner, and every judge scores it 0. What a judge cannot show to be better than that is not done.
+A candidate is a step size with a reset: when ψ returns to the pretrained one. The first candidate, size 0, is the
+pretrained policy itself, and every estimator scores it 0: only what is estimated to be better is chosen.
 """
 
 import math
@@ -14,50 +14,20 @@ from torch import Tensor
 
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.parts import Parts, SharedValue
-from mpcwdwm.planning.step_size.off_policy import NEEDS, Judge, imagination
-from mpcwdwm.planning.step_size.windows import (
-    LENGTH,
-    WINDOWS,
-    Acting,
-    actions_along,
-    heldout_windows,
-    pretrained_actions,
-)
+from mpcwdwm.planning.planner import Planner
+from mpcwdwm.planning.step_size.off_policy import NEEDS, Estimator, imagination
+from mpcwdwm.planning.step_size.windows import Windows, actions_along, pretrained_actions
 from mpcwdwm.registry import Registry, is_function
 
-__all__ = [
-    "JUDGES",
-    "JUDGE_NAMES",
-    "Judgement",
-    "candidate_labels",
-    "check_judge",
-    "choose",
-    "chosen_index",
-    "judge_candidates",
-]
+__all__ = ["ESTIMATORS", "Choice", "candidate_labels", "check_judge", "choose_step_sizes", "chosen_index"]
 
-JUDGE_NAMES = tuple(NEEDS)
-
-
-JUDGES: Registry[Judge] = Registry(
+ESTIMATORS: Registry[Estimator] = Registry(
     "judge",
     "mpcwdwm.judges",
     is_function,
     "a function: parts, windows, the pretrained policy's actions, a candidate's → scores (members,)",
     {name: f"mpcwdwm.planning.step_size.off_policy:{name}" for name in NEEDS},
 )
-
-
-def check_judge(name: str) -> str:
-    """Return the name of a judge.
-
-    Raises:
-        UserError: there is none of this name.
-    """
-    JUDGES[name]
-    return name
-
-
 PROVIDED_BY = {
     "critic": "base or critic_from: rebrac or iql",
     "world_model": "the component world_model",
@@ -65,15 +35,25 @@ PROVIDED_BY = {
 }
 
 
+def check_judge(name: str) -> str:
+    """Return the name of an estimator.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    ESTIMATORS[name]
+    return name
+
+
 @dataclass(frozen=True)
-class Judgement:
-    """What every judge said, and what was chosen; part of a cell's manifest.
+class Choice:
+    """Every estimator's scores, and what was chosen.
 
     Attributes:
-        judge: the one that chose.
+        judge: the estimator that chose.
         candidates: step sizes, ascending, 0 first; every other once with each reset.
         resets: the reset of each of them; with 0, which never leaves ψ₀, it makes no difference.
-        scores: judge → [member][candidate], in the judge's unit; what is not finite was never chosen.
+        scores: estimator → [member][candidate], in its own unit; what is not finite was never chosen.
         chosen: step size of each member.
         chosen_resets: reset of each member.
     """
@@ -85,24 +65,8 @@ class Judgement:
     chosen: list[float]
     chosen_resets: list[str]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; a score that is not finite is null."""
-        scores = {
-            judge: [[score if math.isfinite(score) else None for score in member] for member in members]
-            for judge, members in self.scores.items()
-        }
-        return {
-            "judge": self.judge,
-            "candidates": self.candidates,
-            "resets": self.resets,
-            "chosen": self.chosen,
-            "chosen_resets": self.chosen_resets,
-            "scores": scores,
-        }
-
     def by_member(self) -> list[dict[str, Any]]:
-        """Return what concerns each member alone, for its own manifest."""
-        whole = self.to_dict()
+        """Return each member's share for its manifest, in plain JSON; a score that is not finite is null."""
         return [
             {
                 "judge": self.judge,
@@ -110,20 +74,23 @@ class Judgement:
                 "resets": self.resets,
                 "chosen": size,
                 "chosen_reset": reset,
-                "scores": {judge: members[m] for judge, members in whole["scores"].items()},
+                "scores": {
+                    name: [score if math.isfinite(score) else None for score in members[m]]
+                    for name, members in self.scores.items()
+                },
             }
             for m, (size, reset) in enumerate(zip(self.chosen, self.chosen_resets, strict=True))
         ]
 
 
-def candidate_labels(judgement: Mapping[str, Any]) -> list[float | str]:
-    """Return a recorded judgement's candidates as they are told apart: step sizes, with their reset if there are two.
+def candidate_labels(choice: Mapping[str, Any]) -> list[float | str]:
+    """Return the names of a recorded choice's candidates: step sizes, with their reset if there are two.
 
     Args:
-        judgement: as `Judgement.to_dict` or `Judgement.by_member` gave it; older ones say nothing of resets.
+        choice: as `Choice.by_member` gave it; older ones have no resets.
     """
-    sizes = [float(size) for size in judgement["candidates"]]
-    resets = judgement.get("resets", [])
+    sizes = [float(size) for size in choice["candidates"]]
+    resets = choice.get("resets", [])
     if len(set(resets)) < 2:
         return list(sizes)
     return [f"{size:g} (reset: {reset})" if size else size for size, reset in zip(sizes, resets, strict=True)]
@@ -135,82 +102,63 @@ def chosen_index(scores: Sequence[float]) -> int:
     return ranked.index(max(ranked))
 
 
-def choose(scores: Mapping[str, Tensor], judge: str) -> list[int]:
-    """Return every member's chosen candidate.
-
-    Args:
-        scores: judge → (candidates, members), candidates ascending, the first being not to adapt.
-        judge: whose word counts.
-    """
-    return [chosen_index(member) for member in scores[judge].T.tolist()]
-
-
-def judge_candidates(
+def choose_step_sizes(
     parts: Parts,
+    windows: Windows,
     candidates: Sequence[float],
-    planner_factory: Callable[[float, int, str], Acting],
+    planner_of: Callable[[float, str], Planner],
     *,
     judge: str,
     seeds: Sequence[int],
-    resets: Sequence[str] = ("episode",),
-    others: Sequence[str] = JUDGE_NAMES,
-    count: int = WINDOWS,
-    length: int = LENGTH,
-) -> Judgement:
-    """Judge step sizes on held-out episodes and choose one for every member, and its reset.
+    resets: Sequence[str],
+) -> Choice:
+    """Score step sizes on held-out episodes and choose one for every member, and its reset.
+
+    All estimators for which the parts suffice are recorded; one of them chooses.
 
     Args:
-        parts: with their dataset.
+        parts: what the estimators use.
+        windows: recorded steps.
         candidates: step sizes, ascending, 0 first.
-        planner_factory: (step size, rows per member, reset) → the planner.
-        judge: who chooses.
+        planner_of: (step size, reset) → the planner, with one row for each window.
+        judge: the estimator that chooses.
         seeds: one per member.
-        resets: with each of them every step size but 0 is tried; of equal scores the first is taken.
-        others: judges that are heard, too, where the parts suffice; their scores are recorded.
-        count: stretches per member.
-        length: steps of each.
+        resets: each is tried with every step size but 0; of equal scores the first is taken.
 
     Raises:
-        UserError: no such judge, it lacks a part, no held-out episode, or the candidates are not as they should be.
+        UserError: the parts lack something that the estimator needs.
     """
-    check_judge(judge)
-    if list(candidates) != sorted(set(candidates)) or not candidates or candidates[0] != 0:
-        raise UserError(f"candidates of step_size: auto: give distinct step sizes, rising from 0, not {candidates}")
     lacking = _lacking(parts, judge)
     if lacking:
         ways = "; ".join(f"{name} comes from {PROVIDED_BY[name]}" for name in lacking)
         raise UserError(f"judge: {judge} needs {' and '.join(lacking)}: {ways}; or choose another judge")
-    heard = [
-        name
-        for name in dict.fromkeys((*NEEDS, judge))
-        if name == judge or (name in others and not _lacking(parts, name))
-    ]
-    windows = heldout_windows(parts, seeds, count=count, length=length)
+    names = [name for name in dict.fromkeys((*NEEDS, judge)) if not _lacking(parts, name)]
     base = pretrained_actions(parts, windows)
-    table: dict[str, list[Tensor]] = {name: [torch.zeros(len(seeds), dtype=torch.float64)] for name in heard}
+    table: dict[str, list[Tensor]] = {name: [torch.zeros(len(seeds), dtype=torch.float64)] for name in names}
     pairs = [(0.0, resets[0]), *((float(size), reset) for size in candidates[1:] for reset in resets)]
     for size, reset in pairs[1:]:
-        planner = planner_factory(size, windows.per_member, reset)
-        actions = actions_along(lambda _, planner=planner: planner, windows)  # type: ignore[misc]
-        for name in heard:
-            if name == "imagination":  # judges the planner itself, not its actions
+        planner = planner_of(size, reset)
+        actions = actions_along(planner, windows)
+        for name in names:
+            if name == "imagination":  # runs the planner itself, away from the recorded states
                 score = imagination(parts, windows, planner, seeds)
             else:
-                score = JUDGES[name](parts, windows, base, actions)
+                score = ESTIMATORS[name](parts, windows, base, actions)
             table[name].append(score.cpu())
-    scores = {name: torch.stack(rows) for name, rows in table.items()}  # (candidates, members)
-    chosen = [pairs[index] for index in choose(scores, judge)]
-    return Judgement(
+    scores = {name: torch.stack(rows).T.tolist() for name, rows in table.items()}  # [member][candidate]
+    chosen = [pairs[chosen_index(member)] for member in scores[judge]]
+    return Choice(
         judge=judge,
         candidates=[size for size, _ in pairs],
         resets=[reset for _, reset in pairs],
-        scores={name: own.T.tolist() for name, own in scores.items()},
+        scores=scores,
         chosen=[size for size, _ in chosen],
         chosen_resets=[reset for _, reset in chosen],
     )
 
 
-def _lacking(parts: Parts, judge: str) -> list[str]:
-    if judge == "critic" and isinstance(parts.critic, SharedValue):  # it knows states only
-        return ["critic"]
-    return [name for name in NEEDS.get(judge, ()) if getattr(parts, name) is None]
+def _lacking(parts: Parts, name: str) -> list[str]:
+    """Return the parts that an estimator needs and that are not there."""
+    critic = None if name == "critic" and isinstance(parts.critic, SharedValue) else parts.critic  # of states alone
+    have = {"critic": critic, "world_model": parts.world_model, "reward": parts.reward}
+    return [part for part in NEEDS.get(name, ()) if have[part] is None]

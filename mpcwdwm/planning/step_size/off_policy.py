@@ -1,9 +1,8 @@
-"""Judges: is what a planner would do better than what the pretrained policy does? Without the environment.
+"""Off-policy evaluation: is a planner better than the pretrained policy, estimated without the environment?
 
-Each judge scores the actions of a candidate along recorded stretches (`Windows`); higher is better, the scores
-of candidates can be compared within a judge and a member, and a candidate that acts as the pretrained policy scores
-0. They differ in what they trust: the critic, recorded rewards, or the world model. What all critics fitted to one
-dataset get wrong alike, a further critic cannot see.
+Each estimator scores a candidate's actions along recorded stretches (`Windows`). Higher is better, the pretrained
+policy scores 0, and scores are comparable within one estimator and member. They rely on different things: the
+critic, recorded rewards, or the world model.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,29 +11,28 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.planning.parts import Parts, SharedCritic, SharedValue
+from mpcwdwm.planning.planner import Planner
 from mpcwdwm.planning.returns import imagined_rollouts
-from mpcwdwm.planning.step_size.windows import Acting, Windows
+from mpcwdwm.planning.step_size.windows import Windows
 from mpcwdwm.random import generator
 
-__all__ = [
-    "IMAGINED_STEPS",
-    "NEEDS",
-    "Judge",
-    "critic",
-    "fqe_disjoint",
-    "imagination",
-    "lstd_weights",
-]
+__all__ = ["NEEDS", "Estimator", "critic", "fqe_disjoint", "imagination", "lstd_weights"]
 
-Judge = Callable[[Parts, Windows, Tensor, Tensor], Tensor]
+Estimator = Callable[[Parts, Windows, Tensor, Tensor], Tensor]
 """(parts, windows, the pretrained policy's actions (N, L, act_dim), a candidate's) → scores (members,), float64."""
+NEEDS: dict[str, tuple[str, ...]] = {
+    "critic": ("critic",),
+    "fqe_disjoint": (),
+    "imagination": ("world_model", "reward"),
+}
+"""Estimator → the fields of `Parts` it cannot do without."""
 
-# λ per row, for features of variance 1: a direction that the rows hardly show has no say. With 1e-2 the recorded
-# behaviour's value on Hopper's data is that of its returns to 3 %, from disjoint halves to 7 %; with 1e-3 and less,
-# values of other policies from disjoint halves came out up to seventeen times too large.
+# λ per row, for features of variance 1. With 1e-2 the estimated value of the behaviour in Hopper's data is within 3 %
+# of its returns, within 7 % from disjoint halves; with 1e-3 and less, values of other policies from disjoint halves
+# came out up to seventeen times too large.
 FQE_RIDGE = 1e-2
-IMAGINED_STEPS = 200  # T: far beyond any plan's horizon; what makes a robot fall takes a hundred steps and more
-DOUBT = 1.0  # standard errors, over stretches, by which an imagined gain is taken to be smaller
+IMAGINED_STEPS = 200  # T: far beyond any plan's horizon; a robot takes a hundred steps and more to fall
+MARGIN = 1.0  # standard errors, over stretches, subtracted from an imagined gain
 
 
 # -------------------------------------------------------------------------------------- the critic
@@ -44,8 +42,7 @@ DOUBT = 1.0  # standard errors, over stretches, by which an imagined gain is tak
 def critic(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
     """Mean of Q(s, a) − Q(s, π₀(s)), the smaller of the twins; in the critic's return.
 
-    The obvious judge, and the reference. It cannot see what the critic gets wrong, which is what a planner that
-    maximises the same critic exploits.
+    It cannot see the critic's errors, which a planner that maximises the same critic exploits.
     """
     assert parts.critic is not None
     obs = windows.by_member(windows.obs)
@@ -59,23 +56,19 @@ def critic(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> T
 def fqe_disjoint(parts: Parts, windows: Windows, base: Tensor, candidate: Tensor) -> Tensor:
     """Value of the adapted policy minus that of the pretrained one at recorded states, in the critic's return.
 
-    Each policy's Q is the fixed point of its own Bellman equation over the recorded transitions
-    (s, a, r, s′, a′ = what the policy does at s′), linear in the last hidden layer of the member's frozen critics, and
-    solved for at once (LSTD-Q with ridge; least squares, nothing is maximised over). So the rewards are recorded
-    ones, and the policy judged is the adapted one at every step, not only the first. It cannot see what the
-    features do not show, nor actions unlike all recorded ones. A critic that is not one of ours shows no features;
-    then they are all products of two of (1, s, a).
+    Each policy's Q solves its own Bellman equation over the recorded transitions (s, a, r, s′, a′ = the policy's
+    action at s′) by least squares (LSTD-Q with ridge), linear in the last hidden layer of the member's frozen
+    critics. A critic that is not one of ours shows no features; then they are all products of two of (1, s, a).
 
-    Weights and states come from disjoint episodes, one half's weights at the other half's states: a value that was
-    fitted to the chance of some episodes does not repeat it on others. nan where a member's stretches come from a
-    single episode.
+    Weights come from one half of the episodes, states from the other, both ways, against overfitting. nan where a
+    member's stretches come from a single episode.
     """
     return _policy_value(parts, windows, candidate) - _policy_value(parts, windows, base)
 
 
 @torch.no_grad()
 def _policy_value(parts: Parts, windows: Windows, action: Tensor) -> Tensor:
-    """Return the mean over recorded states of Q^π(s, π(s)), π being what took these actions: (members,)."""
+    """Return the mean over recorded states of Q^π(s, π(s)), π being the policy of these actions: (members,)."""
     w = windows.per_member
     own = _features(parts, windows, windows.by_member(windows.obs), windows.by_member(action))
     at = own.unflatten(1, (w, -1)).mean(2)  # (S, W, F): values are linear in the features
@@ -85,7 +78,7 @@ def _policy_value(parts: Parts, windows: Windows, action: Tensor) -> Tensor:
 
 
 def _fitted(parts: Parts, windows: Windows, action: Tensor, stretches: Tensor) -> Tensor:
-    """Return the weights of Q^π, (S, F), π being what took these actions, from some of the stretches, (S, W)."""
+    """Return the weights of Q^π, (S, F), π being the policy of these actions, from some of the stretches, (S, W)."""
     shape = (windows.members, windows.per_member, windows.obs.shape[1])  # S, W, L
     obs = windows.by_member(windows.obs)
     recorded, own = (
@@ -143,7 +136,7 @@ def _features(parts: Parts, windows: Windows, obs: Tensor, action: Tensor) -> Te
     else:
         recorded, own = _products(*steps, *steps), _products(*steps, obs, action)
     mean, std = recorded.mean(1, keepdim=True), recorded.std(1, correction=0, keepdim=True)
-    # a unit that is dead over the recorded steps may not come alive with an arbitrary weight
+    # a unit that is constant over the recorded steps has no fitted weight
     scaled = torch.where(std > 1e-6 * (1 + mean.abs()), (own - mean) / std, 0.0)
     return torch.cat([torch.ones_like(scaled[..., :1]), scaled], -1)
 
@@ -178,21 +171,20 @@ def _halves(windows: Windows) -> Tensor:
 
 
 def imagination(
-    parts: Parts, windows: Windows, planner: Acting, seeds: Sequence[int], *, steps: int = IMAGINED_STEPS
+    parts: Parts, windows: Windows, planner: Planner, seeds: Sequence[int], *, steps: int = IMAGINED_STEPS
 ) -> Tensor:
-    """Discounted reward of T steps of imagination with the planner acting, minus with the pretrained policy.
+    """Discounted reward of T imagined steps with the planner acting, minus that with the pretrained policy.
 
-    In the critic's unit, from the first observation of every stretch; who falls earns nothing any more. Behind the
-    last step stands the pretrained policy's own value, where the parts have it (`critic_from: value`), else nothing:
-    a critic would repeat what the planner climbed. The mean over stretches, less one standard error: little evidence
-    is no reason to adapt. It judges at the states that adaptation itself leads to, which no recorded state shows, and
-    over more steps than a plan has. What the world model gets wrong at these states it cannot see.
+    In the critic's unit, from the first observation of every stretch; an ended rollout earns nothing more. The sum
+    ends with the pretrained policy's own value where the parts have it (`critic_from: value`), and else with
+    nothing: the critic is what the planner maximised. The score is the mean over stretches less one standard error.
+    It covers the states to which adaptation leads, and depends on the world model there.
 
     Args:
         parts: world model, reward, termination.
         windows: where to start.
-        planner: over as many rows as the windows.
-        seeds: one per member; every planner meets the same noise.
+        planner: with one row for each stretch.
+        seeds: one per member; every planner gets the same noise.
         steps: T.
     """
     psi0 = parts.policy.initial(1)
@@ -209,7 +201,7 @@ def imagination(
     noise = _imagination_noise(parts, windows, seeds, steps)
     gain = _imagined_return(parts, windows, adapted, noise) - _imagined_return(parts, windows, pretrained, noise)
     stderr = gain.std(1, correction=0) / max(1, w - 1) ** 0.5
-    return gain.mean(1) - DOUBT * stderr
+    return gain.mean(1) - MARGIN * stderr
 
 
 def _imagination_noise(parts: Parts, windows: Windows, seeds: Sequence[int], steps: int) -> Tensor:
@@ -222,7 +214,7 @@ def _imagination_noise(parts: Parts, windows: Windows, seeds: Sequence[int], ste
 
 @torch.no_grad()
 def _imagined_return(parts: Parts, windows: Windows, act: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
-    """Return Σ_j γ^j r_j, terms behind a termination dropped, of every stretch: (members, W)."""
+    """Return Σ_j γ^j r_j of every stretch, without terms behind a termination: (members, W)."""
     assert parts.reward is not None
     imagined = imagined_rollouts(parts, windows.obs[:, 0], noise, lambda _, obs: act(obs.squeeze(1)).unsqueeze(1))
     total = torch.zeros(len(noise), 1, dtype=torch.float64, device=noise.device)
@@ -234,11 +226,3 @@ def _imagined_return(parts: Parts, windows: Windows, act: Callable[[Tensor], Ten
         beyond = parts.critic(imagined.obs[-1], imagined.action[-1]).mean(1)
         total += parts.discount ** noise.shape[1] * torch.where(imagined.alive[-1] > 0, beyond, 0.0)
     return total.view(windows.members, -1)
-
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    "critic": ("critic",),
-    "fqe_disjoint": (),
-    "imagination": ("world_model", "reward"),
-}
-"""Judge → the fields of `Parts` it cannot do without, beside the dataset."""

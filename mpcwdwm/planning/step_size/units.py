@@ -1,32 +1,29 @@
-"""The step size of adaptive MPC: given, measured in units of the action, or chosen by a judge.
+"""The step size of adaptive MPC: given, measured in units of the action, or chosen by off-policy evaluation.
 
-A raw α means something else on every task: it multiplies a gradient whose size depends on the rewards, the critic
-and the network. Measured in units of the action it says how far one real step's adaptation moves the action, in the
-median over held-out states of the dataset; that carries over from task to task. But gradients have long tails: where
-the median moves by a hundredth, states before a fall move by a multiple of it. In units of the state every real state
-has an α of its own, with which the action moves by the same distance everywhere.
-
-The judge may choose the reset, too, among the same sizes: a ψ that is carried over drifts, so that there the smaller
-ones matter.
+A raw α multiplies a gradient whose size depends on the rewards, the critic and the network, so that it means something
+else on every task. In units of the action, α is how far one real step's adaptation moves the action, in the median
+over held-out states. Where the median moves by a hundredth, states before a fall move by a multiple of it; in units of
+the state every real state has its own α, with which the action moves by the same distance everywhere.
 """
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from annotated_types import Ge
-from pydantic import AfterValidator, Strict
+from pydantic import AfterValidator, Strict, model_validator
 from torch import Tensor
 from torch.func import jvp
 
-from mpcwdwm.config import Config, Int, Real, setting
+from mpcwdwm.config import Int, Real, setting
 from mpcwdwm.errors import UserError
-from mpcwdwm.planning.parts import Params, Parts, Policy
-from mpcwdwm.planning.step_size.choice import Judgement, check_judge, judge_candidates
-from mpcwdwm.planning.step_size.windows import Acting
+from mpcwdwm.planning.parts import Params, Policy
+from mpcwdwm.planning.planner import AdaptingConfig, Planner
+from mpcwdwm.planning.step_size.choice import Choice, check_judge, choose_step_sizes
+from mpcwdwm.planning.step_size.windows import heldout_windows
 from mpcwdwm.random import generator
 
-__all__ = ["StepSizeConfig", "action_unit", "alpha_at_state", "sizes", "step_sizes"]
+__all__ = ["StepSizeConfig", "SteppingPlanner", "action_unit", "alpha_at_state", "sizes", "step_sizes"]
 
 PROBED_ROWS = 64  # held-out states on which the change of the action is measured
 PROBED_ROLLOUTS = 16  # at most: the size of a mean gradient hardly depends on more, the memory does
@@ -34,11 +31,13 @@ PROBE = 0.01  # change of the action aimed at: small enough to be proportional t
 FIRST_ALPHA = 1e-5  # tried first
 PROBES = 8  # at most; each may correct α by a factor of
 LARGEST_CORRECTION = 1e3
+WINDOWS = 24  # held-out stretches per member: with their length, a tenth of the steps of ten episodes
+WINDOW_LENGTH = 32  # steps of a stretch: long enough that a ψ that is carried over drifts
 BOTH_RESETS = ("step", "episode")  # of equal scores the one whose ψ cannot drift
 
 
-class StepSizeConfig(Config):
-    """How α is found."""
+class StepSizeConfig(AdaptingConfig):
+    """How α is found, and when ψ starts afresh."""
 
     step_size: Annotated[Real, Ge(0)] | Literal["auto"] = setting(
         1e-5, "α, step of the gradient ascent, 0 or more; auto: chosen by `judge`", paper="1e-3 (v1), 5e-7 to 5e-4 (v2)"
@@ -52,8 +51,8 @@ class StepSizeConfig(Config):
 
     judge: Annotated[str, Strict(), AfterValidator(check_judge)] = setting(
         "imagination",
-        "of step_size: auto: who chooses; imagination rolls the planner itself through the world model, far beyond its "
-        "horizon; what the others say is recorded, too",
+        "of step_size: auto: the estimator that chooses; imagination rolls the planner itself through the world model, "
+        "far beyond its horizon; the scores of the others are recorded, too",
         paper="none",
     )
     smallest: Real = setting(0.01, "of step_size: auto: the smallest step size tried beside 0", unit="action", gt=0)
@@ -64,29 +63,37 @@ class StepSizeConfig(Config):
         "of step_size: auto: given: all with the reset as given; both: each with either, and it is chosen, too",
         paper="none",
     )
+    reset: Literal["episode", "step"] = setting(
+        "episode", "when ψ returns to the pretrained one; in between it is carried over", paper="unknown"
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        tried = sizes(self) if self.step_size == "auto" else [0.0]
+        if tried != sorted(set(tried)):
+            raise ValueError(
+                f"smallest, largest and candidates give step sizes that do not rise: {', '.join(map(str, tried))}; "
+                "give a largest above the smallest, or fewer candidates"
+            )
+        return self
 
 
-class Ascending(Acting, Protocol):
-    """A planner that climbs with a step size α, and makes others like itself on which α is measured."""
+class SteppingPlanner(Planner):
+    """A planner that climbs with a step size α."""
 
-    alpha: float | Tensor | None
-    parts: Parts
-    seeds: tuple[int, ...]
-    episodes: int
-    dtype: torch.dtype
-    config: Any
+    config: StepSizeConfig
+    # α, or the change of the action where every state has its own α: one, or one per row (N,); None: not yet known
+    alpha: float | Tensor | None = None
 
-    def pretrained_action(self) -> Tensor:
-        """Return the action (N, act_dim) of the policy as it was trained."""
-        ...
-
-    def twin(self, episodes: int, **changes: Any) -> "Ascending":
-        """Return a planner of these parts and seeds with so many rows per member and other settings."""
-        ...
+    def twin(self, episodes: int, **changes: Any) -> Self:
+        """Return a planner with the same parts and seeds and other rows and settings, to measure on: run eagerly."""
+        config = self.config.model_copy(update=changes)
+        compute = self.compute.model_copy(update={"capture": "eager"})
+        return type(self)(self.parts, config, seeds=self.seeds, episodes=episodes, compute=compute)
 
 
-def step_sizes(planner: Ascending) -> tuple[float | Tensor, Judgement | None]:
-    """Return α, one or one per row (N,), and the judgement that led to it, if any did.
+def step_sizes(planner: SteppingPlanner) -> tuple[float | Tensor, Choice | None]:
+    """Return α, one or one per row (N,), and how it was chosen, if it was.
 
     Raises:
         UserError: it has to be measured, and there is no dataset or nothing held out.
@@ -100,15 +107,21 @@ def step_sizes(planner: Ascending) -> tuple[float | Tensor, Judgement | None]:
     if config.step_size != "auto":
         return (unit * config.step_size).repeat_interleave(planner.episodes), None
 
-    def stepping(size: float, rows: int, reset: str = config.reset) -> Acting:
-        twin = planner.twin(rows, step_size=0.0, step_unit="state" if own_unit else "raw", reset=reset)
+    windows = heldout_windows(planner.parts, planner.seeds, WINDOWS, WINDOW_LENGTH)
+    rows = windows.per_member
+
+    def stepping(size: float, reset: str) -> Planner:
+        step_unit = "state" if own_unit else "raw"
+        twin = planner.twin(rows, step_size=0.0, step_unit=step_unit, reset=reset, gate=None)
         twin.alpha = (unit * size).repeat_interleave(rows)
         return twin
 
     resets = BOTH_RESETS if config.candidate_resets == "both" else (config.reset,)
     parts = planner.parts if config.terminate else replace(planner.parts, termination=None)
-    judgement = judge_candidates(parts, sizes(config), stepping, judge=config.judge, seeds=planner.seeds, resets=resets)
-    return (unit * unit.new_tensor(judgement.chosen)).repeat_interleave(planner.episodes), judgement
+    choice = choose_step_sizes(
+        parts, windows, sizes(config), stepping, judge=config.judge, seeds=planner.seeds, resets=resets
+    )
+    return (unit * unit.new_tensor(choice.chosen)).repeat_interleave(planner.episodes), choice
 
 
 def alpha_at_state(policy: Policy, psi: Params, gradient: Params, obs: Tensor, size: float | Tensor) -> Tensor:
@@ -140,7 +153,7 @@ def sizes(config: StepSizeConfig) -> list[float]:
     return [0.0, *(float(f"{config.smallest * ratio**i:.2g}") for i in range(config.candidates))]
 
 
-def action_unit(planner: Ascending) -> Tensor:
+def action_unit(planner: SteppingPlanner) -> Tensor:
     """Return the α at which one real step's adaptation moves the action by 1, extrapolated from small steps.
 
     In the median over held-out states, starting from the pretrained policy: one for every member, (S,). 0 where the
@@ -155,7 +168,8 @@ def action_unit(planner: Ascending) -> Tensor:
     ]
     obs = torch.from_numpy(dataset.obs)[torch.cat(picked)].to(planner.parts.device, planner.dtype)
     rollouts = min(planner.config.rollouts, PROBED_ROLLOUTS)
-    twin = planner.twin(PROBED_ROWS, step_size=0.0, step_unit="raw", reset="step", trust_region=None, rollouts=rollouts)
+    raw = {"step_size": 0.0, "step_unit": "raw", "reset": "step", "trust_region": None, "gate": None}
+    twin = planner.twin(PROBED_ROWS, **raw, rollouts=rollouts)
     alpha = obs.new_full((len(planner.seeds),), FIRST_ALPHA)
     change = torch.zeros_like(alpha)
     for probe in range(PROBES):

@@ -187,16 +187,16 @@ def test_auto_tries_and_takes_its_candidates_in_this_unit(monkeypatch):
         raise AssertionError("sizes in this unit need no conversion")
 
     monkeypatch.setattr(step_size_module, "action_unit", refuse)
-    tried, judge = {}, step_size_module.judge_candidates
+    tried, choose = {}, step_size_module.choose_step_sizes
 
-    def watched(parts, candidates, stepping, **options):
+    def watched(parts, windows, candidates, stepping, **options):
         for size in candidates[1:]:
-            twin = stepping(size, 5)
-            twin.act(random(10, OBS))
+            twin = stepping(size, "episode")
+            twin.act(random(len(windows.obs), OBS))
             tried[size] = twin.change.clone()
-        return replace(judge(parts, candidates, stepping, **options), chosen=[1e-4, 4e-4])
+        return replace(choose(parts, windows, candidates, stepping, **options), chosen=[1e-4, 4e-4])
 
-    monkeypatch.setattr(step_size_module, "judge_candidates", watched)
+    monkeypatch.setattr(step_size_module, "choose_step_sizes", watched)
     fields = {"step_size": "auto", "judge": "critic", "smallest": 1e-4, "largest": 4e-4, "candidates": 3}
     config = MpcConfig(**{**STATE, **fields})
     planner = AdaptiveMpc(trusted_parts(), config, seeds=(0, 1), episodes=2)
@@ -206,7 +206,7 @@ def test_auto_tries_and_takes_its_candidates_in_this_unit(monkeypatch):
         assert torch.allclose(change, torch.full_like(change, size), rtol=0.1)
     assert planner.alpha.tolist() == [1e-4, 1e-4, 4e-4, 4e-4]
     assert torch.allclose(planner.change, planner.alpha, rtol=0.1)
-    assert [found["step_size"] for found in planner.judgements()] == [1e-4, 4e-4]
+    assert [found["step_size"] for found in planner.findings()] == [1e-4, 4e-4]
 
 
 def test_a_size_that_is_given_needs_no_dataset_and_auto_does():
@@ -215,7 +215,7 @@ def test_a_size_that_is_given_needs_no_dataset_and_auto_does():
     assert (given.uses_dataset, auto.uses_dataset) == (False, True)
     planner = AdaptiveMpc(parts, given)
     planner.act(random(1, OBS))
-    assert (planner.alpha, planner.judgements()) == (0.01, [None])
+    assert (planner.alpha, planner.findings()) == (0.01, [None])
     with pytest.raises(UserError, match=r"set parts\.dataset"):
         AdaptiveMpc(parts, auto).act(random(1, OBS))
 

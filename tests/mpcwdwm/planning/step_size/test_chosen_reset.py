@@ -9,7 +9,7 @@ import torch
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig
 from mpcwdwm.planning.step_size import choice as auto
-from mpcwdwm.planning.step_size.choice import JUDGES, Judgement, candidate_labels
+from mpcwdwm.planning.step_size.choice import ESTIMATORS, candidate_labels
 from mpcwdwm.planning.step_size.units import sizes
 from tests.support.plans import spec_with
 from tests.support.random_parts import OBS, random
@@ -35,8 +35,8 @@ def said(monkeypatch):
 
     def judge(*scores):
         words = iter([torch.tensor(pair, dtype=torch.float64) for pair in zip(*scores, strict=True)])
-        monkeypatch.setattr(auto, "NEEDS", {"distance": ("behavior",)})
-        monkeypatch.setitem(JUDGES._things, "distance", lambda *_: next(words))
+        monkeypatch.setattr(auto, "NEEDS", {"distance": ()})
+        monkeypatch.setitem(ESTIMATORS._things, "distance", lambda *_: next(words))
         return {"judge": "distance"}
 
     return judge
@@ -46,10 +46,10 @@ def said(monkeypatch):
 
 
 def test_a_pair_is_judged_as_its_size_is_with_that_reset_given():
-    both = started({**BOTH, "step_unit": "action"}).judgement
+    both = started({**BOTH, "step_unit": "action"}).choice
     assert list(zip(both.candidates, both.resets, strict=True)) == PAIRS
     for reset in ("step", "episode"):
-        given = started({**AUTO, "step_unit": "action", "reset": reset}).judgement
+        given = started({**AUTO, "step_unit": "action", "reset": reset}).choice
         assert given.resets == [reset] * 3
         assert set(given.scores) == set(both.scores)
         own = [i for i, pair in enumerate(PAIRS) if i == NEVER or pair[1] == reset]
@@ -77,8 +77,8 @@ def test_a_pair_is_judged_as_its_size_is_with_that_reset_given():
 def test_every_member_takes_its_best_pair(scores, place, said):
     planner = started({**BOTH, **said(scores, (0, 0, 0, 1)), "step_unit": "state"})
     (size, reset), last = PAIRS[place], PAIRS[-1]
-    assert planner.judgement.chosen == [size, last[0]]
-    assert planner.judgement.chosen_resets == [reset, last[1]]
+    assert planner.choice.chosen == [size, last[0]]
+    assert planner.choice.chosen_resets == [reset, last[1]]
     assert planner.alpha.tolist() == [size, size, last[0], last[0]]
     assert planner.afresh.tolist() == [reset == "step"] * 2 + [False] * 2
 
@@ -116,8 +116,8 @@ def test_with_the_reset_given_all_is_as_if_the_chosen_size_were_given(reset, sai
     given = {"reset": reset, "step_unit": "state"}
     chosen = started({**AUTO, **said((0, 1), (0, 1)), **given})
     fixed = started({**SMALL, **given, "step_size": 0.2})
-    assert chosen.judgement.candidates == sizes(chosen.config)
-    assert chosen.judgement.chosen_resets == [reset] * 2
+    assert chosen.choice.candidates == sizes(chosen.config)
+    assert chosen.choice.chosen_resets == [reset] * 2
     assert chosen.afresh is None
     for t in range(4):
         obs = random(4, OBS, purpose=f"test/{t}")
@@ -130,26 +130,23 @@ def test_with_the_reset_given_all_is_as_if_the_chosen_size_were_given(reset, sai
 def test_each_members_manifest_tells_its_pair(said):
     scores = ((0, 0, 1, NAN), (0, 1, 0, NAN))
     planner = started({**BOTH, **said(*scores), "step_unit": "state"})
-    found = json.loads(json.dumps(planner.judgements(), allow_nan=False))
+    found = json.loads(json.dumps(planner.findings(), allow_nan=False))
     assert [(one["step_size"], one["reset"]) for one in found] == [PAIRS[3], PAIRS[2]]
     for one, own in zip(found, scores, strict=True):
         judges = one["judges"]
         assert (judges["chosen"], judges["chosen_reset"]) == (one["step_size"], one["reset"])
         assert list(zip(judges["candidates"], judges["resets"], strict=True)) == PAIRS
         assert judges["scores"] == {"distance": [0, *own[:-1], None]}
-    whole = json.loads(json.dumps(planner.judgement.to_dict(), allow_nan=False))
-    assert (whole["chosen"], whole["chosen_resets"]) == ([0.2, 0.05], ["step", "episode"])
-    assert whole["resets"] == [reset for _, reset in PAIRS]
 
 
 def test_a_measured_step_size_is_recorded_with_the_reset_that_is_given():
     for reset in ("step", "episode"):
-        found = started({**SMALL, "step_unit": "action", "step_size": 0.1, "reset": reset}).judgements()
+        found = started({**SMALL, "step_unit": "action", "step_size": 0.1, "reset": reset}).findings()
         assert [one["reset"] for one in found] == [reset] * 2
 
 
 def test_candidates_are_named_by_their_reset_where_there_are_two():
-    recorded = Judgement("critic", *map(list, zip(*PAIRS, strict=True)), {}, [0.2], ["step"]).to_dict()
+    recorded = {"candidates": [size for size, _ in PAIRS], "resets": [reset for _, reset in PAIRS]}
     names = ["0.05 (reset: step)", "0.05 (reset: episode)", "0.2 (reset: step)", "0.2 (reset: episode)"]
     assert candidate_labels(recorded) == [0, *names]
     assert candidate_labels({"candidates": [0, 0.05], "resets": ["step", "step"]}) == [0, 0.05]

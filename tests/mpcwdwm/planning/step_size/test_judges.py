@@ -1,4 +1,4 @@
-"""Judges of a step size against a linear-quadratic system, where the value of every policy is known."""
+"""Off-policy evaluation of step sizes, against a linear-quadratic system, where the value of every policy is known."""
 
 import dataclasses
 import json
@@ -22,8 +22,8 @@ from mpcwdwm.planning.parts import (
     SharedWorldModel,
     StackedPolicy,
 )
-from mpcwdwm.planning.step_size import off_policy as judges
-from mpcwdwm.planning.step_size.choice import JUDGES, choose, chosen_index, judge_candidates
+from mpcwdwm.planning.step_size import off_policy
+from mpcwdwm.planning.step_size.choice import ESTIMATORS, choose_step_sizes, chosen_index
 from mpcwdwm.planning.step_size.off_policy import NEEDS, imagination, lstd_weights
 from mpcwdwm.planning.step_size.windows import Windows, actions_along, heldout_windows, pretrained_actions
 from tests.support.linear_quadratic import BEST, DISCOUNT, DOUBLE, PRETRAINED, A, B, P, Q, R, system, tensor, value_of
@@ -38,6 +38,10 @@ def known() -> tuple[Parts, Windows]:
 
 def act(windows, gain):
     return -windows.obs @ tensor(gain).T
+
+
+def chosen(parts, windows, sizes=(0, 1.0), planner=lambda size, reset: Acts(size), judge="fqe_disjoint", seeds=(0,)):
+    return choose_step_sizes(parts, windows, sizes, planner, judge=judge, seeds=seeds, resets=("episode",))
 
 
 class Acts:
@@ -61,7 +65,7 @@ class Acts:
 def test_a_planner_is_led_along_the_stretches(reset, known):
     parts, windows = known
     config = MpcConfig(H=1, M=1, step_size=0.1, reset=reset)
-    along = actions_along(lambda rows: AdaptiveMpc(parts, config, episodes=rows), windows)
+    along = actions_along(AdaptiveMpc(parts, config, episodes=windows.per_member), windows)
     alone = [
         AdaptiveMpc(parts, config, episodes=24).act(obs)[0] for obs in windows.obs.unbind(1)
     ]  # the model has no noise
@@ -104,17 +108,17 @@ def test_weights_by_hand():
 
 def test_fitted_q_evaluation_gives_the_difference_of_the_policies_values(known, monkeypatch):
     parts, windows = known
-    monkeypatch.setattr(judges, "FQE_RIDGE", 1e-12)
+    monkeypatch.setattr(off_policy, "FQE_RIDGE", 1e-12)
     base = pretrained_actions(parts, windows)
     states = windows.obs.view(-1, 2).numpy()
     scores = []
     for share in (1.0, 0.5, -0.5):
         gain = PRETRAINED + share * (BEST - PRETRAINED)
         true = -((states @ (value_of(gain) - P)) * states).sum(1).mean()
-        scores.append(JUDGES["fqe_disjoint"](parts, windows, base, act(windows, gain)).item())
+        scores.append(ESTIMATORS["fqe_disjoint"](parts, windows, base, act(windows, gain)).item())
         assert scores[-1] == pytest.approx(true, rel=1e-3)  # rewards are recorded in float32
     assert scores[0] > scores[1] > 0 > scores[2]
-    assert JUDGES["fqe_disjoint"](parts, windows, base, base).item() == 0
+    assert ESTIMATORS["fqe_disjoint"](parts, windows, base, base).item() == 0
 
 
 def test_disjoint_episodes_take_the_weights_of_the_others(known):
@@ -125,12 +129,12 @@ def test_disjoint_episodes_take_the_weights_of_the_others(known):
     single = dataclasses.replace(windows, episode=torch.zeros_like(windows.episode))
     base = pretrained_actions(parts, windows)
     taken = chance.action  # whatever was done is what the candidate does
-    kept = JUDGES["fqe_disjoint"](parts, chance, base, taken).item()
-    halves = judges._halves(windows)[0]
+    kept = ESTIMATORS["fqe_disjoint"](parts, chance, base, taken).item()
+    halves = off_policy._halves(windows)[0]
     swapped = dataclasses.replace(chance, reward=torch.where(halves.unsqueeze(-1), 0.0, noise))
-    assert JUDGES["fqe_disjoint"](parts, swapped, base, taken).item() != kept
-    assert JUDGES["fqe_disjoint"](parts, single, base, taken).isnan().all()
-    halves = judges._halves(windows)[0]
+    assert ESTIMATORS["fqe_disjoint"](parts, swapped, base, taken).item() != kept
+    assert ESTIMATORS["fqe_disjoint"](parts, single, base, taken).isnan().all()
+    halves = off_policy._halves(windows)[0]
     by_half = [set(windows.episode[halves == side].tolist()) for side in (False, True)]
     assert all(by_half)
     assert not by_half[0] & by_half[1]
@@ -143,7 +147,7 @@ def test_the_critic_is_asked_for_its_gain(known):
     parts, windows = known
     s, a, b = (x.reshape(-1, 2) for x in (windows.obs, act(windows, BEST), act(windows, PRETRAINED)))
     gain = (parts.critic(s.unsqueeze(0), a.unsqueeze(0)) - parts.critic(s.unsqueeze(0), b.unsqueeze(0))).mean()
-    found = JUDGES["critic"](parts, windows, act(windows, PRETRAINED), act(windows, BEST))
+    found = ESTIMATORS["critic"](parts, windows, act(windows, PRETRAINED), act(windows, BEST))
     assert found.item() == pytest.approx(gain.item(), rel=1e-12)
     assert found > 0
 
@@ -203,17 +207,17 @@ def test_imagination_ends_rollouts_only_where_the_planner_does(terminate, known)
         config = MpcConfig(H=1, M=1, step_size="auto", step_unit="state", candidates=2, **fields)
         planner = AdaptiveMpc(parts, config)
         planner.act(tensor([[0.5, 0.5]]))
-        return planner.judgement.scores["imagination"]
+        return planner.choice.scores["imagination"]
 
     endless = scores(dataclasses.replace(parts, termination=None))
     assert (scores(parts, terminate=terminate) == endless) != terminate
 
 
 def test_a_value_of_states_cannot_judge_actions(known):
-    parts, _ = known
+    parts, windows = known
     valued = dataclasses.replace(parts, critic=SharedValue(lambda obs: obs.sum(-1).unsqueeze(1), 1))
     with pytest.raises(UserError, match="judge: critic needs critic"):
-        judge_candidates(valued, [0.0, 0.1], lambda size, *_: Acts(size), judge="critic", seeds=(0,))
+        chosen(valued, windows, judge="critic")
 
 
 def test_imagination_is_under_the_same_noise_for_all(known):
@@ -252,16 +256,15 @@ def learnt(seeds, dataset) -> Parts:
     )
 
 
-def judged(seeds, dataset, **fields):
+def judged(seeds, dataset):
     parts = learnt(seeds, dataset)
+    windows = heldout_windows(parts, seeds, count=8, length=4)
 
-    def planner(step_size, rows, reset):
+    def planner(step_size, reset):
         config = MpcConfig(H=1, M=2, step_size=step_size, reset=reset)
-        return AdaptiveMpc(parts, config, seeds=seeds, episodes=rows)
+        return AdaptiveMpc(parts, config, seeds=seeds, episodes=windows.per_member)
 
-    return judge_candidates(
-        parts, (0, 10.0, 100.0), planner, judge="fqe_disjoint", seeds=seeds, count=8, length=4, **fields
-    )
+    return chosen(parts, windows, (0, 10.0, 100.0), planner, seeds=seeds)
 
 
 def test_a_member_is_judged_as_if_it_were_alone():
@@ -282,7 +285,7 @@ def test_features_are_what_the_last_layer_of_the_critic_sees():
     parts = learnt((0, 1), dataset)
     windows = heldout_windows(parts, (0, 1), count=8, length=4)
     obs, action = windows.by_member(windows.obs), windows.by_member(windows.action)
-    hidden = judges._hidden_layer(parts.critic, obs, action)  # (S, R, 16): the twins beside each other
+    hidden = off_policy._hidden_layer(parts.critic, obs, action)  # (S, R, 16): the twins beside each other
     assert hidden.shape == (2, 32, 16)
     head = parts.critic.part.net.head
     q = torch.stack([hidden[..., :8], hidden[..., 8:]], 1) @ head.weight + head.bias
@@ -297,43 +300,44 @@ def test_the_highest_score_is_chosen_and_of_equals_the_smaller_step():
     assert [chosen_index(x) for x in ([0, 2, 1], [0, 3, 3], [0, 0], [0, -1], [0, nan, 1], [0, inf], [nan, nan])] == [
         *(1, 1, 0, 0, 2, 0, 0)
     ]
-    scores = {"a": torch.tensor([[0.0, 0.0], [1.0, -1.0], [0.5, 2.0]]), "b": torch.zeros(3, 2)}
-    assert choose(scores, "a") == [1, 2]
-    assert choose(scores, "b") == [0, 0]
 
 
-def test_step_sizes_are_judged_and_one_is_chosen(known, monkeypatch):
+def test_step_sizes_are_compared_and_one_is_chosen(known, monkeypatch):
     parts, _ = known
-    made = []
+    windows, made = heldout_windows(parts, (0,), count=20, length=4), []
 
-    def planner(share, rows, reset):
-        assert reset == "episode"
-        made.append((share, rows))
+    def planner(share, reset):
+        made.append((share, reset))
         return Acts(share)
 
-    monkeypatch.setattr(judges, "FQE_RIDGE", 1e-12)  # so little is recorded here that a ridge would bias the choice
-    found = judge_candidates(parts, (0, 0.5, 1.0, 4.0), planner, judge="fqe_disjoint", seeds=(0,), count=20, length=4)
+    monkeypatch.setattr(off_policy, "FQE_RIDGE", 1e-12)  # on so few steps a ridge would bias the choice
+    found = chosen(parts, windows, (0, 0.5, 1.0, 4.0), planner)
     assert found.chosen == [1.0]
-    assert made == [(0.5, 20), (1.0, 20), (4.0, 20)]
+    assert made == [(0.5, "episode"), (1.0, "episode"), (4.0, "episode")]
     assert set(found.scores) == set(NEEDS)
-    plain = found.to_dict()
+    (plain,) = found.by_member()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert plain["judge"] == "fqe_disjoint"
     assert plain["candidates"] == [0.0, 0.5, 1.0, 4.0]
 
 
-def test_a_judge_without_its_parts_is_left_out_or_refused(known):
-    parts, _ = known
+def test_an_estimator_without_its_parts_is_left_out_or_refused(known):
+    parts, windows = known
     less = dataclasses.replace(parts, behavior=None, critic=None)
-    found = judge_candidates(
-        less, (0, 1.0), lambda share, *_: Acts(share), judge="fqe_disjoint", seeds=(0,), count=9, length=4
-    )
-    assert set(found.scores) == {"fqe_disjoint", "imagination"}
-    given = {"planner_factory": lambda share, *_: Acts(share), "seeds": (0,)}
+    assert set(chosen(less, windows).scores) == {"fqe_disjoint", "imagination"}
     with pytest.raises(UserError, match="judge: critic needs critic: critic comes from base"):
-        judge_candidates(less, (0, 1.0), judge="critic", **given)
-    with pytest.raises(UserError, match=r"unknown judge 'critik' .*did you mean 'critic'"):
-        judge_candidates(parts, (0, 1.0), judge="critik", **given)
-    for candidates in ((), (0.1,), (0, 2, 1), (0, 1, 1)):
-        with pytest.raises(UserError, match="rising from 0"):
-            judge_candidates(parts, candidates, judge="fqe_disjoint", **given)
+        chosen(less, windows, judge="critic")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"judge": "critik"}, r"unknown judge 'critik' .*did you mean 'critic'"),
+        ({"smallest": 0.3, "largest": 0.1}, r"do not rise: 0\.0, 0\.3, .*give a largest above the smallest"),
+        ({"smallest": 0.1, "largest": 0.1}, "do not rise"),
+        ({"smallest": 0.1, "largest": 0.11, "candidates": 9}, "do not rise: .*fewer candidates"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_refused_with_its_config(fields, said):
+    with pytest.raises((UserError, ValueError), match=said):
+        MpcConfig(step_size="auto", **fields)
