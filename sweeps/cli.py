@@ -222,14 +222,14 @@ def figures(spec: SpecArgument) -> None:
 
 @app.command("judges")
 def judges(spec: SpecArgument) -> None:
-    """Compare the estimates by which `step_size: auto` chooses with the returns in the environment."""
+    """Compare the estimates by which `step_size: auto` chooses with scores in the environment."""
     import pandas as pd
 
     from analysis.off_policy_evaluation import agreement, to_text
-    from sweeps.plan.judged import judged_rows
+    from sweeps.plan.off_policy_evaluation import true_and_estimated
 
-    returns, estimates = judged_rows(*_plan(spec))
-    print(to_text(agreement(pd.DataFrame(returns), pd.DataFrame(estimates))))
+    true, estimated = true_and_estimated(*_plan(spec))
+    print(to_text(agreement(pd.DataFrame(true), pd.DataFrame(estimated))))
 
 
 @app.command("bench")

@@ -61,16 +61,6 @@ class ComponentConfig(Config):
         return ("mpcwdwm.training.loop", "mpcwdwm.data.mapped")  # what trains it; what reads its dataset
 
     @property
-    def idle_modules(self) -> tuple[str, ...]:
-        """Modules that are imported by those, but do not run with this config: a key leaves them out."""
-        return () if self.curve_played else ("mpcwdwm.evaluation.rollout", "mpcwdwm.data.scores")
-
-    @property
-    def curve_played(self) -> bool:
-        """Whether the learning curve is played in the environment, as a policy's is."""
-        return self.eval_episodes > 0
-
-    @property
     def builds_on(self) -> tuple[str, ...]:
         """Return the components that have to be trained first, with which this one learns; usually none."""
         return ()
@@ -96,11 +86,6 @@ class ModelConfig(ComponentConfig):
     steps: Int = setting(200_000, "gradient updates", unit="updates", paper=third_party("200k"), ge=1, le=10**9)
     lr: Real = setting(3e-4, "Adam step size", paper=third_party("3e-4"), gt=0)
     train_on: Literal["all", "train"] = setting("train", "episodes learnt from", paper="unknown")
-
-    @property
-    def curve_played(self) -> bool:
-        """A model is judged on held-out episodes."""
-        return False
 
 
 @dataclass(frozen=True)
@@ -218,7 +203,7 @@ class Component(nn.Module):
 
 
 class ActorComponent(Component):
-    """A component that can act."""
+    """A component that can act. Its learning curve is played in the environment, if `eval_episodes` is above 0."""
 
     actor: nn.Module  # obs (S, B, obs_dim) → action (S, B, act_dim)
 

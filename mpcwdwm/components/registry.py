@@ -20,6 +20,7 @@ __all__ = [
     "check_policy",
     "component_class",
     "component_config",
+    "curve_played",
     "policies",
 ]
 
@@ -68,6 +69,11 @@ def component_config(name: str, published: dict[str, Any], overrides: dict[str, 
 def component_class(name: str, config: ComponentConfig) -> type[Component]:
     """Return the class that `config` configures."""
     return WORLD_MODELS[config.kind] if isinstance(config, WorldModelConfig) else COMPONENTS[name]
+
+
+def curve_played(name: str, config: ComponentConfig) -> bool:
+    """Say whether a component's learning curve is played in the environment: a policy's, if episodes are asked for."""
+    return issubclass(component_class(name, config), ActorComponent) and config.eval_episodes > 0
 
 
 # ---------------------------------------------------------------------------- names in configs

@@ -20,6 +20,7 @@ from cluster.provenance import cores, host_name
 from cluster.store import Store
 from cluster.units import ComponentUnit, Kind, Pack
 from mpcwdwm.components import component_config
+from mpcwdwm.components.registry import curve_played
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import planner_config
 from sweeps.cost.machine import PLANNING, PLAYING, Machine, known_machine
@@ -193,7 +194,7 @@ class _Packs:
             cost = update_cost(updates, place)
             points = config.evaluations
             updating = cost.first + (config.steps * cost.step + points * cost.point) * crowd(unit.component)
-            if not config.curve_played:
+            if not curve_played(unit.component, config):
                 return updating
             frozen = Acts(None, {unit.component: config}, unit.component, dims, seeds, config.eval_episodes)
             acting = act_cost(frozen, place).step

@@ -1,9 +1,8 @@
-"""The hash of code: what a key holds of the modules that compute a unit.
+"""The hash of the code that computes a unit: its modules and all they import.
 
-Code counts by meaning: the modules that compute a unit and all they import, without comments, docstrings,
-formatting, the wording of errors and what only a type checker reads. Modules are followed through the names
-that are imported, so that ReBRAC's key does not depend on a planner, nor a planner's result on IQL. Followed are
-the imports of `mpcwdwm`, and those within the package of a component or planner that comes from elsewhere.
+Comments, docstrings, formatting, the wording of errors and imports for type checkers do not count. An imported name
+is followed to the module that defines it, so that ReBRAC's key does not depend on a planner, nor a planner's result
+on IQL. Imports within `mpcwdwm` are followed, and within the package of a component or planner from elsewhere.
 """
 
 import ast
@@ -22,17 +21,19 @@ from mpcwdwm.errors import UserError
 __all__ = ["closure", "code_hash", "digest"]
 
 PACKAGE = Path(mpcwdwm.__file__).parent
-# Modules that only name or check things. Following them would tie every key to every component.
-NOT_COMPUTING = frozenset(
-    {
-        "mpcwdwm.components.registry",
-        "mpcwdwm.planning.registry",
-        "mpcwdwm.registry",
-        "mpcwdwm.config",  # the resolved config is in the key
-        "mpcwdwm.planning.presets",  # and with it what they stand for
-        "mpcwdwm.errors",
-        "mpcwdwm.artifact_names",
-    }
+NOT_COMPUTING = {  # modules that only name or check things; followed, they would tie every key to every component
+    "mpcwdwm.components.registry",
+    "mpcwdwm.planning.registry",
+    "mpcwdwm.registry",
+    "mpcwdwm.config",  # the resolved config is in the key
+    "mpcwdwm.planning.presets",  # as are the fields that a preset sets
+    "mpcwdwm.errors",
+    "mpcwdwm.artifact_names",
+}
+
+BLOCKS = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If, ast.For, ast.AsyncFor, ast.While, ast.With),
+    *(ast.AsyncWith, ast.Try, ast.TryStar, ast.ExceptHandler, ast.match_case),
 )
 
 Places = Mapping[str, Path]
@@ -46,11 +47,11 @@ def digest(payload: Any) -> str:
 
 
 def code_hash(*modules: str, without: Collection[str] = (), package: Path | None = None) -> str:
-    """Return the hash of these modules and of all that they import, at whatever depth.
+    """Return the hash of these modules and of all that they import, directly or not.
 
     Args:
         *modules: full names, such as "mpcwdwm.training.loop".
-        without: modules that do not count, nor what they alone import.
+        without: modules that do not count, nor what only they import.
         package: folder of the package whose modules count; by default `mpcwdwm` as it is imported.
 
     Raises:
@@ -107,7 +108,7 @@ def _text(module: str, places: Places) -> str:
     return path.read_text(encoding="utf-8")
 
 
-# What their text means. Cached by the text itself, so that an edited file is never taken for the old one.
+# The code in a module's text. Cached by the text itself, so that an edited file is never taken for the old one.
 
 
 @cache
@@ -131,12 +132,10 @@ class _Bare(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> Any:
         """Drop what only a type checker reads."""
-        if not _for_type_checkers(node):
-            return self.generic_visit(node)
-        return [self.visit(inner) for inner in node.orelse]
+        return [self.visit(below) for below in node.orelse] if _for_type_checkers(node) else self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        """Keep that something is raised, drop what it says: a result exists only where nothing was."""
+        """Keep that something is raised, drop what: a result exists only where nothing was raised."""
         return ast.Raise()
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -146,19 +145,19 @@ class _Bare(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
-        """Leave no body empty."""
+        """Leave no body of a definition or branch empty."""
         super().generic_visit(node)
-        if getattr(node, "body", None) == [] and not isinstance(node, ast.Module):
-            node.body = [ast.Pass()]  # type: ignore[attr-defined]
+        if isinstance(node, BLOCKS) and not node.body:
+            node.body = [ast.Pass()]
         return node
 
 
 def _for_type_checkers(node: ast.AST) -> bool:
     """Say whether a node is `if TYPE_CHECKING:`."""
-    if not isinstance(node, ast.If):
-        return False
-    name = node.test.attr if isinstance(node.test, ast.Attribute) else getattr(node.test, "id", "")
-    return name == "TYPE_CHECKING"
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            return True
+    return False
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:

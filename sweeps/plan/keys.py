@@ -1,11 +1,9 @@
 """Keys: a unit of work is named by the hash of everything that can change its result.
 
-For a component that is its resolved config (defaults included), its dataset, its seed, the
-environment and simulator, and the code that trains it; for a cell also the planner's config and the
-keys of the parts it is built on. What only changes how the work is done is left out: device,
-threads, torch's version, what it is packed with, and every name the user may choose freely.
-
-Of the code counts what `sweeps.plan.code` says.
+For a component that is its resolved config (defaults included), its dataset, its seed, the code that trains it
+and, if its learning curve is played in the environment, that environment; for a cell the planner's config, the
+keys of its parts, the environment and the code. What only changes how the work is done is left out: device,
+threads, torch's version, what it is packed with, and the names a user chooses. `sweeps.plan.code` hashes the code.
 """
 
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from typing import Any
 
 from cluster.units import TaskRef
 from mpcwdwm.components import ComponentConfig, component_class
+from mpcwdwm.components.registry import curve_played
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.planning import FrozenConfig, PlannerConfig
 from mpcwdwm.planning.registry import planner_class
@@ -22,7 +21,8 @@ from sweeps.plan.code import code_hash, digest
 
 __all__ = ["cell_code", "cell_key", "component_code", "component_key"]
 
-RULES_MODULE = "mpcwdwm.envs.termination"  # named by the configs of what imagines
+RULES_MODULE = "mpcwdwm.envs.termination"  # a code root of what imagines
+PLAYING = ("mpcwdwm.evaluation.rollout", "mpcwdwm.data.scores")  # imported by training, run where a curve is played
 HASH_DIGITS = 16  # 64 bits: among a million keys the chance of two alike is 3e-8
 
 
@@ -132,7 +132,8 @@ def component_code(
         package: another copy of `mpcwdwm`.
     """
     roots = [*config.code_roots, component_class(component, config).__module__]
-    return code_hash(*_with_rule(roots, termination), without=config.idle_modules, package=package)
+    idle = () if curve_played(component, config) else PLAYING
+    return code_hash(*_with_rule(roots, termination), without=idle, package=package)
 
 
 def cell_code(

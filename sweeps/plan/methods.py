@@ -1,6 +1,6 @@
-"""The methods that are compared: the rows of the table on one task, seeds left open.
+"""The methods that are compared: a table's rows on one task.
 
-A method is a frozen baseline, or one point of a planner's grid with one variant of each component it uses.
+A method is a pretrained policy, or one point of a planner's grid with one variant of each component it uses.
 """
 
 import itertools
@@ -20,7 +20,7 @@ MAX_METHODS = 200_000  # of one planner on one task; more is a mistake in the YA
 
 @dataclass(frozen=True)
 class Method:
-    """What is evaluated, seeds left open."""
+    """What is evaluated, for every training seed."""
 
     name: str  # of the planner or baseline in the spec
     label: str  # the row's
@@ -28,8 +28,7 @@ class Method:
     base: str
     parts: dict[str, Choice[ComponentConfig]]  # component name → the variant used
     variant: str  # what differs in the components
-    # what parts build on that is no part itself
-    trained_with: dict[str, Choice[ComponentConfig]] = field(default_factory=dict)
+    trained_with: dict[str, Choice[ComponentConfig]] = field(default_factory=dict)  # bases of parts alone
 
     @property
     def choices(self) -> dict[str, Choice[ComponentConfig]]:
@@ -38,13 +37,12 @@ class Method:
 
 
 def baseline_methods(spec: Spec, task: ResolvedTask) -> list[Method]:
-    """Return the frozen policies, one per variant of each."""
-    methods = []
-    for name in spec.baselines:
-        for choice in task.components[name]:
-            variant = label(choice)
-            methods.append(Method(name, f"{name} {variant}".strip(), None, name, {name: choice}, variant))
-    return methods
+    """Return the policies without a planner, one per variant of each."""
+    return [
+        Method(name, f"{name} {label(choice)}".strip(), None, name, {name: choice}, label(choice))
+        for name in spec.baselines
+        for choice in task.components[name]
+    ]
 
 
 def planner_methods(spec: Spec, task: ResolvedTask, name: str) -> list[Method]:
@@ -54,8 +52,7 @@ def planner_methods(spec: Spec, task: ResolvedTask, name: str) -> list[Method]:
     methods = []
     for choice in task.planners[name]:
         base = choice.config.base
-        needs = choice.config.needs
-        used = dict.fromkeys((base, *needs))
+        used = dict.fromkeys((base, *choice.config.needs))
         found = {part: values[base] if part == "value" else variants[part] for part in used}
         for combination in itertools.product(*found.values()):
             parts = dict(zip(used, combination, strict=True))
@@ -74,19 +71,15 @@ def planner_methods(spec: Spec, task: ResolvedTask, name: str) -> list[Method]:
 
 def _values_of(base: str, variants: Sequence[Choice[ComponentConfig]]) -> list[Choice[ComponentConfig]]:
     """Return the variants of the component value that are of this policy, those of "base" among them."""
-    resolved = [replace(v, config=v.config.model_copy(update={"of": base})) for v in variants if _of(v) == "base"]
-    return [*resolved, *(variant for variant in variants if _of(variant) == base)]
-
-
-def _of(value: Choice[ComponentConfig]) -> str:
-    assert isinstance(value.config, ValueConfig)
-    return value.config.of
+    each = [(variant, variant.config) for variant in variants if isinstance(variant.config, ValueConfig)]
+    of_base = [replace(v, config=config.model_copy(update={"of": base})) for v, config in each if config.of == "base"]
+    return [*of_base, *(variant for variant, config in each if config.of == base)]
 
 
 def _trained_with(
     parts: Mapping[str, Choice[ComponentConfig]], variants: Mapping[str, list[Choice[ComponentConfig]]]
 ) -> list[dict[str, Choice[ComponentConfig]]]:
-    """Return what the parts build on without being among them: one entry per combination of its variants."""
+    """Return what parts build on and is no part itself: one entry per combination of its variants."""
     bases = itertools.chain(*(choice.config.builds_on for choice in parts.values()))
     names = list(dict.fromkeys(base for base in bases if base not in parts))
     return [dict(zip(names, found, strict=True)) for found in itertools.product(*(variants[n] for n in names))]

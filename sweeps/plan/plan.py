@@ -1,9 +1,8 @@
 """The plan: which units of work a sweep consists of, as a pure function of the spec and the store.
 
-A cell is a method (a frozen baseline, or one point of a planner's grid with one variant of each part
-it uses) on a task for one training seed. From the cells follow the components: only what a cell is
-built on gets trained. Nothing here depends on what is finished, with one exception that is the
-point of it: with ``evaluation.select`` the cells to report are chosen by finished results.
+A cell is a method (a policy without a planner, or one point of a planner's grid with one variant of each part it
+uses) on a task for one training seed. Only components that some cell is built on are trained. The plan does not
+depend on what is finished, except with ``evaluation.select``: then finished results choose the cells to report.
 """
 
 import itertools
@@ -16,14 +15,16 @@ from typing import Any
 from cluster.store import Store
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef, Unit
 from mpcwdwm.components import ComponentConfig, component_class
+from mpcwdwm.components.registry import curve_played
 from mpcwdwm.config import Config
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
 from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
 from sweeps.plan.methods import Method, baseline_methods, planner_methods
 from sweeps.spec.grid import Choice
+from sweeps.spec.schema import Evaluation, Select
 from sweeps.spec.spec import Spec
 
-__all__ = ["Plan", "build_plan", "cell_packs", "component_packs"]
+__all__ = ["Plan", "build_plan", "cell_packs", "component_packs", "score_of"]
 
 
 @dataclass
@@ -66,41 +67,37 @@ class _Units:
         which = (name, id(choice), seed, *parts.values())
         if which not in self._trained:
             config, code = self.config(choice), self._code(name, choice)
-            played = choice.config.curve_played
-            key = component_key(
-                name, config, self.task, seed, code, parts=parts, played=played, tf32=self.spec.compute.tf32
-            )
+            played, tf32 = curve_played(name, choice.config), self.spec.compute.tf32
+            key = component_key(name, config, self.task, seed, code, parts=parts, played=played, tf32=tf32)
             configs = {part: unit.config for part, unit in built_on.items()}
             self._trained[which] = ComponentUnit(key, name, config, self.task, seed, configs, parts)
         return self.components.setdefault(self._trained[which].key, self._trained[which])
 
-    def cells(self, method: Method, seeds: Sequence[int], *, role: str) -> list[CellUnit]:
-        """Return the method's cells, one per training seed."""
-        where = self.spec.evaluation.select if role == "select" else self.spec.evaluation
-        assert where is not None
+    def cells(self, method: Method, where: Evaluation | Select) -> list[CellUnit]:
+        """Return the method's cells, one per training seed: to report them, or only to choose among them."""
+        role, seeds = ("select", where.seeds) if isinstance(where, Select) else ("report", self.spec.seeds)
         config, code = self.config(method.planner) if method.planner else None, self._cell_code(method)
+        configs = {name: self.config(choice) for name, choice in method.parts.items()}
+        played = {"episodes": where.episodes, "env_seed": where.env_seed}
         cells = []
         for seed in seeds:
             parts = {name: self.component(name, method.choices, seed).key for name in method.parts}
-            judged = {"episodes": where.episodes, "env_seed": where.env_seed}
-            cells.append(
-                CellUnit(
-                    key=cell_key(
-                        config, method.base, parts, self.task, seed, **judged, code=code, tf32=self.spec.compute.tf32
-                    ),
-                    method=method.label,
-                    name=method.name,
-                    planner=config,
-                    base=method.base,
-                    configs={name: self.config(choice) for name, choice in method.parts.items()},
-                    parts=parts,
-                    task=self.task,
-                    seed=seed,
-                    role=role,
-                    variant=method.variant,
-                    **judged,
-                )
+            tf32 = self.spec.compute.tf32
+            cell = CellUnit(
+                key=cell_key(config, method.base, parts, self.task, seed, **played, code=code, tf32=tf32),
+                method=method.label,
+                name=method.name,
+                planner=config,
+                base=method.base,
+                configs=configs,
+                parts=parts,
+                task=self.task,
+                seed=seed,
+                role=role,
+                variant=method.variant,
+                **played,
             )
+            cells.append(cell)
         return cells
 
     def config(self, choice: Choice[Config]) -> dict[str, Any]:
@@ -110,15 +107,15 @@ class _Units:
         return self._configs[id(choice)]
 
     def _code(self, name: str, choice: Choice) -> str:
-        """Return the hash of the code that trains a component; equal for all its variants that run the same code."""
+        """Return the hash of the code that trains a component, computed once for variants that run the same code."""
         config = choice.config
-        which = (component_class(name, config), config.code_roots, config.idle_modules)
+        which = (component_class(name, config), config.code_roots, curve_played(name, config))
         if which not in self._codes:
             self._codes[which] = component_code(name, config, termination=self.task.termination)
         return self._codes[which]
 
     def _cell_code(self, method: Method) -> str:
-        """Return the hash of the code that evaluates a method; methods that run the same code share it."""
+        """Return the hash of the code that evaluates a method, computed once for methods that run the same code."""
         planner = method.planner.config if method.planner else None
         parts = {name: choice.config for name, choice in method.parts.items()}
         runs = planner and (planner.kind, planner.code_roots, planner.idle_modules)
@@ -155,18 +152,18 @@ def _add_task(
     """Add a task's cells in table order, then the components they are built on."""
     spec = plan.spec
     units = _Units(spec, checked.tasks[name])
-    cells = [cell for method in baselines for cell in units.cells(method, spec.seeds, role="report")]
+    select = spec.evaluation.select
+    cells = [cell for method in baselines for cell in units.cells(method, spec.evaluation)]
     for grid in grids:
-        if spec.evaluation.select is None:
-            cells += [cell for method in grid for cell in units.cells(method, spec.seeds, role="report")]
+        if select is None:
+            cells += [cell for method in grid for cell in units.cells(method, spec.evaluation)]
             continue
         for variant in dict.fromkeys(method.variant for method in grid):
-            found, awaiting = _selected(units, [m for m in grid if m.variant == variant], store)
+            found, awaiting = _selected(units, [m for m in grid if m.variant == variant], select, store)
             cells += found
             plan.awaiting_choice += awaiting
     _refuse_twins(spec, cells)
     plan.cells += cells
-    select = spec.evaluation.select
     seeds = [*spec.seeds, *(select.seeds if select else ())]
     order = {part: position for position, part in enumerate(spec.tasks[0].components)}
     variants = dict.fromkeys(_text(unit.config) for unit in units.components.values())
@@ -177,16 +174,15 @@ def _add_task(
     )
 
 
-def _selected(units: _Units, candidates: list[Method], store: Store) -> tuple[list[CellUnit], int]:
-    """Return the cells that choose among candidates, with the chosen one's once all of them are there.
+def _selected(units: _Units, candidates: list[Method], select: Select, store: Store) -> tuple[list[CellUnit], int]:
+    """Return the cells that choose among candidates and, once all of those are finished, the chosen one's.
 
     Also returns how many report cells wait for the choice.
     """
-    spec, select = units.spec, units.spec.evaluation.select
-    assert select is not None
+    spec = units.spec
     if len(candidates) == 1:  # nothing to choose
-        return units.cells(_reported(candidates[0]), spec.seeds, role="report"), 0
-    trials = [units.cells(method, select.seeds, role="select") for method in candidates]
+        return units.cells(_reported(candidates[0]), spec.evaluation), 0
+    trials = [units.cells(method, select) for method in candidates]
     cells = list(itertools.chain(*trials))
     scores = [score for own in trials if (score := _mean_score(own, store)) is not None]
     if len(scores) < len(candidates):  # parts that every candidate uses are needed whatever is chosen
@@ -198,7 +194,7 @@ def _selected(units: _Units, candidates: list[Method], store: Store) -> tuple[li
                     units.component(name, first, seed)
         return cells, len(spec.seeds)
     best = max(range(len(candidates)), key=scores.__getitem__)  # the first of equals
-    return [*cells, *units.cells(_reported(candidates[best]), spec.seeds, role="report")], 0
+    return [*cells, *units.cells(_reported(candidates[best]), spec.evaluation)], 0
 
 
 def _reported(method: Method) -> Method:
@@ -212,10 +208,15 @@ def _mean_score(cells: list[CellUnit], store: Store) -> float | None:
     for cell in cells:
         if not store.has("cell", cell.key):
             return None
-        mean = store.manifest("cell", cell.key)["episodes_mean"]
-        score = mean["return"] if mean["normalized_score"] is None else mean["normalized_score"]
+        score = score_of(store.manifest("cell", cell.key))
         scores.append(score if math.isfinite(score) else -math.inf)
     return sum(scores) / len(scores)
+
+
+def score_of(manifest: Mapping[str, Any]) -> float:
+    """Return the mean score of a cell's episodes; their mean return where the task has no reference scores."""
+    mean = manifest["episodes_mean"]
+    return float(mean["return"] if mean["normalized_score"] is None else mean["normalized_score"])
 
 
 def _refuse_twins(spec: Spec, cells: list[CellUnit]) -> None:
@@ -235,7 +236,7 @@ def _learners(methods: Iterable[Method]) -> set[Learner]:
 
 
 def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:
-    """Return what the user may not have meant."""
+    """Return notes on settings without effect and missing baselines."""
     notices, methods = [], list(methods)
     used = {part for method in methods for part in method.choices}
     for name in spec.components:

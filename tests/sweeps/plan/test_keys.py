@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 import mpcwdwm
 from cluster.units import TaskRef
 from mpcwdwm.components import component_config
+from mpcwdwm.components.registry import curve_played
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import planner_config
 from sweeps.plan.code import closure, code_hash, digest
-from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
+from sweeps.plan.keys import PLAYING, cell_code, cell_key, component_code, component_key
 
 TASK = TaskRef("hop", "Hopper-v4", "/a/x.hdf5", "d" * 64, "3.4.0", "hopper", (-20.0, 3000.0), 1000, "local")
 CONFIG = {"steps": 10, "actor_lr": 1e-3, "normalize_obs": True}
@@ -388,7 +389,10 @@ def test_editing_a_module_moves_the_keys_of_what_it_computes_and_no_others(packa
 
 
 def test_what_a_config_leaves_out_exists() -> None:
-    configs = [component_config(name, {}, {}) for name in ("reward", "value", "world_model")]
-    for config in (*configs, planner_config({"preset": "paper"})):
-        assert config.idle_modules
-        assert set(config.idle_modules) < set(closure(*config.code_roots, type(config).__module__))
+    for name in ("reward", "value", "world_model"):
+        config = component_config(name, {}, {})
+        assert not curve_played(name, config)
+        assert set(PLAYING) < set(closure(*config.code_roots, type(config).__module__))
+    paper = planner_config({"preset": "paper"})
+    assert paper.idle_modules
+    assert set(paper.idle_modules) < set(closure(*paper.code_roots, type(paper).__module__))

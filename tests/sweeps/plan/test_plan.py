@@ -8,6 +8,7 @@ import pytest
 from cluster.store import Store, open_store
 from cluster.units import CellUnit, pack_from_dict
 from mpcwdwm.components.world_models.flow import FlowModel
+from mpcwdwm.data import dataset_path, find_task
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
 from sweeps.plan import checks
@@ -95,6 +96,36 @@ def test_names_resources_and_places_are_in_no_key(tmp_path: Path) -> None:
     other += "resources: {actor: {cpus: 2}, retries: 0, seeds_per_pack: 1}\nstorage: elsewhere\n"
     other += "components: {iql: {steps: 5}}"  # used by nothing here
     assert keys(plan(tmp_path, other)) == keys(plan(tmp_path))
+
+
+MODELLED = """
+from mpcwdwm.components.bc import BehaviorCloning
+from mpcwdwm.components.component import ModelConfig
+from mpcwdwm.config import setting
+
+
+class PolicyConfig(ModelConfig):
+    eval_episodes: int = setting(EPISODES, "episodes per point")
+
+
+class Policy(BehaviorCloning):
+    config_class = PolicyConfig
+"""
+
+
+@pytest.mark.parametrize(("name", "episodes", "moved"), [("played", 2, True), ("unplayed", 0, False)])
+def test_the_curve_of_a_policy_is_played_whatever_its_config_derives_from(
+    tmp_path: Path, name: str, episodes: int, moved: bool
+) -> None:
+    (tmp_path / f"{name}_policy.py").write_text(MODELLED.replace("EPISODES", str(episodes)))
+    dataset = dataset_path(find_task("hopper-medium-replay-mini-ppo-v0"))
+
+    def key(limit: int) -> str:
+        task = f"{{name: mine, dataset: '{dataset}', env: Hopper-v4, max_episode_steps: {limit}}}"
+        text = f"name: a\ntasks: [{task}]\nseeds: 1\nbaselines: ['{name}_policy:Policy']\n"
+        return plan(tmp_path, text).components[0].key
+
+    assert (key(1000) != key(500)) is moved  # the time limit shapes a curve that is played
 
 
 def test_a_default_written_out_is_the_same_as_left_out(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from analysis.table.comparison import build_table
 from cluster.store import open_store
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig, planner_config
-from sweeps.plan.judged import judged_rows
+from sweeps.plan.off_policy_evaluation import true_and_estimated
 from tests.support.random_parts import OBS
 from tests.support.recorded_sweeps import baseline, mpc, publish_result, record
 from tests.support.trusted_parts import trusted_parts
@@ -50,17 +50,17 @@ def sweep(tmp_path, *, auto=True):
 
 
 def test_the_truth_of_a_candidate_is_the_same_planner_with_it_fixed(tmp_path):
-    truth, words = judged_rows(*sweep(tmp_path))
-    found = {(row["seed"], row["candidate"]): row["true_score"] for row in truth}
+    true, estimated = true_and_estimated(*sweep(tmp_path))
+    found = {(row["seed"], row["candidate"]): row["true_score"] for row in true}
     assert found == {(0, 0.0): 50, (0, 0.01): 40, (0, 0.1): 30, (1, 0.0): 50, (1, 0.01): 60, (1, 0.1): 70}
-    assert len(truth) == 6
-    assert [(w["seed"], w["judge"], w["candidate"], w["score"]) for w in words[:3]] == [
+    assert len(true) == 6
+    assert [(w["seed"], w["judge"], w["candidate"], w["score"]) for w in estimated[:3]] == [
         (0, "critic", 0.0, 0.0),
         (0, "critic", 0.01, 1.0),
         (0, "critic", 0.1, 2.0),
     ]
-    assert math.isnan(words[5]["score"])  # what was not finite
-    assert len(words) == 12
+    assert math.isnan(estimated[5]["score"])  # what was not finite
+    assert len(estimated) == 12
 
 
 def both_resets(tmp_path, given, *, without=None):
@@ -88,14 +88,14 @@ NAMES = ["0.01 (reset: step)", "0.01 (reset: episode)", "0.1 (reset: step)", "0.
 
 @pytest.mark.parametrize("given", ["step", "episode"])
 def test_the_truth_of_a_pair_is_the_same_planner_with_its_size_and_its_reset(given, tmp_path):
-    truth, words = judged_rows(*both_resets(tmp_path, given))
-    assert {row["candidate"]: row["true_score"] for row in truth} == dict(
+    true, estimated = true_and_estimated(*both_resets(tmp_path, given))
+    assert {row["candidate"]: row["true_score"] for row in true} == dict(
         zip([0.0, *NAMES], (50, 10, 20, 30, 40), strict=True)
     )
-    assert len(truth) == 5
-    assert [w["candidate"] for w in words] == [0.0, *NAMES]
-    assert [w["score"] for w in words[:4]] == [0, 1, 2, 3]
-    rows = agreement(pd.DataFrame(truth), pd.DataFrame(words))
+    assert len(true) == 5
+    assert [w["candidate"] for w in estimated] == [0.0, *NAMES]
+    assert [w["score"] for w in estimated[:4]] == [0, 1, 2, 3]
+    rows = agreement(pd.DataFrame(true), pd.DataFrame(estimated))
     critic, best = (rows.set_index("judge").loc[judge] for judge in ("critic", "best fixed"))
     assert (critic.gain, critic.regret) == (30 - 50, 50 - 30)  # what was not finite was not chosen
     assert critic.spearman == pytest.approx(stats.spearmanr([0, 1, 2, 3, -1], [50, 10, 20, 30, 40]).statistic)
@@ -104,7 +104,7 @@ def test_the_truth_of_a_pair_is_the_same_planner_with_its_size_and_its_reset(giv
 
 def test_a_pair_without_a_truth_is_named_with_its_reset(tmp_path):
     plan, store = both_resets(tmp_path, "step", without=sized(0, 0.1, reset="episode").key)
-    rows = judged_rows(plan, store)
+    rows = true_and_estimated(plan, store)
     lacking = r"seed 0: no true score for step size 0\.1 \(reset: episode\): evaluate a planner with that step size"
     with pytest.raises(UserError, match=lacking) as caught:
         agreement(*map(pd.DataFrame, rows))
@@ -118,14 +118,14 @@ def test_where_the_reset_is_given_the_truth_has_it_too(recorded, tmp_path):
     words = {"judges": {"candidates": CANDIDATES, "scores": SCORES, **recorded}}
     publish_result(tmp_path, judged, [0.0], episodes_mean={"normalized_score": 3, "return": 0.0}, judgement=words)
     plan.cells[-1] = judged
-    truth, words = judged_rows(plan, store)
-    assert {row["candidate"]: row["true_score"] for row in truth} == {0.0: 50, 0.01: 20, 0.1: 40}
-    assert [w["candidate"] for w in words[:3]] == CANDIDATES
+    true, estimated = true_and_estimated(plan, store)
+    assert {row["candidate"]: row["true_score"] for row in true} == {0.0: 50, 0.01: 20, 0.1: 40}
+    assert [w["candidate"] for w in estimated[:3]] == CANDIDATES
 
 
 def test_the_agreement_of_these_rows_is_printed(tmp_path):
-    truth, words = judged_rows(*sweep(tmp_path))
-    rows = agreement(pd.DataFrame(truth), pd.DataFrame(words))
+    true, estimated = true_and_estimated(*sweep(tmp_path))
+    rows = agreement(pd.DataFrame(true), pd.DataFrame(estimated))
     critic = rows.set_index("judge").loc["critic"]
     assert critic.spearman == pytest.approx(0.0)  # −1 for one seed, +1 for the other
     assert critic.regret == pytest.approx((20 + 0) / 2)
@@ -134,7 +134,7 @@ def test_the_agreement_of_these_rows_is_printed(tmp_path):
 
 def test_a_sweep_without_judges_says_how_to_get_some(tmp_path):
     with pytest.raises(UserError, match="step_size: auto"):
-        judged_rows(*sweep(tmp_path, auto=False))
+        true_and_estimated(*sweep(tmp_path, auto=False))
 
 
 def test_a_table_shows_a_step_size_that_was_chosen_by_a_judge(tmp_path):
