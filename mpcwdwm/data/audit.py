@@ -1,11 +1,10 @@
 """Audit: what a dataset contains, and which of its rows contradict each other.
 
-The loader already reads a faulty file safely (see `mpcwdwm.data.dataset`); the audit says what it found
-and did, so that a user learns of mis-marked time limits before they look like a method's weakness.
+The loader reads a faulty file safely (see `mpcwdwm.data.dataset`); the audit reports what it found and did, because a
+mis-marked time limit would otherwise look like a weakness of a method.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,53 +49,36 @@ class Fault:
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings; `render` gives them as text."""
+    """What was found; `render` gives it as text, beside what the dataset itself says."""
 
-    path: Path
-    sha256: str
-    rows: int
-    obs_dim: int
-    act_dim: int
-    episodes: int
-    terminal_ends: int
-    timeout_ends: int  # ends that are not terminal, the file's last row included
+    dataset: Dataset
+    normalized: Spread | None  # episode returns on D4RL's scale, where there is a reference
     unfinished: bool  # the file ends in the middle of an episode
     stores_next_obs: bool
-    returns: Spread
-    normalized: Spread | None  # returns on D4RL's scale, where there is a reference
-    lengths: Spread
-    reward: Spread  # per row
-    heldout_episodes: int
-    heldout_rows: int
-    model_rows: int  # with a next observation: world model, reward
-    critic_rows: int  # terminal, or with a next action: ReBRAC
     repeated_rows: int  # same observation, action and reward as an earlier row
     faults: tuple[Fault, ...]
 
     def render(self) -> str:
         """Return the findings as lines of text."""
-        source = "as stored" if self.stores_next_obs else "the following row"
+        data, reward = self.dataset, Spread.of(self.dataset.reward)
+        for_critics = (data.has_next_action | data.terminal).sum()  # ReBRAC's; models need a next observation
+        unfinished = ", the last is unfinished" if self.unfinished else ""
         lines = [
-            f"{self.path}",
-            f"  sha256            {self.sha256}",
-            f"  transitions       {self.rows:,} (observation {self.obs_dim}, action {self.act_dim})",
-            f"  episodes          {self.episodes:,}: {self.terminal_ends:,} end terminal,"
-            f" {self.timeout_ends:,} otherwise" + (", the last is unfinished" if self.unfinished else ""),
-            f"  episode return    {self.returns}",
-        ]
-        if self.normalized is not None:
-            lines.append(f"  normalized return {self.normalized}")
-        lines += [
-            f"  episode length    {self.lengths}",
-            f"  reward            mean {self.reward.mean:.3f}, from {self.reward.low:.3f} to {self.reward.high:.3f}",
-            f"  next observation  {source}",
-            f"  usable rows       {self.model_rows:,} with a next observation, {self.critic_rows:,} for critics",
+            f"{data.path}",
+            f"  sha256            {data.sha256}",
+            f"  transitions       {len(data.obs):,} (observation {data.obs_dim}, action {data.act_dim})",
+            f"  episodes          {len(data.lengths):,}: {data.terminal.sum():,} end terminal,"
+            f" {data.timeout.sum():,} otherwise{unfinished}",
+            f"  episode return    {Spread.of(data.returns)}",
+            *([f"  normalized return {self.normalized}"] if self.normalized else []),
+            f"  episode length    {Spread.of(data.lengths)}",
+            f"  reward            mean {reward.mean:.3f}, from {reward.low:.3f} to {reward.high:.3f}",
+            f"  next observation  {'as stored' if self.stores_next_obs else 'the following row'}",
+            f"  usable rows       {data.has_next_obs.sum():,} with a next observation, {for_critics:,} for critics",
             f"  repeated rows     {self.repeated_rows:,}",
-            f"  held out          {self.heldout_episodes:,} episodes, {self.heldout_rows:,} transitions",
+            f"  held out          {data.heldout_episodes.sum():,} episodes, {data.heldout.sum():,} transitions",
+            "  faults" if self.faults else "  faults            none found",
         ]
-        if not self.faults:
-            return "\n".join([*lines, "  faults            none found"])
-        lines.append("  faults")
         for fault in self.faults:
             first = ", ".join(str(row) for row in fault.first)
             lines.append(f"    {fault.count:,} × {fault.what} (first: {first}): {fault.treatment}")
@@ -114,26 +96,11 @@ def audit(dataset: Dataset, task: Task | None = None) -> Audit:
     """
     arrays = read_arrays(dataset.path)
     scores = normalized_score(dataset.returns, task.reference) if task else None
-    marked = arrays.terminal | (arrays.timeout if arrays.timeout is not None else False)
     return Audit(
-        path=dataset.path,
-        sha256=dataset.sha256,
-        rows=len(dataset.obs),
-        obs_dim=dataset.obs_dim,
-        act_dim=dataset.act_dim,
-        episodes=len(dataset.lengths),
-        terminal_ends=int(dataset.terminal.sum()),
-        timeout_ends=int(dataset.timeout.sum()),
-        unfinished=not bool(marked[-1]),
-        stores_next_obs=arrays.next_obs is not None,
-        returns=Spread.of(dataset.returns),
+        dataset=dataset,
         normalized=None if scores is None else Spread.of(scores),
-        lengths=Spread.of(dataset.lengths),
-        reward=Spread.of(dataset.reward),
-        heldout_episodes=int(dataset.heldout_episodes.sum()),
-        heldout_rows=int(dataset.heldout.sum()),
-        model_rows=int(dataset.has_next_obs.sum()),
-        critic_rows=int((dataset.has_next_action | dataset.terminal).sum()),
+        unfinished=not arrays.marked_ends[-1],
+        stores_next_obs=arrays.next_obs is not None,
         repeated_rows=_repeated_rows(arrays),
         faults=tuple(_faults(dataset, arrays, task)),
     )
@@ -171,17 +138,13 @@ def _boundary_faults(arrays: Arrays) -> list[Fault]:
         found.append(_fault("row both terminal and timeout", both, "taken as terminal"))
     if arrays.next_obs is not None:
         same = continues(arrays)
-        marked = arrays.terminal | (arrays.timeout if arrays.timeout is not None else False)
-        leaks = marked & same
-        leak_what = "marked end whose next observation is the following row's observation"
-        found.append(_fault(leak_what, leaks, "its next observation is not used"))
-        jumps = ~marked & ~same
+        leak = "marked end whose next observation is the following row's observation"
+        found.append(_fault(leak, arrays.marked_ends & same, "its next observation is not used"))
+        jumps = ~arrays.marked_ends & ~same
         jumps[-1] = False  # the end of the file is no jump
-        treatment = "taken as the end of an episode"
-        if arrays.timeout is not None:
-            found.append(_fault("jump to another observation without a marked end", jumps, treatment))
-        else:
-            found.append(_fault("end known only from a jump ('timeouts' is missing)", jumps, treatment))
+        known = "jump to another observation without a marked end"
+        jump = known if arrays.timeout is not None else "end known only from a jump ('timeouts' is missing)"
+        found.append(_fault(jump, jumps, "taken as the end of an episode"))
     return found
 
 

@@ -75,8 +75,8 @@ class Dataset:
         count = len(self.lengths)
         chosen = np.zeros(count, dtype=bool)
         if count >= 2:
-            order = sorted(range(count), key=lambda episode: _rank(self.sha256, episode))
-            chosen[order[: max(1, round(HELDOUT_FRACTION * count))]] = True
+            hashes = [hashlib.sha256(f"{self.sha256}/{episode}".encode()).hexdigest() for episode in range(count)]
+            chosen[np.argsort(hashes)[: max(1, round(HELDOUT_FRACTION * count))]] = True
         return chosen
 
     @cached_property
@@ -92,11 +92,6 @@ class Dataset:
         return (whole & self.heldout[:end]).nonzero()[0]
 
 
-def _rank(sha256: str, episode: int) -> str:
-    """Return an episode's place in the order from which held-out ones are taken."""
-    return hashlib.sha256(f"{sha256}/{episode}".encode()).hexdigest()
-
-
 # ── From the file ─────────────────────────────────────────────────────────────
 
 
@@ -106,8 +101,7 @@ def read_dataset(path: Path | str) -> Dataset:
     Raises:
         UserError: the file or an array in it is unfit, or nothing in it tells where episodes end.
     """
-    arrays = read_arrays(path)
-    return from_arrays(arrays, sha256_of(path), Path(path))
+    return from_arrays(read_arrays(path), sha256_of(path), Path(path))
 
 
 def from_arrays(arrays: Arrays, sha256: str, path: Path) -> Dataset:
@@ -174,22 +168,20 @@ def episode_ends(arrays: Arrays, path: Path) -> Flags:
             f"dataset '{path}' has neither 'timeouts' nor 'next_observations', so time limits are invisible:"
             " add 'timeouts', 1 in the last row of each episode that is not terminal"
         )
-    ends = arrays.terminal.copy()
-    if arrays.timeout is not None:
-        ends |= arrays.timeout
-        if not ends.any():  # jumps may show where they were, but such a file has lost its flags
-            raise UserError(
-                f"dataset '{path}' has no episode end: 'terminals' and 'timeouts' are all 0;"
-                " set 'timeouts' in the last row of each episode that is not terminal"
-            )
+    ends = arrays.marked_ends
+    if arrays.timeout is not None and not ends.any():  # jumps may show where they were, but the flags are lost
+        raise UserError(
+            f"dataset '{path}' has no episode end: 'terminals' and 'timeouts' are all 0;"
+            " set 'timeouts' in the last row of each episode that is not terminal"
+        )
     if arrays.next_obs is not None:
-        ends |= ~continues(arrays)
+        ends = ends | ~continues(arrays)
     if not ends[:-1].any() and not arrays.terminal[-1] and arrays.timeout is None:
         raise UserError(
             f"dataset '{path}' has no episode end: 'terminals' is all 0, and no observation jumps;"
             " add 'timeouts', 1 in the last row of each episode that is not terminal"
         )
-    ends[-1] = True
+    ends = np.append(ends[:-1], True)
     if ends.all():
         raise UserError(
             f"dataset '{path}': no row is followed by the next step of its episode;"

@@ -35,6 +35,11 @@ class Arrays:
     timeout: Flags | None  # (N,), None where the file has none
     next_obs: Floats | None  # (N, o), None where the file has none
 
+    @property
+    def marked_ends(self) -> Flags:
+        """Return where a flag says that an episode ends: (N,)."""
+        return self.terminal if self.timeout is None else self.terminal | self.timeout
+
 
 def read_arrays(path: Path | str) -> Arrays:
     """Return the validated arrays of a file in D4RL's layout.
