@@ -222,7 +222,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     """Evaluate a pack of cells, all episodes of all seeds in lockstep."""
     from mpcwdwm.envs.termination import RULES
     from mpcwdwm.evaluation.evaluate import evaluate
-    from mpcwdwm.nn.compute import ComputeConfig, path_of, record
+    from mpcwdwm.nn.compute import ComputeConfig, execution_of, record
     from mpcwdwm.planning import load_parts, planner_config
 
     units = cast("tuple[CellUnit, ...]", pack.units)
@@ -253,7 +253,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
         compute=compute,
         on_end=lambda planning: judgements.__setitem__(slice(None), planning.findings()),
     )
-    path = "eager" if unit.planner is None else path_of(compute, facts["device"])
+    path = "eager" if unit.planner is None else execution_of(compute, facts["device"])
     seconds = round((time.monotonic() - started) / len(units), 3)
 
     def writer(index: int) -> Writer:

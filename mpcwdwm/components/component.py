@@ -28,7 +28,6 @@ __all__ = [
     "ModelConfig",
     "Rows",
     "clip_norm",
-    "descend",
     "fit_quality",
     "polyak_update",
     "third_party",
@@ -162,18 +161,16 @@ class Component(nn.Module):
         """Take the frozen components that `config.builds_on` names, with the same seeds and on the same device."""
         raise TypeError(f"{type(self).__name__} builds on nothing")
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Do update number `step` of every member; return metrics of shape (S,), detached."""
-        self.set_learning_rates(step)
-        return self.advance(batch, noise, step % self.period)
-
     @property
     def period(self) -> int:
         """Return after how many updates the computation repeats: what is captured depends on the phase in it."""
         return 1
 
     def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
-        """Do one gradient update, `phase` being the step modulo `period`, without waiting for the device."""
+        """Do one update of every member, `phase` being the step modulo `period`; return metrics (S,), detached.
+
+        It must not wait for the device.
+        """
         raise TypeError(f"{type(self).__name__} defines no update")
 
     def learning_rates(self, step: int) -> Mapping[str, float]:
@@ -190,8 +187,19 @@ class Component(nn.Module):
                     group["lr"] = rate
 
     def descend(self, name: str, loss: Tensor, *, clip: float | None = None) -> None:
-        """One step of the named optimizer on `loss`; see `descend`."""
-        descend(self.optimizers[name], loss, clip=clip)
+        """One step of the named optimizer on `loss`, touching its own parameters only.
+
+        `loss` is the sum over members of each member's mean, so no gradient crosses members. With `clip`, each
+        member's gradient is scaled to a norm of at most that.
+        """
+        optimizer = self.optimizers[name]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = torch.autograd.grad(loss, parameters)
+        if clip is not None:
+            gradients = clip_norm(gradients, clip)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
 
     def heldout_noise(self, batch_size: int) -> Mapping[str, Normal]:
         """Return the random numbers one member's held-out evaluation consumes."""
@@ -265,20 +273,6 @@ class Member:
 
 
 # --------------------------------------------------------------------------------- shared steps
-
-
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None) -> None:
-    """One optimizer step on `loss`, touching only the optimizer's own parameters.
-
-    `loss` is the sum over members of each member's mean, so no gradient crosses members.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = torch.autograd.grad(loss, parameters)
-    if clip is not None:
-        gradients = clip_norm(gradients, clip)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    optimizer.step()
 
 
 def fit_quality(predicted: Tensor, actual: Tensor) -> dict[str, Tensor]:  # (S, B) each → (S,)

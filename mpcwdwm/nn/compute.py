@@ -1,7 +1,7 @@
-"""How the arithmetic is done: eagerly, compiled, or captured and replayed; never what is computed.
+"""How arithmetic is run: eagerly, compiled by torch.compile, or captured as a CUDA graph and replayed.
 
-All ways compute the same up to the rounding of float32 (`tests/mpcwdwm/training/test_captured.py` holds each against
-the eager one). Which of them made a result is written into its manifest.
+All compute the same up to float32 rounding (`tests/mpcwdwm/training/test_captured.py` compares each with eager). A
+result's manifest says which was used.
 """
 
 import shutil
@@ -14,9 +14,9 @@ import torch
 from mpcwdwm.config import Config, Flag, setting
 from mpcwdwm.errors import UserError
 
-__all__ = ["Captured", "ComputeConfig", "Path", "compiled", "matmul_precision", "path_of", "record"]
+__all__ = ["Captured", "ComputeConfig", "Execution", "compiled", "execution_of", "matmul_precision", "record"]
 
-Path = Literal["graph", "compile", "eager"]
+Execution = Literal["graph", "compile", "eager"]
 COMPILE_STEPS = 20_000  # a compilation takes 10 to 60 s, and where it pays saves 2 to 10 ms an update
 WARM_UP = 3  # calls before a capture: lazy initialisation and the allocator's first requests must lie behind
 
@@ -30,21 +30,21 @@ class ComputeConfig(Config):
     tf32: Flag = setting(False, "matrix products in TF32 on a GPU: faster, with 10 bits of mantissa")
 
 
-def path_of(
+def execution_of(
     compute: ComputeConfig, device: str | torch.device, *, updates: int | None = None, compile_pays: bool = False
-) -> Path:
-    """Return how a training of so many updates is run on a device; a planner's steps, where None is given.
+) -> Execution:
+    """Return how a training or a planner runs on a device.
 
     Planning is not compiled: on a processor that gained a tenth and took a minute (docs/benchmarks.md).
 
     Args:
         compute: what the user asks for.
         device: where the work is done.
-        updates: of the whole training.
-        compile_pays: whether compiling made this component's updates faster on a processor.
+        updates: of the whole training; None: a planner's steps.
+        compile_pays: whether compiling makes this component's updates faster on a processor.
 
     Raises:
-        UserError: what was asked for is not there.
+        UserError: there is no GPU or no compiler for what was asked for.
     """
     on_gpu = torch.device(device).type == "cuda"
     if compute.capture == "graph" and not on_gpu:
@@ -58,7 +58,7 @@ def path_of(
     return "compile" if compile_pays and (updates or 0) >= COMPILE_STEPS and compiler() else "eager"
 
 
-def record(compute: ComputeConfig, device: str | torch.device, path: Path) -> dict[str, Any]:
+def record(compute: ComputeConfig, device: str | torch.device, path: Execution) -> dict[str, Any]:
     """Return what a manifest says of how a result was computed."""
     return {"path": path, "tf32": compute.tf32 and torch.device(device).type == "cuda"}
 
@@ -70,7 +70,7 @@ def compiler() -> str | None:
 
 @contextmanager
 def matmul_precision(compute: ComputeConfig) -> Iterator[None]:
-    """Use TF32 for matrix products on a GPU, or float32, whatever was set before."""
+    """Use TF32 or float32 for matrix products on a GPU, and restore the setting afterwards."""
     settings = torch.backends.cuda.matmul
     before, settings.allow_tf32 = settings.allow_tf32, compute.tf32
     try:
@@ -90,10 +90,9 @@ def compiled(part: Any) -> Callable[..., Any]:
 
 
 class Captured:
-    """Work on tensors that stay where they are, recorded as one CUDA graph and replayed.
+    """Work on tensors that stay in place, recorded as one CUDA graph and replayed.
 
-    The first calls run eagerly on a stream of their own; they are ordinary work, not a rehearsal. On a
-    processor every call runs the work itself, which makes it the eager twin.
+    The first calls run eagerly, on a stream of their own; on a processor all do.
 
     Args:
         work: reads and writes only tensors that persist between calls, and never waits for the device.

@@ -18,7 +18,7 @@ from mpcwdwm.components.component import CriticComponent
 from mpcwdwm.components.registry import COMPONENTS, CriticSource, PolicyName
 from mpcwdwm.config import Config, Flag, Int, Real, setting
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import Captured, ComputeConfig, matmul_precision, path_of
+from mpcwdwm.nn.compute import Captured, ComputeConfig, execution_of, matmul_precision
 from mpcwdwm.planning.interface import check_answers, check_methods
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.random import generator
@@ -159,7 +159,7 @@ class Planner:
         check_methods(parts)
         self.rows = parts.members * episodes
         self.compute = compute or ComputeConfig()
-        self.path = path_of(self.compute, parts.device)
+        self.path = execution_of(self.compute, parts.device)
         self.psi0 = parts.policy.initial(episodes)  # the pretrained policy's parameters, one set per row
         self.dtype = next(iter(self.psi0.values())).dtype
         self.obs = torch.empty(0)  # (N, obs_dim) from the first step on

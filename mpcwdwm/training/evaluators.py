@@ -1,8 +1,7 @@
-"""What a point of the learning curve measures: a policy in the environment, a model on episodes it never saw.
+"""What a point of the learning curve measures: a policy in the environment, a model on held-out episodes.
 
-Every component with something to say about held-out rows is asked for it (`heldout`). A world model
-is also rolled along recorded actions without being shown the states on the way (`open_loop`): what
-compounds over a planner's horizon does not show in one step.
+`heldout` of a component gives its metrics on held-out rows. A world model is also rolled along recorded actions
+from its own predictions (`open_loop`), because errors that compound over a planner's horizon do not show in one step.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,13 +70,14 @@ def policy_evaluator(
 # ------------------------------------------------------------------------------------------- models
 
 
-def heldout_evaluator(part: Component, datasets: Sequence[Dataset], *, horizon: int = OPEN_LOOP_STEPS) -> Evaluator:
-    """Return a function that measures a component of this kind and these seeds on held-out rows.
+def heldout_evaluator(part: Component, datasets: Sequence[Dataset]) -> Evaluator:
+    """Return a function that measures a component of this kind and these seeds on held-out rows, whatever its step.
+
+    A world model's open-loop error is left out where no held-out episode is long enough.
 
     Args:
-        part: what is to be measured, at whatever step of its training.
+        part: such a component.
         datasets: one per member.
-        horizon: H, steps of a world model's open-loop error; left out where no held-out episode is that long.
 
     Raises:
         UserError: a dataset has no held-out rows that the component can use.
@@ -85,7 +85,7 @@ def heldout_evaluator(part: Component, datasets: Sequence[Dataset], *, horizon: 
     like = next(part.parameters())
     sample = _Sample(part.seeds, datasets, like.device, like.dtype)
     measures = [_one_step(part, sample)]
-    if isinstance(part, DynamicsComponent) and (open_loop := _open_loop(part, sample, horizon)):
+    if isinstance(part, DynamicsComponent) and (open_loop := _open_loop(part, sample)):
         measures.append(open_loop)
 
     def evaluate(part: Component) -> list[dict[str, float]]:
@@ -135,9 +135,8 @@ def _one_step(part: Component, sample: _Sample) -> Callable[[Component], dict[st
     return lambda part: part.heldout(batch, noise)
 
 
-def _open_loop(
-    part: DynamicsComponent, sample: _Sample, horizon: int
-) -> Callable[[Component], dict[str, Tensor]] | None:
+def _open_loop(part: DynamicsComponent, sample: _Sample) -> Callable[[Component], dict[str, Tensor]] | None:
+    horizon = OPEN_LOOP_STEPS
     starts = [torch.from_numpy(dataset.heldout_starts(horizon)) for dataset in sample.datasets]
     if not all(len(own) for own in starts):
         return None

@@ -21,7 +21,7 @@ from mpcwdwm.components.component import ActorComponent, Component, ComponentCon
 from mpcwdwm.components.registry import component_class
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import Captured, ComputeConfig, compiled, matmul_precision, path_of, record
+from mpcwdwm.nn.compute import Captured, ComputeConfig, compiled, execution_of, matmul_precision, record
 from mpcwdwm.nn.networks import member_state
 from mpcwdwm.random import BLOCK_STEPS, Draws, Integers
 from mpcwdwm.training.buffer import Buffer, usable_rows
@@ -63,7 +63,7 @@ class Training:
         self.datasets = [datasets] * len(self.seeds) if isinstance(datasets, Dataset) else list(datasets)
         first, part_class = self.datasets[0], component_class(name, config)
         pays = part_class.compile_pays
-        self.path = path_of(self.compute, device, updates=config.steps, compile_pays=pays)
+        self.path = execution_of(self.compute, device, updates=config.steps, compile_pays=pays)
         heldout = None if config.train_on == "all" else False
         rows = [usable_rows(dataset, part_class.rows, heldout=heldout) for dataset in self.datasets]
         self.buffer = Buffer(self.datasets, rows, device=device, dtype=dtype)

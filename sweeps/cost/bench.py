@@ -26,7 +26,7 @@ from cluster.provenance import cores
 from mpcwdwm.components import COMPONENTS, component_config
 from mpcwdwm.data.tasks import ROBOTS
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import ComputeConfig, path_of
+from mpcwdwm.nn.compute import ComputeConfig, execution_of
 from mpcwdwm.planning import planner_config
 from sweeps.cost import speed
 from sweeps.cost.machine import PLANNING, PLAYING, Crowding, Machine, remember_machine
@@ -187,7 +187,7 @@ def keep_busy(device: str, threads: int) -> None:
 
 def _uncompiled(device: str) -> ComputeConfig:
     """Return how work is run here by default, never compiled: that alone would take the minute."""
-    return ComputeConfig(capture=path_of(ComputeConfig(), device))
+    return ComputeConfig(capture=execution_of(ComputeConfig(), device))
 
 
 def crowding(place: Place) -> Crowding:

@@ -25,7 +25,7 @@ from mpcwdwm.data.dataset import Dataset, from_arrays
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.envs.factory import make_env, mujoco_version
-from mpcwdwm.nn.compute import ComputeConfig, path_of
+from mpcwdwm.nn.compute import ComputeConfig, execution_of
 from mpcwdwm.planning import PlannerConfig, assemble, planner_class, planner_config
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training
@@ -112,13 +112,13 @@ def work_shape(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def path_on(place: Place, compute: ComputeConfig, **training: Any) -> str:
-    """Return how work is run there, like `mpcwdwm.nn.compute.path_of`.
+    """Return how work is run there, like `mpcwdwm.nn.compute.execution_of`.
 
     A plan for GPUs may be made on a machine without: then it is measured eagerly.
     """
     if place.device == "cpu" and compute.capture == "graph":
         return "eager"
-    return path_of(compute, place.device, **training)
+    return execution_of(compute, place.device, **training)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ import torch
 from mpcwdwm.components import component_config
 from mpcwdwm.components.registry import COMPONENTS
 from mpcwdwm.data import Dataset, dataset_path, find_task, read_dataset
-from mpcwdwm.nn.compute import ComputeConfig, path_of
+from mpcwdwm.nn.compute import ComputeConfig, execution_of
 from mpcwdwm.training.loop import Training
 
 TASK = "hopper-medium-replay-mini-ppo-v0"
@@ -273,11 +273,11 @@ def measured(
 ) -> dict[str, list[float]]:
     """Return side → its updates per second, round by round."""
     seconds, device = arguments.seconds, arguments.device
-    uncompiled = path_of(ComputeConfig(), device)
+    uncompiled = execution_of(ComputeConfig(), device)
     sides: dict[str, Callable[[], float]] = {}
     apart = None
     pays = COMPONENTS[case.algorithm].compile_pays
-    if path_of(ComputeConfig(), device, updates=1_000_000, compile_pays=pays) == "compile":
+    if execution_of(ComputeConfig(), device, updates=1_000_000, compile_pays=pays) == "compile":
         apart = Apart([sys.executable, Path(__file__), "--serve"], device)
         apart.make(case, data, seconds)
         sides["compiled"] = lambda: apart.rate(case, seconds)

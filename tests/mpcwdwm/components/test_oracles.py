@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpcwdwm.components.component import Batch, descend, polyak_update
+from mpcwdwm.components.component import Batch, polyak_update
 from mpcwdwm.components.iql import Iql, IqlConfig
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from tests.support import ROOT
+from tests.support.updates import update
 
 ORACLES = ROOT / "tests" / "oracles"
 TOLERANCE = 5e-5
@@ -77,7 +78,7 @@ def rebrac_distance(vectors: dict[str, np.ndarray], variant: type[Rebrac] = Rebr
     for t in range(UPDATES):
         b = {name: tensor(value) for name, value in below(vectors, f"batch{t}/").items()}
         batch = Batch(b["states"], b["actions"], b["rewards"], b["next_states"], b["next_actions"], 1 - b["dones"])
-        part.update(batch, {"target_action": b["standard_normal"]}, t)
+        update(part, batch, {"target_action": b["standard_normal"]}, t)
         for name, ours in (("actor", part.actor), ("target_actor", part.target_actor)):
             largest = max(largest, distance(ours.net, below(vectors, f"after{t}/{name}/"), 3) / allowed[name])
         for name, ours in (("critic", part.critic), ("target_critic", part.target_critic)):
@@ -90,9 +91,9 @@ def rebrac_distance(vectors: dict[str, np.ndarray], variant: type[Rebrac] = Rebr
 class TargetsEveryStep(Rebrac):
     """unifloral: the targets move at every critic update."""
 
-    def update(self, batch, noise, step):
-        metrics = super().update(batch, noise, step)
-        if step % self.config.policy_freq:
+    def advance(self, batch, noise, phase):
+        metrics = super().advance(batch, noise, phase)
+        if phase:
             polyak_update(list(self.target_critic.parameters()), list(self.critic.parameters()), self.config.polyak)
             polyak_update(list(self.target_actor.parameters()), list(self.actor.parameters()), self.config.polyak)
         return metrics
@@ -111,11 +112,11 @@ class ActorTargetAfterStep(Rebrac):
 class CriticTargetBeforeStep(Rebrac):
     """The critic's target follows the critic as it was before the step."""
 
-    def update(self, batch, noise, step):
+    def advance(self, batch, noise, phase):
         before = [p.detach().clone() for p in self.critic.parameters()]
         target = [p.detach().clone() for p in self.target_critic.parameters()]
-        metrics = super().update(batch, noise, step)
-        if step % self.config.policy_freq == 0:
+        metrics = super().advance(batch, noise, phase)
+        if phase == 0:
             polyak_update(target, before, self.config.polyak)
             with torch.no_grad():
                 for ours, wrong in zip(self.target_critic.parameters(), target, strict=True):
@@ -126,9 +127,9 @@ class CriticTargetBeforeStep(Rebrac):
 class TwoCriticUpdates(Rebrac):
     """unifloral: two critic updates on one batch per actor update."""
 
-    def update(self, batch, noise, step):
+    def advance(self, batch, noise, phase):
         self.critic_step(batch, noise["target_action"])
-        return super().update(batch, noise, 0)
+        return super().advance(batch, noise, 0)
 
 
 class MeanOverActionDims(Rebrac):
@@ -141,12 +142,12 @@ class MeanOverActionDims(Rebrac):
 class TorchLayerNormEps(Rebrac):
     """torch's layer norm epsilon instead of flax's."""
 
-    def update(self, batch, noise, step):
+    def advance(self, batch, noise, phase):
         import mpcwdwm.nn.networks as nets
 
         ours, nets.FLAX_LAYER_NORM_EPS = nets.FLAX_LAYER_NORM_EPS, 1e-5
         try:
-            return super().update(batch, noise, step)
+            return super().advance(batch, noise, phase)
         finally:
             nets.FLAX_LAYER_NORM_EPS = ours
 
@@ -173,7 +174,7 @@ class FirstCriticInActor(Rebrac):
         bc = (action - batch.action).square().sum(-1)
         q = self.critic(batch.obs, action)[:, 0]
         loss = (self.config.actor_bc_coef * bc - q / q.detach().abs().mean(-1, keepdim=True)).mean(-1)
-        descend(self.optimizers["actor"], loss.sum())
+        self.descend("actor", loss.sum())
         return {}
 
 
@@ -241,7 +242,7 @@ def iql_distance(vectors: dict[str, np.ndarray], variant: type[Iql] = Iql, steps
         batch = Batch(
             b["observations"], b["actions"], b["rewards"], b["next_observations"], b["actions"] * 0, b["masks"]
         )
-        part.update(batch, {}, t)
+        update(part, batch, {}, t)
         largest = max(
             largest,
             distance(part.actor.net, iql_actor(vectors, f"after{t}/actor/"), 2) / TOLERANCE,

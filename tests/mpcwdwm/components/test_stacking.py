@@ -7,8 +7,8 @@ from mpcwdwm.components import component_config
 from mpcwdwm.nn.networks import member_state
 from mpcwdwm.random import BLOCK_STEPS, Draws, Integers, Normal
 from mpcwdwm.training.loop import Training
-from tests.support.draws import draws_at
 from tests.support.parts import KINDS, PARTS, bases_of, part_of
+from tests.support.updates import draws_at
 
 STEPS = 200
 SEEDS = (3, 11, 7)

@@ -14,10 +14,10 @@ from mpcwdwm.components import component_config
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training
-from tests.support.draws import draws_at
 from tests.support.imagined_episodes import SMALL, episodes_of, grown, training_of
 from tests.support.linear_quadratic import DISCOUNT, DOUBLE, Q, R, quadratic, tensor
 from tests.support.parts import PARTS, bases_of, part_of
+from tests.support.updates import draws_at, update
 
 # --------------------------------------------------------------------------------- what is learnt
 
@@ -122,7 +122,7 @@ def test_an_update_descends_each_networks_own_error_on_its_own_share_of_the_epis
     (one_of, *_) = [k for k in episodes if set(learns[1, :, k].tolist()) == {0.0, 1.0}]
     changed.part._table.returns[1][table.episode[1] == one_of] += 100.0
     for each in (training, changed):
-        each.part.update(each.buffer.gather(draws["rows"]), {"state": draws["state"]}, 2)
+        update(each.part, each.buffer.gather(draws["rows"]), {"state": draws["state"]}, 2)
     for parameter, gradient in zip(training.part.net.parameters(), gradients, strict=True):
         assert torch.allclose(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
     for ours, theirs in zip(training.part.net.parameters(), changed.part.net.parameters(), strict=True):

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mpcwdwm.components import component_config
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn import compute as compute_module
-from mpcwdwm.nn.compute import COMPILE_STEPS, ComputeConfig, compiler, matmul_precision, path_of, record
+from mpcwdwm.nn.compute import COMPILE_STEPS, ComputeConfig, compiler, execution_of, matmul_precision, record
 from mpcwdwm.nn.networks import Mlp, uniform_init
 from mpcwdwm.nn.weight_gradients import gathered_weight_gradients
 from mpcwdwm.planning import AdaptiveMpc, planner_config
@@ -75,7 +75,7 @@ def recorded(monkeypatch):
     """Let a processor do what a GPU does: record and replay."""
     for module in ("mpcwdwm.training.loop", "mpcwdwm.planning.planner"):
         monkeypatch.setattr(f"{module}.Captured", Recording)
-        monkeypatch.setattr(f"{module}.path_of", lambda *_, **__: "graph")
+        monkeypatch.setattr(f"{module}.execution_of", lambda *_, **__: "graph")
     for module in ("ascent", "trust.region"):
         monkeypatch.setattr(f"mpcwdwm.planning.{module}.looking_is_free", lambda device: False)
 
@@ -285,20 +285,20 @@ def test_weight_gradients_over_all_uses_are_those_of_autograd():
 
 def test_the_path_follows_from_device_length_and_compiler(monkeypatch):
     auto = ComputeConfig()
-    assert path_of(auto, "cpu", updates=COMPILE_STEPS - 1, compile_pays=True) == "eager"
-    assert path_of(auto, "cpu", updates=COMPILE_STEPS) == "eager"
-    assert path_of(auto, "cpu") == "eager"
-    assert path_of(auto, "cuda", updates=5) == path_of(auto, "cuda:1") == "graph"
-    assert path_of(EAGER, "cuda", updates=10**6) == "eager"
+    assert execution_of(auto, "cpu", updates=COMPILE_STEPS - 1, compile_pays=True) == "eager"
+    assert execution_of(auto, "cpu", updates=COMPILE_STEPS) == "eager"
+    assert execution_of(auto, "cpu") == "eager"
+    assert execution_of(auto, "cuda", updates=5) == execution_of(auto, "cuda:1") == "graph"
+    assert execution_of(EAGER, "cuda", updates=10**6) == "eager"
     monkeypatch.setattr(compute_module.shutil, "which", lambda name: "/usr/bin/c++" if name == "c++" else None)
-    assert path_of(auto, "cpu", updates=COMPILE_STEPS, compile_pays=True) == "compile"
-    assert path_of(ComputeConfig(capture="compile"), "cpu") == "eager"  # planning is not compiled
+    assert execution_of(auto, "cpu", updates=COMPILE_STEPS, compile_pays=True) == "compile"
+    assert execution_of(ComputeConfig(capture="compile"), "cpu") == "eager"  # planning is not compiled
     monkeypatch.setattr(compute_module.shutil, "which", lambda name: None)
-    assert path_of(auto, "cpu", updates=COMPILE_STEPS, compile_pays=True) == "eager"
+    assert execution_of(auto, "cpu", updates=COMPILE_STEPS, compile_pays=True) == "eager"
     with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
-        path_of(ComputeConfig(capture="compile"), "cpu", updates=5)
+        execution_of(ComputeConfig(capture="compile"), "cpu", updates=5)
     with pytest.raises(UserError, match="needs a GPU"):
-        path_of(ComputeConfig(capture="graph"), "cpu", updates=5)
+        execution_of(ComputeConfig(capture="graph"), "cpu", updates=5)
 
 
 def test_tf32_is_off_unless_asked_for_and_what_was_set_before_comes_back():

@@ -9,10 +9,10 @@ from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import MpcConfig, adapt, planner_config
 from mpcwdwm.planning.registry import PLANNERS
 from mpcwdwm.training.loop import Training
-from tests.support.draws import draws_at
 from tests.support.parts import PARTS, bases_of, part_of
 from tests.support.random_parts import ACT, OBS, make_parts, problem
 from tests.support.trusted_parts import ALL, trusted_parts
+from tests.support.updates import draws_at, update
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")]
 SMALL = {"hidden_dim": 16, "batch_size": 32, "steps": 50, "evaluations": 1}
@@ -39,9 +39,9 @@ def test_updates_on_an_accelerator_equal_those_on_the_cpu(name, dataset):
     for step in range(10):
         draws = draws_at(here.draws, step)  # the CPU's numbers for both: devices have generators of their own
         batch = here.buffer.gather(draws.pop("rows"))
-        here.part.update(batch, draws, step)
+        update(here.part, batch, draws, step)
         moved = Batch(**{field: value.cuda() for field, value in vars(batch).items()})
-        there.part.update(moved, {key: value.cuda() for key, value in draws.items()}, step)
+        update(there.part, moved, {key: value.cuda() for key, value in draws.items()}, step)
     for key, value in here.part.state_dict().items():
         assert torch.allclose(value, there.part.state_dict()[key].cpu(), atol=1e-9), key
 

@@ -269,7 +269,7 @@ def test_a_long_training_that_will_be_compiled_is_measured_without_compiling(
     monkeypatch.setattr(
         speed, "time_updates", lambda *work: asked.append(work[0].compute.capture) or Cost(1.0, first=2.0)
     )
-    monkeypatch.setattr(speed, "path_of", lambda compute, device, **work: asked.append(work) or "compile")
+    monkeypatch.setattr(speed, "execution_of", lambda compute, device, **work: asked.append(work) or "compile")
     config = component_config("rebrac", {}, {"steps": 70_000})
     cost = speed.update_cost(Updates("rebrac", config, (11, 3), 1), Place("cpu", 1))
     assert asked == [{"updates": 70_000, "compile_pays": True}, "eager"]

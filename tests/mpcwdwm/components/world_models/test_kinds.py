@@ -11,6 +11,7 @@ from mpcwdwm.random import generator
 from mpcwdwm.training.loop import Training, train
 from tests.support.parts import KINDS, part_of
 from tests.support.random_parts import ACT, OBS, make_parts
+from tests.support.updates import update
 from tests.support.world_models import model, normal, randomised
 
 DOUBLE = torch.float64
@@ -34,7 +35,7 @@ def test_a_trained_model_has_the_moments_of_gaussian_data(kind):
     for step in range(500):
         obs, x, action = (torch.randn(1, rows, n, generator=g, dtype=DOUBLE) for n in (2, 2, 1))
         batch = Batch(obs, action, flat, 0.7 + 0.6 * x, action, flat)
-        part.update(batch, {name: recipe.sample(1, g, DOUBLE) for name, recipe in part.noise(rows).items()}, step)
+        update(part, batch, {name: recipe.sample(1, g, DOUBLE) for name, recipe in part.noise(rows).items()}, step)
     obs, action, noise = (normal(1, 4000, *shape, name=str(shape)) for shape in ((2,), (1,), part.noise_shape))
     with torch.no_grad():
         sample = part.sample(obs, action, noise)
