@@ -1,4 +1,4 @@
-"""The way in for people who do not want the sweep: finished components from a folder, ready to plan with."""
+"""Finished components from a sweep's folder, ready to plan with, without the sweep."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning.assemble import load_parts
 from mpcwdwm.planning.parts import Parts
-from mpcwdwm.planning.planner import PlannerConfig
+from mpcwdwm.planning.planner import LookaheadConfig, PlannerConfig
 
 __all__ = ["load"]
 
@@ -59,12 +59,13 @@ def load(
         needs = (*([critic_from] if critic_from else []), *MODELS)
     else:
         base, needs = planner.base, planner.needs
-        lenders = [name for name in needs if name == getattr(planner, "critic_from", None)]
-        critic_from = lenders[0] if lenders else None
+        lender = planner.critic_from if isinstance(planner, LookaheadConfig) else None
+        critic_from = lender if lender in needs else None
     ours = [
         manifest
         for manifest in manifests
-        if manifest["task"]["name"] == task and manifest["config"].get("policy", base) == base  # a value is a policy's
+        if manifest["task"]["name"] == task
+        and manifest["config"].get("of", base) in (base, "base")  # whose value it is
     ]
     names = dict.fromkeys((base, *needs))
     found = {name: [folder / _choose(ours, name, one, keys, folder)["key"] for one in seeds] for name in names}

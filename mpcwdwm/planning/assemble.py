@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Protocol, TypedDict, Unpack, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Component, Member
+from mpcwdwm.components.component import ActorComponent, Component, CriticComponent, Member
 from mpcwdwm.components.loading import load_component, stacked
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning.parts import (
+    DisagreeingModel,
     Parts,
     SharedBehavior,
     SharedCritic,
@@ -20,9 +21,17 @@ from mpcwdwm.planning.parts import (
     SharedValue,
     SharedWorldModel,
     StackedPolicy,
+    TransitionModel,
 )
 
 __all__ = ["Facts", "assemble", "load_parts"]
+
+
+@runtime_checkable
+class _Discounted(Protocol):
+    """A config with the discount of a critic."""
+
+    discount: float
 
 
 class Facts(TypedDict, total=False):
@@ -58,7 +67,7 @@ def assemble(
 ) -> Parts:
     """Return the parts that components make, which are frozen and moved to the device.
 
-    Discount and reward scale are those of the component that lends the critic: they are the unit in which it judges.
+    Discount and reward scale are those of the component that lends the critic.
 
     Args:
         components: component name → the component, or what `train` returned; the same seeds in the same order.
@@ -75,40 +84,41 @@ def assemble(
         if name not in components:
             raise UserError(f"{role}: '{name}' is not among the components{did_you_mean(name, components)}: add it")
     given = {name: one if isinstance(one, Component) else stacked(one) for name, one in components.items()}
-    loaded: dict[str, Any] = {name: one.to(device).requires_grad_(False).eval() for name, one in given.items()}
-    policy = loaded[base]
+    loaded = {name: one.to(device).requires_grad_(False).eval() for name, one in given.items()}
+    policy, value, model = (loaded.get(name) for name in (base, "value", "world_model"))
+    if not isinstance(policy, ActorComponent):
+        raise UserError(f"base: {base} has no policy: give a component that acts")
     for name, part in loaded.items():
         if part.seeds != policy.seeds:
             raise UserError(f"{name} has seeds {list(part.seeds)}, {base} has {list(policy.seeds)}: give equal seeds")
-    if not hasattr(policy, "actor"):
-        raise UserError(f"base: {base} has no policy: give a component that acts")
-    if "value" in loaded and loaded["value"].config.policy != base:
-        evaluated = loaded["value"].config.policy
+    if value is not None and base not in value.config.builds_on:
+        evaluated = value.config.builds_on[0]
         raise UserError(f"the value is that of {evaluated}'s policy, not of {base}'s: give the one of {base}")
-    lenders = [name for name, part in loaded.items() if name != base and hasattr(part, "critic")]
-    lender = critic_from or ("value" if "value" in loaded else (lenders or [base])[0])
-    critic, members = loaded[lender], len(policy.seeds)
-    if critic_from not in (None, base, "value") and critic_from not in lenders:
+    critics = [name for name, part in loaded.items() if isinstance(part, CriticComponent)]
+    others = [name for name in critics if name != base]
+    lender = critic_from or ("value" if value is not None else [*others, base][0])
+    if critic_from not in (None, base, "value") and critic_from not in critics:
         raise UserError(f"critic_from: {critic_from} has no critic")
+    critic, members = loaded[lender], len(policy.seeds)
     parts = Parts(
         policy=StackedPolicy(policy.actor, base),
-        discount=getattr(critic.config, "discount", Parts.discount),
+        discount=critic.config.discount if isinstance(critic.config, _Discounted) else Parts.discount,
         members=members,
         device=torch.device(device),
         **facts,
     )
     if lender == "value":
         parts.critic = SharedValue(critic, members)
-    elif hasattr(critic, "critic"):
+    elif isinstance(critic, CriticComponent):
         parts.critic = SharedCritic(critic.critic, members, lender)
-    if "world_model" in loaded:
-        model = loaded["world_model"]
-        ensemble = getattr(model.config, "ensemble", 1) > 1
-        parts.world_model = (SharedEnsemble if ensemble else SharedWorldModel)(model, members)
+    if isinstance(model, DisagreeingModel):
+        parts.world_model = SharedEnsemble(model, members)
+    elif isinstance(model, TransitionModel):
+        parts.world_model = SharedWorldModel(model, members)
     if "reward" in loaded:
         identity = torch.tensor([[1.0, 0.0]], device=device).repeat(members, 1)
-        parts.reward_affine = getattr(critic, "reward_affine", identity)
+        parts.reward_affine = critic.reward_affine if isinstance(critic, CriticComponent) else identity
         parts.reward = SharedReward(loaded["reward"], members, parts.reward_affine)
-    if "bc" in loaded:
-        parts.behavior = SharedBehavior(loaded["bc"].actor, members)
+    if isinstance(cloned := loaded.get("bc"), ActorComponent):
+        parts.behavior = SharedBehavior(cloned.actor, members)
     return parts

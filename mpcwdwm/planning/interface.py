@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.errors import UserError
-from mpcwdwm.planning.parts import Params, Parts, Policy, WorldModel
+from mpcwdwm.planning.parts import Params, Parts, Policy, TransitionModel
 
 __all__ = ["check_answers", "check_methods"]
 
@@ -16,11 +16,11 @@ NUDGE = 0.1  # change of an input that shows whether an answer depends on it
 
 
 def check_methods(parts: Parts) -> None:
-    """Raise UserError unless policy and world model have the methods of `Policy` and `WorldModel`."""
+    """Raise UserError unless policy and world model have the methods of `Policy` and `TransitionModel`."""
     policy, model = type(parts.policy).__name__, type(parts.world_model).__name__
     if not isinstance(parts.policy, Policy):
         raise UserError(f"parts.policy is a {policy} without initial(): give mpcwdwm.ModulePolicy(module)")
-    if parts.world_model is not None and not isinstance(parts.world_model, WorldModel):
+    if parts.world_model is not None and not isinstance(parts.world_model, TransitionModel):
         raise UserError(f"parts.world_model is a {model} without noise_shape or sample(): see docs/python.md")
 
 

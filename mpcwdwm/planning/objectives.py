@@ -15,7 +15,7 @@ from torch import Tensor
 from mpcwdwm.config import Real, setting
 from mpcwdwm.errors import UserError
 from mpcwdwm.imagination import Imagined
-from mpcwdwm.planning.parts import Params, Parts
+from mpcwdwm.planning.parts import DisagreeingModel, Params, Parts
 from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig
 from mpcwdwm.planning.returns import imagined_rollouts, reduced, returns_of
 
@@ -81,7 +81,7 @@ def check_objective(parts: Parts, config: ObjectiveConfig) -> None:
         raise UserError(NO_CRITIC)
     if parts.behavior is None and (config.anchor or config.critic_penalty):
         raise UserError("anchor and critic_penalty need a policy cloned from the data: set parts.behavior")
-    if config.uncertainty and not _by_critics(config) and not hasattr(parts.world_model, "disagreement"):
+    if config.uncertainty and not _by_critics(config) and not isinstance(parts.world_model, DisagreeingModel):
         raise UserError(
             "disagreement: world_model needs a world model of several networks: "
             "world_model: {kind: mlp, ensemble: 5}, or disagreement: critics"

@@ -8,7 +8,7 @@ place; `ModulePolicy` makes one of any `torch.nn.Module`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,25 @@ from torch.func import functional_call, stack_module_state, vmap
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
 
-__all__ = ["Behavior", "Critic", "ModulePolicy", "Params", "Parts", "Policy", "Reward", "WorldModel"]
+__all__ = [
+    "Behavior",
+    "CriticFunction",
+    "DisagreeingModel",
+    "ModulePolicy",
+    "Params",
+    "Parts",
+    "Policy",
+    "RewardFunction",
+    "TransitionModel",
+]
 
 Params = dict[str, Tensor]
 """ψ: one policy's parameters per row, every tensor (N, …)."""
-Critic = Callable[[Tensor, Tensor], Tensor]
+CriticFunction = Callable[[Tensor, Tensor], Tensor]
 """(obs (N, B, obs_dim), action (N, B, act_dim)) → (N, C, B): C estimates (twins) of the action value."""
 Behavior = Callable[[Tensor], Tensor]
 """obs (N, B, obs_dim) → E[a | s] (N, B, act_dim): a policy cloned from the data."""
-Reward = Callable[[Tensor, Tensor], Tensor]
+RewardFunction = Callable[[Tensor, Tensor], Tensor]
 """(obs, action) as above → (N, B): the reward in the critic's unit."""
 
 
@@ -43,7 +53,7 @@ class Policy(Protocol):
 
 
 @runtime_checkable
-class WorldModel(Protocol):
+class TransitionModel(Protocol):
     """A transition that is a deterministic, differentiable function once its noise is given."""
 
     @property
@@ -56,14 +66,23 @@ class WorldModel(Protocol):
         ...
 
 
+@runtime_checkable
+class DisagreeingModel(TransitionModel, Protocol):
+    """A world model that estimates its own error."""
+
+    def disagreement(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return (N, B), in standard deviations of the state."""
+        ...
+
+
 @dataclass
 class Parts:
     """What `mpcwdwm.load` returns and planners take. Replace any field by your own."""
 
     policy: Policy
-    critic: Critic | None = None  # None: the plan ends without a terminal value
-    world_model: WorldModel | None = None
-    reward: Reward | None = None
+    critic: CriticFunction | None = None  # None: the plan ends without a terminal value
+    world_model: TransitionModel | None = None
+    reward: RewardFunction | None = None
     termination: Callable[[Tensor], Tensor] | None = None  # obs (…, obs_dim) → bool (…)
     discount: float = 0.99
     members: int = 1
@@ -77,7 +96,7 @@ class Parts:
 
     @property
     def base(self) -> str | None:
-        """The component whose policy this is; None: a user's own, of which nothing is known."""
+        """The component whose policy this is; None: a user's own."""
         return self.policy.component if isinstance(self.policy, StackedPolicy) else None
 
     @property
@@ -87,8 +106,6 @@ class Parts:
 
 
 # -------------------------------------------------------------------------------- our own components
-
-TINY = 1e-12  # under a square root, whose slope at zero is infinite
 
 
 def per_row(stacked: Params, episodes: int) -> Params:
@@ -116,10 +133,13 @@ class StackedPolicy:
         return functional_call(self.actor, {**self._buffers[rows], **psi}, (obs,))
 
 
-class SharedByMember:
+P = TypeVar("P")
+
+
+class SharedByMember(Generic[P]):
     """A frozen component of S members applied to N = S · episodes rows."""
 
-    def __init__(self, part: Any, members: int) -> None:
+    def __init__(self, part: P, members: int) -> None:
         self.part, self.members = part, members
 
     def fold(self, x: Tensor) -> Tensor:  # (N, B, …) → (S, episodes · B, …)
@@ -132,10 +152,10 @@ class SharedByMember:
         return values.unflatten(-1, (n // self.members, b)).transpose(1, 2).reshape(n, -1, b)
 
 
-class SharedCritic(SharedByMember):
+class SharedCritic(SharedByMember[nn.Module]):
     """Twin critics on rows."""
 
-    def __init__(self, part: Any, members: int, component: str | None = None) -> None:
+    def __init__(self, part: nn.Module, members: int, component: str | None = None) -> None:
         super().__init__(part, members)
         self.component = component
 
@@ -144,7 +164,7 @@ class SharedCritic(SharedByMember):
         return self.unfold(self.part(self.fold(obs), self.fold(action)), obs)
 
 
-class SharedValue(SharedByMember):
+class SharedValue(SharedByMember[Callable[[Tensor], Tensor]]):
     """An ensemble of state values on rows, in a critic's place: of the state alone, whatever the action."""
 
     component = "value"
@@ -154,10 +174,10 @@ class SharedValue(SharedByMember):
         return self.unfold(self.part(self.fold(obs)), obs)
 
 
-class SharedReward(SharedByMember):
+class SharedReward(SharedByMember[Callable[[Tensor, Tensor], Tensor]]):
     """A reward model on rows, in the unit of a critic trained on scale · r + shift."""
 
-    def __init__(self, part: Any, members: int, affine: Tensor) -> None:
+    def __init__(self, part: Callable[[Tensor, Tensor], Tensor], members: int, affine: Tensor) -> None:
         super().__init__(part, members)
         self.scale, self.shift = affine[:, :1], affine[:, 1:]  # (S, 1)
 
@@ -167,13 +187,13 @@ class SharedReward(SharedByMember):
         return (reward * self.scale + self.shift).reshape(obs.shape[:2])
 
 
-class SharedWorldModel(SharedByMember):
+class SharedWorldModel(SharedByMember[TransitionModel]):
     """A world model on rows."""
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of one transition's noise."""
-        return tuple(self.part.noise_shape)
+        return self.part.noise_shape
 
     def sample(self, obs: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """Return next_obs (N, B, obs_dim)."""
@@ -183,14 +203,14 @@ class SharedWorldModel(SharedByMember):
 class SharedEnsemble(SharedWorldModel):
     """A world model of several networks on rows."""
 
+    part: DisagreeingModel
+
     def disagreement(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Return (N, B): how far the networks' next states lie apart, in standard deviations of the state."""
-        predicted = self.part.predict_members(self.fold(obs), self.fold(action))  # (S, E, ·, obs_dim)
-        spread = (predicted / self.part.normalizer.std.unsqueeze(-3)).var(-3, correction=0).mean(-1)
-        return (spread + TINY).sqrt().reshape(obs.shape[:2])
+        """Return (N, B)."""
+        return self.part.disagreement(self.fold(obs), self.fold(action)).reshape(obs.shape[:2])
 
 
-class SharedBehavior(SharedByMember):
+class SharedBehavior(SharedByMember[Callable[[Tensor], Tensor]]):
     """A cloned policy on rows."""
 
     def __call__(self, obs: Tensor) -> Tensor:

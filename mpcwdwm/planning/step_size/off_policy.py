@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mpcwdwm.components.actor_critic import Critic
 from mpcwdwm.planning.parts import Parts, SharedCritic, SharedValue
 from mpcwdwm.planning.planner import Planner
 from mpcwdwm.planning.returns import imagined_rollouts
@@ -131,8 +132,8 @@ def _features(parts: Parts, windows: Windows, obs: Tensor, action: Tensor) -> Te
         action: (S, R, act_dim).
     """
     steps = (windows.by_member(windows.obs), windows.by_member(windows.action))
-    if isinstance(parts.critic, SharedCritic):
-        recorded, own = _hidden_layer(parts.critic, *steps), _hidden_layer(parts.critic, obs, action)
+    if isinstance(parts.critic, SharedCritic) and isinstance(network := parts.critic.part, Critic):
+        recorded, own = _hidden_layer(network, *steps), _hidden_layer(network, obs, action)
     else:
         recorded, own = _products(*steps, *steps), _products(*steps, obs, action)
     mean, std = recorded.mean(1, keepdim=True), recorded.std(1, correction=0, keepdim=True)
@@ -141,12 +142,12 @@ def _features(parts: Parts, windows: Windows, obs: Tensor, action: Tensor) -> Te
     return torch.cat([torch.ones_like(scaled[..., :1]), scaled], -1)
 
 
-def _hidden_layer(critic: SharedCritic, obs: Tensor, action: Tensor) -> Tensor:
+def _hidden_layer(network: Critic, obs: Tensor, action: Tensor) -> Tensor:
     """Return the inputs of the twins' last layers, side by side: (S, R, 2 · hidden), float64."""
     inputs: list[Tensor] = []
-    handle = critic.part.net.head.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    handle = network.net.head.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     try:
-        critic(obs, action)
+        network(obs, action)
     finally:
         handle.remove()
     return inputs[0].double().transpose(1, 2).flatten(2)  # (S, 2, R, hidden) before

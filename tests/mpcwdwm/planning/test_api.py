@@ -1,5 +1,6 @@
 """The Python API: what the README shows, run on components trained for a moment."""
 
+import json
 import os
 import re
 import shutil
@@ -94,6 +95,17 @@ def test_a_finished_value_is_loaded_by_name_and_plans(storage):
     assert not fallen.any()
     assert value.isfinite().all()
     assert planner.change.min() > 0
+
+
+def test_the_value_of_another_policy_is_left_alone(storage, tmp_path):
+    root = shutil.copytree(storage, tmp_path / "two")
+    other = shutil.copytree(root / "components" / "value-s0", root / "components" / "value-of-iql-s0")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["config"]["of"], manifest["key"] = "iql", other.name
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    assert isinstance(mpcwdwm.load(root, task=TASK["name"], critic_from="value").critic, SharedValue)
+    robust = mpcwdwm.MpcConfig(preset="robust")
+    assert isinstance(mpcwdwm.load(root, task=TASK["name"], planner=robust).critic, SharedValue)
 
 
 def test_a_borrowed_critic_brings_its_discount_and_its_reward_scale(storage):

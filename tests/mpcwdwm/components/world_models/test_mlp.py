@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
+import pytest
 import torch
 
 from mpcwdwm.components.component import Batch
 from mpcwdwm.components.world_models.mlp import LOG_VARIANCE_BOUNDS
+from mpcwdwm.errors import UserError
 from tests.support.world_models import model, normal, randomised
 
 DOUBLE = torch.float64
@@ -28,6 +31,16 @@ def test_the_noise_draws_the_member_and_the_gaussian_sample():
     step = (part.sample(s, a, moved)[0] - sample) / (2 * 0.6)  # 0.6: the target normaliser's deviation
     expected = (0.5 * log_variance[0]).exp().gather(0, which.long().argmax(0).view(1, -1, 1).expand(1, -1, 2))[0]
     assert torch.allclose(step, expected, atol=1e-12)
+
+
+def test_the_networks_disagree_by_the_spread_of_their_standardised_states():
+    part = randomised(model("mlp", ensemble=3))
+    s, a = normal(1, 6, 2, name="s"), normal(1, 6, 1, name="a")
+    states = (part.predict_members(s, a) / part.normalizer.std.unsqueeze(1)).detach().numpy()
+    wanted = np.sqrt(states.var(axis=1).mean(axis=-1))
+    assert np.allclose(part.disagreement(s, a).detach().numpy(), wanted, rtol=1e-9)
+    with pytest.raises(UserError, match=r"needs several networks: .*ensemble: 5"):
+        randomised(model("mlp", ensemble=1)).disagreement(s, a)
 
 
 def test_the_mean_of_the_ensemble_needs_no_draw():

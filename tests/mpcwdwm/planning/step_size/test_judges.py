@@ -285,11 +285,24 @@ def test_features_are_what_the_last_layer_of_the_critic_sees():
     parts = learnt((0, 1), dataset)
     windows = heldout_windows(parts, (0, 1), count=8, length=4)
     obs, action = windows.by_member(windows.obs), windows.by_member(windows.action)
-    hidden = off_policy._hidden_layer(parts.critic, obs, action)  # (S, R, 16): the twins beside each other
+    hidden = off_policy._hidden_layer(parts.critic.part, obs, action)  # (S, R, 16): the twins beside each other
     assert hidden.shape == (2, 32, 16)
     head = parts.critic.part.net.head
     q = torch.stack([hidden[..., :8], hidden[..., 8:]], 1) @ head.weight + head.bias
     assert torch.allclose(q.squeeze(-1), parts.critic(obs, action))
+
+
+def test_a_critic_of_another_network_is_evaluated_on_products():
+    parts = learnt((0,), dataset_of((8,) * 80, "to" * 40))
+    windows = heldout_windows(parts, (0,), count=8, length=4)
+    base = pretrained_actions(parts, windows)
+    critics = (SharedCritic(torch.nn.Bilinear(3, 2, 2), 1), lambda obs, action: None)
+    scores = [
+        ESTIMATORS["fqe_disjoint"](dataclasses.replace(parts, critic=critic), windows, base, windows.action)
+        for critic in critics
+    ]
+    assert torch.equal(*scores)
+    assert scores[0].isfinite().all()
 
 
 # ---- the choice ---------------------------------------------------------------------------------
