@@ -162,7 +162,7 @@ class Driver:
 
     def _record_plan(self) -> None:
         text = self.spec.to_yaml()
-        self.tracker.start(plan_record(self.spec.name, self.plan.components, self.plan.cells, {}), text)
+        self.tracker.start(plan_record(self.spec.name, self.plan.components, self.plan.cells), text)
         self._recorded = True
         self.store.save_sweep_file(self.spec.name, SPEC_FILE, text)
 

@@ -1,4 +1,4 @@
-"""What MLflow is told of a unit of work: its tags, its params, its numbers, and its place in the plan."""
+"""What is recorded of a unit of work: tags, params and metrics of its run, and its entry in the plan."""
 
 import json
 import math
@@ -32,7 +32,7 @@ EPISODE_MEANS = (
 
 @dataclass(frozen=True)
 class Record:
-    """What MLflow is to hold of a published unit; times in milliseconds, as MLflow counts them."""
+    """What MLflow is to hold of a published unit; times in milliseconds since 1970."""
 
     unit: Unit
     folder: Path  # where it is published
@@ -52,20 +52,18 @@ def record_of(unit: Unit, folder: Path, sweep: str) -> Record:
     return Record(unit, folder, params, metrics, unit_tags(unit, manifest, sweep), begin, end)
 
 
-def plan_record(
-    sweep: str, components: Iterable[ComponentUnit], cells: Iterable[CellUnit], failed: dict[str, str]
-) -> dict[str, Any]:
+def plan_record(sweep: str, components: Iterable[ComponentUnit], cells: Iterable[CellUnit]) -> dict[str, Any]:
     """Return the content of ``plan.json``: the keys of a sweep in table order, and what each cell is.
 
-    ``labels`` lets the table show a cell that has no result: its task, method, seed and role.
+    ``labels`` lets the table show a cell that has no result; ``failed`` is filled in by `Tracker.finish`.
     """
-    cells = list(cells)
+    labels = {unit.key: _row_params(unit) for unit in cells}
     return {
         "sweep": sweep,
         "components": [unit.key for unit in components],
-        "cells": [unit.key for unit in cells],
-        "labels": {unit.key: _row_params(unit) for unit in cells},
-        "failed": dict(failed),
+        "cells": list(labels),
+        "labels": labels,
+        "failed": {},
     }
 
 
@@ -93,16 +91,15 @@ def unit_params(unit: Unit) -> dict[str, str]:
     if isinstance(unit, ComponentUnit):
         chosen: dict[str, Any] = {"task": unit.task.name, "seed": unit.seed, "method": unit.component}
         chosen |= {f"config.{name}": value for name, value in unit.config.items()}
-        chosen |= {f"part.{name}": key for name, key in unit.parts.items()}
     else:
         chosen = _row_params(unit)
-        chosen |= {f"part.{name}": key for name, key in unit.parts.items()}
         chosen |= {f"planner.{name}": value for name, value in (unit.planner or {}).items()}
+    chosen |= {f"part.{name}": key for name, key in unit.parts.items()}
     return {name: _text(value)[:PARAM_LENGTH] for name, value in chosen.items()}
 
 
 def _row_params(unit: CellUnit) -> dict[str, Any]:
-    """Return what makes up a table row, and the seed within it."""
+    """Return what identifies a table's row, and the seed."""
     planner = unit.planner or {}
     world = unit.configs.get("world_model", {}) if "world_model" in unit.parts else {}
     return {
@@ -124,7 +121,7 @@ def _row_params(unit: CellUnit) -> dict[str, Any]:
 
 
 def unit_metrics(unit: Unit, manifest: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Return the final numbers of a unit; what is missing or not finite is left out."""
+    """Return a unit's metrics; what is missing or not finite is left out."""
     numbers: dict[str, Any] = {"seconds": manifest.get("seconds")}
     if isinstance(unit, ComponentUnit):
         numbers |= {"updates_per_second": manifest.get("updates_per_second"), **manifest.get("metrics", {})}
@@ -147,7 +144,7 @@ def _episodes(file: Path) -> dict[str, list[Any]]:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """Return the mean of those that are there; None if none is."""
+    """Return the mean without what is missing; None if all is."""
     known = np.array(values, dtype=np.float64)
     known = known[~np.isnan(known)]
     return float(known.mean()) if len(known) else None
@@ -165,5 +162,5 @@ def _text(value: Any) -> str:
 
 
 def finished_at(manifest: dict[str, Any]) -> int:
-    """Return when the unit was finished, in milliseconds, as MLflow counts time."""
+    """Return when the unit was finished, in milliseconds since 1970."""
     return int(1000 * datetime.fromisoformat(manifest["finished_at"]).timestamp())

@@ -1,20 +1,19 @@
 """Records of a sweep in MLflow: one parent run, one child run per unit of work.
 
-The driver is the only writer. A unit's run is found by the tag that holds its key, so logging is an
-upsert: what is FINISHED is left alone, what a killed driver left half-written is continued, and a
-run deleted by hand is made again from the artifact store, which is the truth; MLflow is its index.
-All points of a run carry the time at which the unit was finished, so writing them twice changes
+Only the driver writes. A unit's run is found by the tag that holds its key, so logging is an upsert: a FINISHED run
+is left alone, one that a killed driver left half-written is continued, and one deleted by hand is made again from
+the artifact store. All points of a run carry the time at which the unit was finished, so writing them twice changes
 nothing.
 
-MLflow takes ten to twenty milliseconds of processor time to make, fill and close a run, so as few requests
-are made as do. Which runs there are is asked once and remembered until the file changes otherwise
-(`Tracker._writing`), and artifacts that are files of this machine are copied to the run's place.
+MLflow takes ten to twenty milliseconds of processor time to make, fill and close a run, so requests are few: runs
+are searched once and remembered until another process writes to the file (`Tracker._writing`), and artifacts are
+copied to the run's folder where that is on this machine.
 
 sqlite waits at each of MLflow's four commits a unit until the disk has it. So the file is kept with a
 write-ahead log (`_write_ahead`): a commit is appended to ``mlflow.db-wal`` without waiting. A killed process loses
 nothing; a power cut may lose the last records, and the next run makes them again from the artifact store.
-`Tracker.finish` moves the log into ``mlflow.db``, which can then be copied alone. All who use the file at the same
-time must be on one machine, as sqlite demands: on a network file system, where several do, use a server.
+`Tracker.finish` moves the log into ``mlflow.db``, which can then be copied alone. All processes that use the file at
+the same time must be on one machine, as sqlite demands; several machines need a server.
 """
 
 import hashlib
@@ -57,26 +56,15 @@ PARAMS_PER_BATCH = 100  # MLflow's limit on one log_batch
 METRICS_PER_BATCH = 500  # the limit is 1000 for metrics and params together
 
 
-class Index:
-    """Which keys have their run: `complete`, and `unsettled`, with their runs, what is left to be done for.
+Index = dict[str, list[Any] | None]
+"""Key → its runs, the one to keep first; None once it has exactly one, complete."""
 
-    Args:
-        runs: of units, those to keep first.
-    """
 
-    def __init__(self, runs: Iterable[Any]) -> None:
-        self.unsettled: dict[str, list[Any]] = {}
-        for run in runs:
-            self.unsettled.setdefault(run.data.tags.get(KEY_TAG, ""), []).append(run)
-        whole = [key for key, own in self.unsettled.items() if len(own) == 1 and own[0].info.status == "FINISHED"]
-        self.complete: set[str] = set()
-        for key in whole:
-            self.settle(key)
-
-    def settle(self, key: str) -> None:
-        """Note that a key has one complete run."""
-        self.unsettled.pop(key, None)
-        self.complete.add(key)
+def _index(runs: Iterable[Any]) -> Index:
+    found = dict[str, list[Any]]()
+    for run in runs:
+        found.setdefault(run.data.tags.get(KEY_TAG, ""), []).append(run)
+    return {key: None if [run.info.status for run in own] == ["FINISHED"] else own for key, own in found.items()}
 
 
 class Tracker:
@@ -96,8 +84,8 @@ class Tracker:
         self.sweep = sweep
         self._plan: dict[str, Any] = {}
         self._parent = ""
-        self._index: Index | None = None  # None: not asked, or somebody else has written since
-        self._written = ""  # how the file looked when we were done with it
+        self._index: Index | None = None  # None: not searched, or another process has written since
+        self._written = ""  # the file's state after our last write
 
     def start(self, plan: dict[str, Any], spec_text: str) -> None:
         """Create the store and the experiment where they are missing, and open the parent run.
@@ -122,12 +110,13 @@ class Tracker:
     def log(self, unit: Unit, folder: Path) -> bool:
         """Record one finished unit; return False if MLflow already holds it complete."""
         with self._writing():
-            return self._upsert([(unit, folder)], self._index or Index(self._store.runs_of(unit.key))) == 1
+            index = _index(self._store.runs_of(unit.key)) if self._index is None else self._index
+            return self._upsert([(unit, folder)], index) == 1
 
     def sync(self, units_and_folders: Iterable[tuple[Unit, Path]]) -> int:
         """Record what the artifact store holds and MLflow does not; return how many units that were."""
         with self._writing():
-            index = Index(self._store.unit_runs())
+            index = _index(self._store.unit_runs())
             written = self._upsert(units_and_folders, index)
             if self._file is not None:  # a server has writers on other machines
                 self._index = index
@@ -142,20 +131,20 @@ class Tracker:
                 with closing(sqlite3.connect(self._file)) as connection:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    # ---- units ------------------------------------------------------------------------------
+    # Units
 
-    def _upsert(self, units_and_folders: Iterable[tuple[Unit, Path]], index: "Index") -> int:
-        """Bring the runs of every key to exactly one complete run; return for how many it was not there."""
+    def _upsert(self, units_and_folders: Iterable[tuple[Unit, Path]], index: Index) -> int:
+        """See that every key has exactly one run, complete; return how many had to be written."""
         written = 0
         for unit, folder in units_and_folders:
-            if unit.key in index.complete:
+            runs = index.get(unit.key, [])
+            if runs is None:
                 continue
-            runs = index.unsettled.get(unit.key, [])
             self._delete(runs[1:])
             if not runs or runs[0].info.status != "FINISHED":
                 self._write(record_of(unit, folder, self.sweep), runs[0] if runs else None)
                 written += 1
-            index.settle(unit.key)
+            index[unit.key] = None
         return written
 
     def _write(self, record: Record, begun: Any) -> None:
@@ -163,20 +152,16 @@ class Tracker:
         if begun and any(record.params.get(name, value) != value for name, value in begun.data.params.items()):
             self._delete([begun])  # MLflow's params cannot be changed: begun by a version that named them otherwise
             begun = None
-        info = (begun or self._begin(record)).info
-        self._log_files(record, info)
-        self._log_numbers(info.run_id, record.params, record.metrics, record.end)
-        self._client.set_terminated(info.run_id, status="FINISHED", end_time=record.end)
-
-    def _begin(self, record: Record) -> Any:
-        tags = {**record.tags, "mlflow.parentRunId": self._parent}
-        key, begin = record.unit.key, record.begin
-        return self._client.create_run(self._store.experiment_id, run_name=key, tags=tags, start_time=begin)
-
-    def _log_files(self, record: Record, info: Any) -> None:
+        if not begun:
+            tags = {**record.tags, "mlflow.parentRunId": self._parent}
+            begun = self._client.create_run(
+                self._store.experiment_id, run_name=record.unit.key, tags=tags, start_time=record.begin
+            )
         for name in (MANIFEST, EPISODES if isinstance(record.unit, CellUnit) else CURVE):
             if (record.folder / name).exists():
-                self._log_file(info, record.folder / name)
+                self._log_file(begun.info, record.folder / name)
+        self._log_numbers(begun.info.run_id, record)
+        self._client.set_terminated(begun.info.run_id, status="FINISHED", end_time=record.end)
 
     def _log_file(self, info: Any, file: Path) -> None:
         """Put a file among a run's artifacts."""
@@ -187,16 +172,14 @@ class Tracker:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
 
-    def _log_numbers(self, run_id: str, params: dict[str, str], metrics: dict[str, float], end: int) -> None:
+    def _log_numbers(self, run_id: str, record: Record) -> None:
         from mlflow.entities import Metric, Param
 
-        points = [Metric(name, value, end, 0) for name, value in sorted(metrics.items())]
-        pairs = [Param(name, value) for name, value in params.items()]
-        self._client.log_batch(run_id, metrics=points[:METRICS_PER_BATCH], params=pairs[:PARAMS_PER_BATCH])
-        for start in range(PARAMS_PER_BATCH, len(pairs), PARAMS_PER_BATCH):
-            self._client.log_batch(run_id, params=pairs[start : start + PARAMS_PER_BATCH])
-        for start in range(METRICS_PER_BATCH, len(points), METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=points[start : start + METRICS_PER_BATCH])
+        metrics = [Metric(name, value, record.end, 0) for name, value in sorted(record.metrics.items())]
+        params = [Param(name, value) for name, value in record.params.items()]
+        while metrics or params:
+            self._client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH], params=params[:PARAMS_PER_BATCH])
+            metrics, params = metrics[METRICS_PER_BATCH:], params[PARAMS_PER_BATCH:]
 
     def _log_text(self, run_id: str, name: str, text: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +187,7 @@ class Tracker:
             path.write_text(text, encoding="utf-8")
             self._client.log_artifact(run_id, str(path))
 
-    # ---- the store --------------------------------------------------------------------------
+    # The store
 
     @property
     def _client(self) -> Any:
@@ -315,7 +298,7 @@ def _write_ahead(connection: Any, _: Any) -> None:
 
 
 def _lock_file(uri: str) -> Path:
-    """Return a store's lock: beside a sqlite file, else among what this user has cached."""
+    """Return a store's lock: beside a sqlite file, else in the user's cache."""
     file = sqlite_file(uri)
     if file is not None:
         return file.with_name(file.name + ".lock")

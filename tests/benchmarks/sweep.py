@@ -309,7 +309,7 @@ def publish(plan: Plan, store: Store) -> None:
 
 def record(spec: Spec, plan: Plan, store: Store) -> None:
     tracker = Tracker(spec.tracking_uri, spec.name)
-    tracker.start(plan_record(spec.name, plan.components, plan.cells, {}), spec.to_yaml())
+    tracker.start(plan_record(spec.name, plan.components, plan.cells), spec.to_yaml())
     tracker.sync([])
     for cell in plan.cells:
         assert tracker.log(cell, store.folder("cell", cell.key))

@@ -36,7 +36,7 @@ def record_curves(uri, sweep, folder, curves, *, cells=(), results=None, planned
     result; ``results`` maps keys of cells to returns; ``paces`` maps keys to updates a second.
     """
     tracker = Tracker(uri, sweep)
-    tracker.start(plan_record(sweep, [*(unit for unit, _ in curves), *planned], cells, {}), f"name: {sweep}\n")
+    tracker.start(plan_record(sweep, [*(unit for unit, _ in curves), *planned], cells), f"name: {sweep}\n")
     for unit, curve in curves:
         published = publish_component(folder, unit)
         (published / "curve.json").write_text(json.dumps(curve))

@@ -125,7 +125,7 @@ def record(uri, sweep, cells, results, folder, components=(), failed=None, curve
     ``curves`` maps keys of components to learning curves; the others have none.
     """
     tracker = Tracker(uri, sweep)
-    tracker.start(plan_record(sweep, components, cells, {}), f"name: {sweep}\n")
+    tracker.start(plan_record(sweep, components, cells), f"name: {sweep}\n")
     for unit in components:
         tracker.log(unit, publish_component(folder, unit, (curves or {}).get(unit.key, ())))
     for unit in cells:

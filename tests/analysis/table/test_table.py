@@ -129,7 +129,7 @@ def test_the_csv_is_the_same_whatever_the_times_were(store, tmp_path):
         units = [baseline("same", "rebrac", 0), mpc("same", 0)]
         uri = store if i == 0 else f"sqlite:///{tmp_path}/other/mlflow.db"
         tracker = Tracker(uri, "same")
-        tracker.start(plan_record("same", [], units, {}), "")
+        tracker.start(plan_record("same", [], units), "")
         for unit, returns in list(zip(units, ([1.0, 2.0], [3.0, 5.0]), strict=True))[::order]:
             tracker.log(unit, publish_result(tmp_path / str(i), unit, returns, ms=ms, seconds=ms))
         tracker.finish("FINISHED", {})
@@ -307,7 +307,7 @@ def test_raw_returns_are_shown_without_references_and_never_averaged(store, tmp_
 def test_a_cell_another_sweep_recorded_under_another_name_is_called_what_this_sweep_calls_it(store, tmp_path):
     cells = [baseline("theirs", "rebrac", 0)]
     record(store, "theirs", cells, {cells[0].key: [1, 2]}, tmp_path)
-    Tracker(store, "ours").start(plan_record("ours", [], [replace(cells[0], method="our rebrac")], {}), "")
+    Tracker(store, "ours").start(plan_record("ours", [], [replace(cells[0], method="our rebrac")]), "")
     assert row_of(build_table(store, "ours"), "our rebrac").score_mean == pytest.approx(0.15)
 
 

@@ -35,7 +35,7 @@ def store(tmp_path_factory):
 
 def started(store, sweep, cells=()):
     tracker = Tracker(store, sweep)
-    tracker.start(plan_record(sweep, [], list(cells), {}), f"name: {sweep}\n")
+    tracker.start(plan_record(sweep, [], list(cells)), f"name: {sweep}\n")
     return tracker
 
 
@@ -111,7 +111,7 @@ def test_a_run_begun_by_a_killed_driver_is_continued_not_doubled(store, tmp_path
         from sweeps.records.tracker import Tracker
         unit = mpc({sweep!r}, seed=0)
         tracker = Tracker({store!r}, {sweep!r})
-        tracker.start(plan_record({sweep!r}, [], [unit], {{}}), "")
+        tracker.start(plan_record({sweep!r}, [], [unit]), "")
         place = shutil if {moment!r} == "copyfile" else MlflowClient
         setattr(place, {moment!r}, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
         tracker.log(unit, Path({str(folder)!r}))
@@ -344,7 +344,7 @@ def test_a_server_serves_as_a_store(server, tmp_path):
 
 def test_the_plan_record_is_plain_json():
     units = [mpc("json", 0)]
-    assert json.loads(json.dumps(plan_record("json", [], units, {}))) == plan_record("json", [], units, {})
+    assert json.loads(json.dumps(plan_record("json", [], units))) == plan_record("json", [], units)
 
 
 def test_two_drivers_that_log_one_unit_at_once_leave_exactly_one_run(store, tmp_path):
