@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-__all__ = ["DASH", "Section", "interval_text", "number", "signed", "to_markdown", "to_text"]
+__all__ = ["DASH", "Section", "interval_text", "number", "seeds_text", "signed", "to_markdown", "to_text"]
 
 DASH = "–"
 
@@ -85,3 +85,8 @@ def signed(value: float) -> str:
 def interval_text(low: float | None, high: float | None, form: str = ".1f") -> str:
     """Return "[low, high]", or a dash where there is no interval."""
     return DASH if low is None or high is None else f"[{number(low, form)}, {number(high, form)}]"
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Return "seed 1" or "seeds 0, 1"."""
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"

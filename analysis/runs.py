@@ -1,8 +1,8 @@
 """The records of a sweep, read from MLflow into data frames.
 
-A unit of work is looked up by its key: of the runs that carry it the oldest FINISHED one counts,
-and nothing else does. A unit that two sweeps share is recorded once, under the sweep that was
-first, so reading goes by the keys of the plan and not by parent run.
+A unit of work is looked up by its key: of the runs with this key the oldest FINISHED one counts. A unit that two
+sweeps share is recorded once, under the sweep that was first, so units are found by the keys of the plan and not by
+parent run.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -31,7 +32,7 @@ from analysis.mlflow_store import (
 from mpcwdwm.artifact_names import CURVE, EPISODES
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["Records"]
+__all__ = ["Records", "part_keys"]
 
 DOWNLOADS = 8  # files fetched from a server at a time: it answers one worker's requests in turn
 
@@ -83,16 +84,16 @@ class Records:
         Columns are the run's params, tags and metrics under their own names, params and tags as
         strings, and ``run``, MLflow's run. Units that are not complete have no row.
         """
-        return _frame(self._complete(), keys)
+        found = self._complete
+        there = [key for key in keys if key in found]
+        data = ((found[key], found[key].data) for key in there)
+        frame = pd.DataFrame([{**unit.tags, **unit.params, **unit.metrics, "run": run} for run, unit in data])
+        frame.index = pd.Index(there, name="key", dtype=object)
+        return frame
 
-    def cells_and_parts(self, keys: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return what `units` does for cells, and for the components they are built on, with one search."""
-        found = self._complete()
-        cells = _frame(found, keys)
-        return cells, _frame(found, part_keys(cells))
-
+    @cached_property
     def _complete(self) -> dict[str, Any]:
-        """Return the run of every complete unit, by key."""
+        """The run of every complete unit, by key: one search serves all frames."""
         found: dict[str, Any] = {}
         for run in self._store.unit_runs():
             if run.info.status == "FINISHED":
@@ -103,22 +104,33 @@ class Records:
         """Return the episodes of each cell in ``cells`` (rows of `units`), by key."""
         return self._read(cells, EPISODES, _episodes)
 
-    def curves(self, components: pd.DataFrame) -> dict[str, list[dict[str, float]]]:
+    def curves(self, components: pd.DataFrame, *, skip_broken: bool = False) -> dict[str, list[dict[str, float]]]:
         """Return the learning curve of each component in ``components`` (rows of `units`), by key.
 
         A curve is a list of points: "step", the gradient updates done, and metrics by name.
 
         Raises:
-            UserError: the file of a curve is missing or not whole.
+            UserError: the file of a curve is missing or not whole, unless those are to be skipped.
         """
-        return self._read(components, CURVE, _curve)
+        return self._read(components, CURVE, _curve, skip_broken)
 
-    def _read(self, units: pd.DataFrame, name: str, read: Callable[[Path], Any]) -> dict[str, Any]:
+    def _read(
+        self, units: pd.DataFrame, name: str, read: Callable[[Path], Any], skip_broken: bool = False
+    ) -> dict[str, Any]:
         """Return what one artifact of each unit holds, by key."""
+
+        def content(run: Any) -> Any:
+            try:
+                return read(self._file(run, name, Path(folder) / run.info.run_id))
+            except UserError:
+                if not skip_broken:
+                    raise
+                return None
+
         runs = list(units["run"]) if len(units) else []
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(DOWNLOADS) as pool:
-            paths = pool.map(lambda run: self._file(run, name, Path(folder) / run.info.run_id), runs)
-            return {key: read(path) for key, path in zip(units.index, paths, strict=True)}
+            found = dict(zip(units.index, pool.map(content, runs), strict=True))
+        return {key: one for key, one in found.items() if one is not None}
 
     def _file(self, run: Any, name: str, folder: Path) -> Path:
         """Return a path to a run's artifact: where it lies if that is a local folder, else a copy in ``folder``."""
@@ -141,17 +153,8 @@ class Records:
         return Path(path)
 
 
-def _frame(found: dict[str, Any], keys: Collection[str]) -> pd.DataFrame:
-    """Return a row for each of these keys that has a run."""
-    there = [key for key in keys if key in found]
-    data = ((found[key], found[key].data) for key in there)
-    frame = pd.DataFrame([{**unit.tags, **unit.params, **unit.metrics, "run": run} for run, unit in data])
-    frame.index = pd.Index(there, name="key", dtype=object)
-    return frame
-
-
 def _episodes(path: Path) -> pd.DataFrame:
-    """Return a file of episodes; what pandas' own reader does besides takes four times as long for ten rows."""
+    """Return a file of episodes; for ten rows pandas' own reader takes four times as long."""
     return pyarrow.parquet.read_table(path, use_threads=False).to_pandas()
 
 

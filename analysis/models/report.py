@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis import rendering
 from analysis.models.curves import Estimate, Trained, trained_parts
-from analysis.rendering import DASH, Section, interval_text, number
+from analysis.rendering import DASH, Section, interval_text, number, seeds_text
 from analysis.runs import Records
 from mpcwdwm.errors import UserError
 
@@ -215,8 +215,8 @@ def _unjudged(part: Trained) -> list[str]:
     notes = []
     lacking = sorted(set(part.curves) - set(part.last(ONE_STEP)))
     if lacking:
-        seeds = f"{'seed' if len(lacking) == 1 else 'seeds'} {', '.join(map(str, lacking))}"
-        notes.append(f"{part.task}, {part.label}, {seeds}: no finite error (no held-out episodes, or diverged)")
+        where = f"{part.task}, {part.label}, {seeds_text(lacking)}"
+        notes.append(f"{where}: no finite error (no held-out episodes, or diverged)")
     if len(open_loop_metrics([part])) > 1:
         notes.append(f"{part.task}, {part.label}: seeds were rolled over different numbers of steps, no mean is shown")
     return notes

@@ -4,8 +4,6 @@ A method has an average only if it has a score on every task; otherwise a note s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -72,32 +70,22 @@ def _methods(by_task: Mapping[str, Sequence[Group]]) -> dict[str, Members]:
 
 def _average(label: str, members: Sequence[Group]) -> Group:
     rows = [group.row for group in members]
-
-    def shared(name: str) -> Any:
-        values = {getattr(row, name) for row in rows}
-        return values.pop() if len(values) == 1 else None
-
-    def total(name: str) -> Any:
-        values = [getattr(row, name) for row in rows]
-        return None if None in values else sum(values)
-
+    columns = {name: [vars(row)[name] for row in rows] for name in vars(rows[0])}
+    shared = {name: values[0] if len(set(values)) == 1 else None for name, values in columns.items()}
     same = ("base", "kind", "world_model", *NUMBERED, "step_size", "n_seeds", "mujoco", "variant", "role")
+    summed = ("n_episodes", "fallbacks", "cpu_hours", "gpu_hours")
+    times = [row.ms_per_step for row in rows if row.ms_per_step is not None]
     row = Row(
         task=AVERAGE,
-        method=shared("method") or label,
-        **{name: shared(name) for name in same},
-        score_mean=float(np.mean([r.score_mean for r in rows])),
-        n_episodes=total("n_episodes"),
+        method=shared["method"] or label,
+        **{name: shared[name] for name in same},
+        **{name: None if None in columns[name] else sum(columns[name]) for name in summed},
+        score_mean=float(np.mean([row.score_mean for row in rows])),
+        ms_per_step=float(np.mean(times)) if times else None,
         score_unit="normalized",
-        second_hand=any(r.second_hand for r in rows) if rows[0].kind == "published" else None,
-        status="ok" if all(r.status == "ok" for r in rows) else "partial",
-        fallbacks=total("fallbacks"),
-        cpu_hours=total("cpu_hours"),
-        gpu_hours=total("gpu_hours"),
+        second_hand=any(row.second_hand for row in rows) if rows[0].kind == "published" else None,
+        status="ok" if all(row.status == "ok" for row in rows) else "partial",
     )
-    times = [r.ms_per_step for r in rows if r.ms_per_step is not None]
-    if times:
-        row = replace(row, ms_per_step=float(np.mean(times)))
     return with_intervals(
         Group(row, members[0].name, _over([g.scores for g in members]), _over([g.gains for g in members]))
     )

@@ -14,10 +14,10 @@ import pandas as pd
 
 from analysis import rendering
 from analysis.rendering import DASH, Section, interval_text, number, signed
-from analysis.runs import Records
+from analysis.runs import Records, part_keys
 from analysis.table.averages import AVERAGE, average_groups
 from analysis.table.rows import UNDER_TRAINED, Cell, Group, Row, groups_of
-from analysis.table.under_training import Curve, base_keys, mark_averages, mark_under_trained, read_curves
+from analysis.table.under_training import Curve, base_keys, mark_averages, mark_under_trained
 from analysis.table.verdicts import chosen_notes, mixture_notes, verdict
 
 __all__ = ["Table", "build_table"]
@@ -103,7 +103,8 @@ def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = N
     records = Records(tracking_uri)
     plan = records.plan(sweep)
     keys = list(keys if keys is not None else plan["cells"])
-    cells, parts = records.cells_and_parts(keys)
+    cells = records.units(keys)
+    parts = records.units(part_keys(cells))
     episodes = records.episodes(cells)
     recorded, trained = _by_key(cells), _by_key(parts)
     notes: list[str] = []
@@ -121,7 +122,7 @@ def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = N
             cell = replace(cell, episodes=None, failure="the score of an episode is not finite")
         by_task.setdefault(facts["task"], {}).setdefault(facts["role"], []).append(cell)
     bases = base_keys(cell for roles in by_task.values() for cell in roles.get("report", []))
-    curves = read_curves(records, parts, bases)
+    curves = records.curves(parts.loc[[key for key in bases if key in parts.index]], skip_broken=True)
     return _assemble(sweep, by_task, curves, notes, mixture_notes(pd.concat([cells, parts])) if len(cells) else [])
 
 

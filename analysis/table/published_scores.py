@@ -6,11 +6,12 @@ read in the paper itself). Rows whose task starts with ``average:`` are the pape
 Nothing here applies to bundled or local data: a dataset of the same robot is another dataset.
 """
 
-import csv
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+import pandas as pd
 
 __all__ = ["PUBLISHED_METHODS", "PublishedScore", "published_average", "published_scores"]
 
@@ -35,17 +36,9 @@ class PublishedScore:
 @cache
 def _all_scores() -> tuple[PublishedScore, ...]:
     with (files("analysis.table") / "published" / "scores.csv").open(encoding="utf-8") as file:
-        return tuple(
-            PublishedScore(
-                task=row["task"],
-                method=row["method"],
-                mean=float(row["mean"]),
-                std=float(row["std"]) if row["std"] else None,
-                second_hand=row["second_hand"] == "true",
-                source=row["source"],
-            )
-            for row in csv.DictReader(file)
-        )
+        rows = pd.read_csv(file).astype({"std": object})
+    rows["std"] = rows["std"].where(rows["std"].notna(), None)
+    return tuple(PublishedScore(*row) for row in rows.itertuples(index=False))  # its columns are the fields
 
 
 def published_scores(task: str) -> list[PublishedScore]:

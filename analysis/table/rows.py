@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import Evidence, UnpairedError, mean_of_means, paired_differences
+from analysis.rendering import seeds_text
+from analysis.statistics import Evidence, UnpairedError, paired_differences
 from analysis.table.published_scores import PublishedScore, published_scores
 
 __all__ = [
@@ -189,7 +190,8 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
         except UnpairedError as error:
             if row.role == "report":  # what is only chosen from need not be paired
                 notes.append(f"{row.task}, {row.label}: no gain is shown, because {error}")
-    episodes = pd.concat([cell.episodes for cell in done if cell.episodes is not None])
+    by_seed = {cell.seed: cell.episodes for cell in done if cell.episodes is not None}
+    episodes = pd.concat(by_seed.values())
     row = replace(
         row,
         n_seeds=len(done),
@@ -198,15 +200,15 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
         env_id=_joined(cell.facts["env_id"] for cell in done),
         mujoco=_joined(cell.facts["mujoco"] for cell in done),
         score_unit=done[0].facts["score_unit"],
-        return_mean=mean_of_means([cell.episodes["return"].to_numpy() for cell in done if cell.episodes is not None]),
+        return_mean=Evidence(({seed: own["return"].to_numpy() for seed, own in by_seed.items()},)).mean(),
         fallbacks=int(episodes["fallbacks"].sum()),
         adapted_share=_per_step(episodes, "adapted_share"),
         cpu_hours=sum(cell.hours[0] for cell in done),
         gpu_hours=sum(cell.hours[1] for cell in done),
     )
-    by_seed = {seed: np.array([values[e] for e in sorted(values)]) for seed, values in scores.items()}
+    values = {seed: np.array([own[e] for e in sorted(own)]) for seed, own in scores.items()}
     settings = tuple(f"{n}={v}" for n, v in sorted(done[0].facts.items()) if n.startswith("planner.") or n == "variant")
-    return with_intervals(Group(row, facts["name"], Evidence((by_seed,)), gains, settings, cells=tuple(cells)))
+    return with_intervals(Group(row, facts["name"], Evidence((values,)), gains, settings, cells=tuple(cells)))
 
 
 def _number_or_word(text: Any) -> float | str | None:
@@ -254,10 +256,7 @@ def _lacking(row: Row, cells: Sequence[Cell]) -> list[str]:
         if cell.episodes is None:
             reason = f"failed: {cell.failure}" if cell.failure else "no result yet"
             reasons.setdefault(reason, []).append(cell.seed)
-    return [
-        f"{row.task}, {row.label}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {reason}"
-        for reason, seeds in reasons.items()
-    ]
+    return [f"{row.task}, {row.label}, {seeds_text(seeds)}: {reason}" for reason, seeds in reasons.items()]
 
 
 def _joined(values: Iterable[str]) -> str:

@@ -16,20 +16,17 @@ Under-trained is what moves, or fails to beat one of the two. Where nothing of t
 known (fewer than three seeds, no curve, fewer than two points of it in that range, noise), it cannot be judged.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from analysis.rendering import interval_text, signed
-from analysis.runs import Records
+from analysis.rendering import interval_text, seeds_text, signed
 from analysis.statistics import Evidence, Interval, UnpairedError, paired_differences, seed_interval
 from analysis.table.rows import UNDER_TRAINED, Cell, Group
-from mpcwdwm.errors import UserError
 
-__all__ = ["Curve", "base_keys", "mark_averages", "mark_under_trained", "move", "read_curves"]
+__all__ = ["Curve", "base_keys", "mark_averages", "mark_under_trained", "move"]
 
 Curve = Sequence[Mapping[str, Any]]  # a component's points in rising order of "step", as training wrote them
 
@@ -49,28 +46,6 @@ def base_keys(cells: Iterable[Cell]) -> list[str]:
 
 def _is_judged(cell: Cell) -> bool:
     return cell.facts["kind"] == "none" and cell.facts["base"] != CLONE
-
-
-def read_curves(records: Records, parts: pd.DataFrame, keys: Collection[str]) -> dict[str, Curve]:
-    """Return the learning curves of these components, by key; one that cannot be read is left out.
-
-    Args:
-        records: where they are.
-        parts: rows of `Records.units`, components.
-        keys: which of them.
-    """
-    wanted = parts.loc[[key for key in keys if key in parts.index]]
-    try:
-        return dict(records.curves(wanted))
-    except UserError:  # one of them is not there: a table without a judgement is better than none
-        return dict(pair for key in wanted.index for pair in _curve_if_whole(records, wanted, key))
-
-
-def _curve_if_whole(records: Records, parts: pd.DataFrame, key: str) -> list[tuple[str, Curve]]:
-    try:
-        return list(records.curves(parts.loc[[key]]).items())
-    except UserError:
-        return []
 
 
 def move(curve: Curve, column: str) -> float | None:
@@ -163,14 +138,14 @@ def _moving(base: Group, curves: Mapping[str, Curve]) -> Answer:
     column = "eval/return" if base.row.score_unit == "return" else "eval/normalized_score"
     own = {cell.seed: curves.get(str(cell.facts["base_key"])) for cell in done}
     if without := [seed for seed, curve in own.items() if not curve]:
-        return Answer(None, f"there is no learning curve of {_seeds(without)}")
+        return Answer(None, f"there is no learning curve of {seeds_text(without)}")
     moves = {seed: move(curve, column) for seed, curve in own.items() if curve}
     if short := [seed for seed, value in moves.items() if value is None]:
-        return Answer(None, f"the learning curve of {_seeds(short)} has fewer than two scores in {RANGE}")
+        return Answer(None, f"the learning curve of {seeds_text(short)} has fewer than two scores in {RANGE}")
     values = [value for value in moves.values() if value is not None]
     mean, noise = float(np.mean(values)), seed_interval(values)
     assert noise is not None
-    allowed, spread = _half(scores), _half(noise)
+    allowed, spread = scores.half_width, noise.half_width
     text = f"its score moved by {signed(mean)} over {RANGE} (interval ±{allowed:.1f}, of the move ±{spread:.1f})"
     if abs(mean) <= allowed:
         return Answer(False, text)
@@ -225,11 +200,3 @@ def _marked(group: Group, answers: Iterable[bool | None]) -> Group:
 
 def _scores(group: Group) -> dict[int, dict[int, float]]:
     return {cell.seed: cell.scores for cell in group.cells if cell.episodes is not None}
-
-
-def _half(interval: Interval) -> float:
-    return (interval.high - interval.low) / 2
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"

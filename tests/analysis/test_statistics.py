@@ -2,36 +2,31 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import (
-    Evidence,
-    UnpairedError,
-    bootstrap_means,
-    episode_interval,
-    mean_of_means,
-    paired_differences,
-    seed_interval,
-)
+from analysis import statistics
+from analysis.statistics import Evidence, UnpairedError, paired_differences, seed_interval
 from analysis.table.published_scores import published_average, published_scores
 
 RNG = np.random.default_rng(7)
 GROUPS = [RNG.normal(50, 10, 12), RNG.normal(70, 3, 12), RNG.normal(40, 20, 5)]
 
 
-def test_one_seed_agrees_with_scipys_percentile_bootstrap():
-    ours = episode_interval(GROUPS[:1], resamples=40_000)
-    theirs = stats.bootstrap(
-        (GROUPS[0],), np.mean, method="percentile", n_resamples=40_000, rng=np.random.default_rng(1)
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)
-    assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
+def episode_interval(seeds):
+    """The interval for these policies of one task, from the episodes of each seed."""
+    return Evidence((dict(enumerate(seeds)),)).for_these_policies()
 
 
-def test_several_seeds_agree_with_scipys_bootstrap_of_the_mean_of_means():
-    ours = episode_interval(GROUPS, resamples=40_000)
+@pytest.fixture
+def resamples(monkeypatch):
+    return lambda number: monkeypatch.setattr(statistics, "RESAMPLES", number)
+
+
+@pytest.mark.parametrize("groups", [GROUPS[:1], GROUPS], ids=["one seed", "several seeds"])
+def test_the_interval_agrees_with_scipys_bootstrap_of_the_mean_of_means(groups, resamples):
+    resamples(40_000)
+    ours = episode_interval(groups)
     theirs = stats.bootstrap(
-        GROUPS,
-        lambda a, b, c, axis: (a.mean(axis=axis) + b.mean(axis=axis) + c.mean(axis=axis)) / 3,
+        groups,
+        lambda *seeds, axis: np.mean([seed.mean(axis=axis) for seed in seeds], axis=0),
         method="percentile",
         n_resamples=40_000,
         vectorized=True,
@@ -42,18 +37,23 @@ def test_several_seeds_agree_with_scipys_bootstrap_of_the_mean_of_means():
     assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
 
 
-def test_the_vectorised_bootstrap_is_the_loop_it_stands_for():
-    weights = [0.5, 0.3, 0.2]
-    rows = [np.random.default_rng([3, i]).integers(len(g), size=(50, len(g))) for i, g in enumerate(GROUPS)]
+def test_the_vectorised_bootstrap_is_the_loop_over_resamples(resamples):
+    resamples(50)
+    weights = [0.5, 0.25, 0.25]  # a task with one seed, and one with two
+    evidence = Evidence(({0: GROUPS[0]}, {0: GROUPS[1], 1: GROUPS[2]}))
+    rows = [
+        np.random.default_rng([statistics.BOOTSTRAP_SEED, i]).integers(len(g), size=(50, len(g)))
+        for i, g in enumerate(GROUPS)
+    ]
     loop = [
         sum(w * np.mean([g[j] for j in own[r]]) for w, g, own in zip(weights, GROUPS, rows, strict=True))
         for r in range(50)
     ]
-    np.testing.assert_allclose(bootstrap_means(GROUPS, weights, resamples=50, seed=3), loop, rtol=1e-12)
+    assert evidence.for_these_policies(level=0.8) == pytest.approx(np.quantile(loop, [0.1, 0.9]), rel=1e-12)
 
 
 def test_seeds_weigh_the_same_whatever_their_number_of_episodes():
-    assert mean_of_means([np.array([0.0]), np.full(99, 100.0)]) == 50.0
+    assert Evidence(({0: np.array([0.0]), 1: np.full(99, 100.0)},)).mean() == 50.0
 
 
 def test_the_same_episodes_always_give_the_same_interval():
@@ -71,7 +71,7 @@ def test_one_episode_per_seed_gives_no_interval():
 
 
 def test_no_episodes_at_all_is_an_error():
-    with pytest.raises(ValueError, match="at least one stratum"):
+    with pytest.raises(ValueError, match="at least one training seed"):
         episode_interval([np.array([])])
 
 
@@ -94,23 +94,25 @@ def coverage(draw, interval, truth, repeats=400):
     return hits / repeats
 
 
-def test_the_seed_interval_covers_the_mean_of_new_seeds_and_the_episode_interval_does_not():
+def test_the_seed_interval_covers_the_mean_of_new_seeds_and_the_episode_interval_does_not(resamples):
+    resamples(500)
     rng = np.random.default_rng(11)
 
     def draw():  # 4 seeds of 20 episodes, seeds spread by 8 about 60
         return [rng.normal(rng.normal(60, 8), 5, 20) for _ in range(4)]
 
     assert 0.92 <= coverage(draw, lambda e: seed_interval([g.mean() for g in e]), 60) <= 0.98
-    assert coverage(draw, lambda e: episode_interval(e, resamples=500), 60) < 0.5
+    assert coverage(draw, episode_interval, 60) < 0.5
 
 
-def test_the_episode_interval_covers_the_mean_of_the_policies_at_hand():
+def test_the_episode_interval_covers_the_mean_of_the_policies_at_hand(resamples):
+    resamples(500)
     rng = np.random.default_rng(12)
 
     def draw():  # skewed episodes of three fixed policies whose true means are 10, 20 and 60
         return [rng.exponential(scale, 20) for scale in (10, 20, 60)]
 
-    assert 0.88 <= coverage(draw, lambda e: episode_interval(e, resamples=500), 30) <= 0.98
+    assert 0.88 <= coverage(draw, episode_interval, 30) <= 0.98
 
 
 def test_differences_are_taken_on_the_same_seeds_whatever_their_order():

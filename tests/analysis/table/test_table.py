@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import episode_interval, seed_interval
+from analysis.statistics import Evidence, seed_interval
 from analysis.table.comparison import build_table
 from analysis.table.rows import TIME_COLUMNS, Row
 from sweeps.records.fields import plan_record
@@ -71,7 +71,7 @@ def test_scores_are_means_over_seeds_with_two_intervals(known):
     episodes = [[10, 30], [20, 22], [50, 40]]
     assert row.score_mean == pytest.approx((20 + 21 + 45) / 3)
     assert (row.n_seeds, row.n_episodes, row.status) == (3, 6, "ok")
-    these = episode_interval([np.array(e, dtype=float) for e in episodes])
+    these = Evidence(({seed: np.array(e, dtype=float) for seed, e in enumerate(episodes)},)).for_these_policies()
     assert (row.score_low, row.score_high) == pytest.approx((these.low, these.high))
     new = seed_interval([20, 21, 45])
     assert (row.score_seed_low, row.score_seed_high) == pytest.approx((new.low, new.high))
