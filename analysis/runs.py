@@ -32,7 +32,7 @@ from analysis.mlflow_store import (
 from mpcwdwm.artifact_names import CURVE, EPISODES
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["Records", "part_keys"]
+__all__ = ["Records", "facts_by_key", "part_keys"]
 
 DOWNLOADS = 8  # files fetched from a server at a time: it answers one worker's requests in turn
 
@@ -169,3 +169,8 @@ def part_keys(cells: pd.DataFrame) -> Sequence[str]:
     """Return the keys of the components that some of ``cells`` are built on, each once, in column order."""
     columns = [name for name in cells.columns if str(name).startswith("part.")]
     return list(dict.fromkeys(key for name in columns for key in cells[name].dropna() if key))
+
+
+def facts_by_key(units: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the rows of `Records.units` as mappings from the columns' names, by key."""
+    return {str(key): {str(name): value for name, value in row.items()} for key, row in units.to_dict("index").items()}

@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.figures.drawing import UNSET
 from analysis.models.curves import Estimate
+from analysis.runs import facts_by_key
 from analysis.table.rows import Cell, Group, groups_of
 
 __all__ = ["SHORT", "Family", "Panel", "Point", "ablation_panels"]
@@ -65,8 +66,10 @@ def ablation_panels(
         labels: what the sweep calls a cell, by key: `labels` of its plan.
     """
     by_task: dict[str, list[Cell]] = {}
-    for cell in _finished(cells, episodes, labels):
-        by_task.setdefault(cell.facts["task"], []).append(cell)
+    for key, recorded in facts_by_key(cells).items():
+        cell = Cell(key, {**recorded, **labels.get(key, {})}, episodes[key])
+        if cell.facts["role"] == "report" and cell.is_finite:
+            by_task.setdefault(cell.facts["task"], []).append(cell)
     panels = []
     for task, own in by_task.items():
         gained = [group for group in groups_of(own)[0] if group.gains is not None]
@@ -76,18 +79,6 @@ def ablation_panels(
             if families:
                 panels.append(Panel(task, name, str(gained[0].row.score_unit), families))
     return panels
-
-
-def _finished(
-    cells: pd.DataFrame, episodes: Mapping[str, pd.DataFrame], labels: Mapping[str, Mapping[str, Any]]
-) -> Iterable[Cell]:
-    """Yield the reported cells with a finite result, in order."""
-    for key, unit in cells.iterrows():
-        recorded: dict[Any, Any] = unit.to_dict()
-        facts = {**recorded, **labels.get(str(key), {})}
-        cell = Cell(str(key), facts, episodes[str(key)])
-        if facts["role"] == "report" and all(map(math.isfinite, cell.scores.values())):
-            yield cell
 
 
 def _settings(group: Group) -> Settings:

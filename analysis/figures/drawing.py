@@ -99,17 +99,20 @@ def rendered(name: str, figure: Figure) -> dict[str, bytes]:
 
 
 def plots(count: int, columns: int, *, below: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many plots or a few more, row by row.
+    """Return a figure and its plots, row by row.
 
     Args:
-        count: plots needed.
+        count: how many plots.
         columns: plots beside each other.
         below: inches of height that every row needs for legends.
     """
     rows = math.ceil(count / columns)
     size = (PANEL[0] * columns, (PANEL[1] + below) * rows + MARGIN)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=PADS[0], h_pad=PADS[1]))
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in places[count:]:
+        axes.remove()
+    return figure, places[:count]
 
 
 def looks(labels: Iterable[str]) -> dict[str, Look]:

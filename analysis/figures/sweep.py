@@ -5,6 +5,7 @@ Every function takes numbers and returns a matplotlib `Figure`, or None where th
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product, zip_longest
 
 import numpy as np
 import pandas as pd
@@ -95,9 +96,7 @@ def models_figure(report: ModelsReport) -> Figure | None:
     worlds = [part for part in report.parts if part.component == "world_model" and ONE_STEP in part.metrics]
     if not worlds:
         return None
-    by_task: dict[str, list[Trained]] = {}
-    for part in worlds:
-        by_task.setdefault(part.task, []).append(part)
+    by_task = {part.task: [other for other in worlds if other.task == part.task] for part in worlds}
     metrics = {task: [ONE_STEP, *open_loop_metrics(own)] for task, own in by_task.items()}
     width = max(map(len, metrics.values()))
     columns = 2 * width if 2 * width <= WIDEST and len(by_task) >= WIDEST else width
@@ -106,7 +105,10 @@ def models_figure(report: ModelsReport) -> Figure | None:
         by_label = looks(part.label for part in worlds)
         for row, (task, own) in enumerate(by_task.items()):
             here = places[width * row : width * (row + 1)]
-            for axes, metric in zip(here, metrics[task], strict=False):
+            for axes, metric in zip_longest(here, metrics[task]):
+                if metric is None:
+                    axes.remove()
+                    continue
                 axes.set_title(f"{task}, {'one step' if metric == ONE_STEP else f'{steps_of(metric)} steps'}")
                 axes.set_yscale("log")
                 _draw_curves(axes, own, metric, by_label)
@@ -117,8 +119,6 @@ def models_figure(report: ModelsReport) -> Figure | None:
                     axes.sharey(here[0])  # a task's errors compare by height
             here[0].set_ylabel("RMSE, standard deviations")
             log_ticks(here[0])
-            _remove(here[len(metrics[task]) :])
-        _remove(places[width * len(by_task) :])
         add_legend(figure, by_label, UNCHANGED)
         add_caption(figure, CURVES_CAPTION)
     return figure
@@ -138,14 +138,13 @@ def policies_figure(parts: Sequence[Trained], dataset_means: Mapping[str, float]
     with styled():
         figure, places = plots(len(tasks), min(WIDEST, len(tasks)))
         by_label = looks(part.label for part in policies)
-        for axes, task in zip(places, tasks, strict=False):
+        for axes, task in zip(places, tasks, strict=True):
             own = [part for part in policies if part.task == task]
             axes.set_title(task)
             axes.set_ylabel(UNITS[own[0].score_unit])
             _draw_curves(axes, own, SCORES[own[0].score_unit], by_label)
             if task in dataset_means:
                 draw_level(axes, dataset_means[task], DATASET_LEVEL)
-        _remove(places[len(tasks) :])
         add_legend(figure, by_label, DATASET_LEVEL if dataset_means.keys() & set(tasks) else None)
         add_caption(figure, CURVES_CAPTION)
     return figure
@@ -166,11 +165,6 @@ def _draw_curves(axes: Axes, parts: Sequence[Trained], metric: str, by_label: Ma
     axes.margins(y=0.1)
 
 
-def _remove(places: Sequence[Axes]) -> None:
-    for axes in places:
-        axes.remove()
-
-
 # ---- ablation -----------------------------------------------------------------------------------
 
 
@@ -185,12 +179,11 @@ def ablation_figure(panels: Sequence[Panel]) -> Figure | None:
     entries = max(len(panel.families) / _legend_columns(panel) for panel in panels if panel.families)
     with styled():
         figure, places = plots(len(tasks) * len(names), columns, below=ENTRY_HEIGHT * math.ceil(entries))
-        for axes, place in zip(places, [(task, name) for task in tasks for name in names], strict=False):
+        for axes, place in zip(places, product(tasks, names), strict=True):
             if place in by_place:
                 _draw_panel(axes, by_place[place])
             else:
                 axes.remove()
-        _remove(places[len(tasks) * len(names) :])
         add_caption(figure, GAINS_CAPTION)
     return figure
 

@@ -5,7 +5,6 @@ the episodes, the learning curves and the plan alone: fixed columns, fixed forma
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -14,7 +13,7 @@ import pandas as pd
 
 from analysis import rendering
 from analysis.rendering import DASH, Section, interval_text, number, signed
-from analysis.runs import Records, part_keys
+from analysis.runs import Records, facts_by_key, part_keys
 from analysis.table.averages import AVERAGE, average_groups
 from analysis.table.rows import UNDER_TRAINED, Cell, Group, Row, groups_of
 from analysis.table.under_training import Curve, base_keys, mark_averages, mark_under_trained
@@ -106,7 +105,7 @@ def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = N
     cells = records.units(keys)
     parts = records.units(part_keys(cells))
     episodes = records.episodes(cells)
-    recorded, trained = _by_key(cells), _by_key(parts)
+    recorded, trained = facts_by_key(cells), facts_by_key(parts)
     notes: list[str] = []
     by_task: dict[str, dict[str, list[Cell]]] = {}  # task → role → cells
     for key in keys:
@@ -118,7 +117,7 @@ def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = N
             continue
         hours = _hours(recorded[key], trained) if key in recorded else (0.0, 0.0)
         cell = Cell(key, facts, episodes.get(key), failure, hours)
-        if cell.episodes is not None and not all(map(math.isfinite, cell.scores.values())):
+        if cell.episodes is not None and not cell.is_finite:
             cell = replace(cell, episodes=None, failure="the score of an episode is not finite")
         by_task.setdefault(facts["task"], {}).setdefault(facts["role"], []).append(cell)
     bases = base_keys(cell for roles in by_task.values() for cell in roles.get("report", []))
@@ -160,10 +159,6 @@ def _sources(groups: Sequence[Group]) -> list[str]:
     if any(group.row.second_hand for group in groups):
         notes.append(SECOND_HAND_NOTE)
     return [PUBLISHED_NOTE, *notes] if notes else []
-
-
-def _by_key(units: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    return {str(key): {str(name): value for name, value in row.items()} for key, row in units.to_dict("index").items()}
 
 
 def _hours(cell: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ seed on the same environment seeds. What cannot be computed is None, with a note
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -109,6 +110,11 @@ class Cell:
         column = "return" if self.facts["score_unit"] == "return" else "normalized_score"
         values = pd.to_numeric(self.episodes[column])
         return dict(zip(self.episodes["env_seed"].astype(int), values.astype(float), strict=True))
+
+    @property
+    def is_finite(self) -> bool:
+        """Return whether the score of every episode is finite."""
+        return all(map(math.isfinite, self.scores.values()))
 
 
 @dataclass(frozen=True)
