@@ -1,6 +1,10 @@
-"""Shared fixtures: the bundled dataset, and one thread per test process."""
+"""Shared fixtures: the bundled dataset, empty MLflow stores, and one thread per test process."""
 
 import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two cores are shared by everything
 
@@ -32,3 +36,22 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     return read_dataset(dataset_path(find_task(BUNDLED)))
+
+
+@pytest.fixture(scope="session")
+def new_records(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Return what puts an empty MLflow store into a folder and returns its URI: a copy, as making one takes seconds."""
+    from sweeps.records.tracker import Tracker
+
+    empty = tmp_path_factory.mktemp("records") / "mlflow.db"
+    Tracker(f"sqlite:///{empty}", "empty")._connect()
+
+    def new(folder: Path) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(empty, folder / "mlflow.db")
+        with sqlite3.connect(folder / "mlflow.db") as database:
+            place = (folder / "mlartifacts").as_uri()
+            database.execute("update experiments set artifact_location = ? where name = 'mpcwdwm'", [place])
+        return f"sqlite:///{folder}/mlflow.db"
+
+    return new

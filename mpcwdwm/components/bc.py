@@ -1,4 +1,4 @@
-"""Behaviour cloning: the simplest baseline, and a check of the pipeline."""
+"""Plain behaviour cloning: the floor under every other method, and a check of the pipeline."""
 
 from collections.abc import Mapping
 

@@ -23,8 +23,8 @@ BASE = ([500.0], [100.0, 200.0, 300.0], [400.0, 600.0])  # returns by seed; ten 
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('figures')}/mlflow.db"
+def store(new_records, tmp_path_factory):
+    return new_records(tmp_path_factory.mktemp("figures"))
 
 
 def planner(sweep, seed, of=None, name="mpc", **fields):

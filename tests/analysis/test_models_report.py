@@ -20,8 +20,8 @@ STILL = [0.4, 0.5, 0.9]
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('models')}/mlflow.db"
+def store(new_records, tmp_path_factory):
+    return new_records(tmp_path_factory.mktemp("models"))
 
 
 def world(sweep, kind, seed, **config):

@@ -34,9 +34,8 @@ GYM = [f"{robot}-{kind}-v2" for robot in ("halfcheetah", "hopper", "walker2d") f
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("table")
-    return f"sqlite:///{folder}/mlflow.db"
+def store(new_records, tmp_path_factory):
+    return new_records(tmp_path_factory.mktemp("table"))
 
 
 def row_of(table, method, of=None):
@@ -123,11 +122,11 @@ def test_markdown_and_text_show_the_numbers_and_fit_the_terminal(known):
     assert "3 × 2" in page
 
 
-def test_the_csv_is_the_same_whatever_the_times_were(store, tmp_path):
+def test_the_csv_is_the_same_whatever_the_times_were(store, new_records, tmp_path):
     csvs = []
     for i, (ms, order) in enumerate([(1.0, 1), (9.0, -1)]):
         units = [baseline("same", "rebrac", 0), mpc("same", 0)]
-        uri = store if i == 0 else f"sqlite:///{tmp_path}/other/mlflow.db"
+        uri = store if i == 0 else new_records(tmp_path / "other")
         tracker = Tracker(uri, "same")
         tracker.start(plan_record("same", [], units), "")
         for unit, returns in list(zip(units, ([1.0, 2.0], [3.0, 5.0]), strict=True))[::order]:

@@ -244,8 +244,8 @@ def test_only_bases_that_were_evaluated_themselves_need_a_curve_and_bc_none():
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('under_trained')}/mlflow.db"
+def store(new_records, tmp_path_factory):
+    return new_records(tmp_path_factory.mktemp("under_trained"))
 
 
 def recorded(store, folder, sweep, rises):

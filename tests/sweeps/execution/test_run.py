@@ -1,7 +1,6 @@
 """The driver, on real Ray, real MLflow and components trained for a few steps."""
 
 import io
-import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from mpcwdwm.data import dataset_path, find_task
 from sweeps.execution.driver import Outcome, run
 from sweeps.execution.progress import ProgressLines
 from sweeps.plan.plan import build_plan, cell_packs
-from sweeps.records.tracker import Tracker
 from sweeps.spec.document import write_yaml
 from sweeps.spec.spec import Spec, load_spec
 
@@ -52,23 +50,10 @@ def cluster() -> Iterator[None]:
     stop()
 
 
-@pytest.fixture(scope="module")
-def empty_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow store: its migrations take seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    Tracker(f"sqlite:///{file}", "empty")._connect()
-    return file
-
-
 @pytest.fixture(autouse=True)
-def records(empty_records: Path, tmp_path: Path) -> None:
-    """The empty store, where a spec in the test's folder has its records."""
-    file = tmp_path / "runs" / "mlflow.db"
-    file.parent.mkdir()
-    shutil.copyfile(empty_records, file)
-    with sqlite3.connect(file) as database:
-        place = (file.parent / "mlartifacts").as_uri()
-        database.execute("update experiments set artifact_location = ? where name = 'mpcwdwm'", [place])
+def records(new_records: Callable[[Path], str], tmp_path: Path) -> None:
+    """Have an empty store where a spec in the test's folder has its records."""
+    new_records(tmp_path / "runs")
 
 
 def spec_in(folder: Path, **changes: object) -> Spec:

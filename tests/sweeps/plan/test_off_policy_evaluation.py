@@ -137,8 +137,8 @@ def test_a_sweep_without_judges_says_how_to_get_some(tmp_path):
         true_and_estimated(*sweep(tmp_path, auto=False))
 
 
-def test_a_table_shows_a_step_size_that_was_chosen_by_a_judge(tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_a_table_shows_a_step_size_that_was_chosen_by_a_judge(new_records, tmp_path):
+    uri = new_records(tmp_path)
     cells = [baseline("s", "rebrac", 0), sized(0, "auto")]
     record(uri, "s", cells, {cell.key: [100, 200] for cell in cells}, tmp_path / "runs")
     (row,) = [row for row in build_table(uri, "s").rows if row.kind == "policy"]
