@@ -1,8 +1,7 @@
-"""Typed configuration: what every config class of the project is made of.
+"""Typed configuration: base class, types and fields of every config.
 
-A config is declared beside the code it configures. Each field carries its unit, its range and the
-value the paper reports, so that `docs` and error messages can be generated from one place. YAML
-only overrides; nothing is coerced silently (``"8"`` is not a number, ``true`` is not 1).
+A config is declared beside the code it configures. Each field carries its unit, range and the paper's value. Nothing
+is coerced silently (``"8"`` is not a number, ``true`` is not 1).
 """
 
 from typing import Annotated, Any

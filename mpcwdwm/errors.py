@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user's eyes."""
+"""The exception for what a user gave wrong."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,8 +1,7 @@
-"""Explicit random numbers: every draw follows from (seed, purpose, step) and from nothing else.
+"""Explicit random numbers: every draw follows from (seed, purpose, step) alone.
 
-Two members stacked in one process draw from two unrelated streams, so a seed's result does not
-depend on which other seeds were trained beside it; and a resumed run finds its place in the stream
-by the step number alone, without any generator state in the checkpoint.
+So a seed's result does not depend on the seeds trained beside it, and a resumed run needs no generator state, only
+its step.
 """
 
 import hashlib
@@ -52,7 +51,7 @@ class Integers:
 
 
 class Draws:
-    """The random numbers of a stacked training run, addressed by step.
+    """The random numbers of a stacked training run, in blocks of steps.
 
     Args:
         seeds: one per member.

@@ -1,8 +1,8 @@
-"""Things of one kind by name: planners, components, world models, termination rules, judges.
+"""Registries: planners, components, world models, termination rules and judges by name.
 
 A name is one of this package's, one that was registered, one that an installed package offers as an entry point, or
-``my_package.planners:Shooting``, which imports that module and takes that attribute. What belongs to this package is
-named by text and imported when it is asked for, so that a registry ties no module to another.
+``my_package.planners:Shooting``, an attribute of a module. Modules are imported when a name is looked up, so that a
+registry ties no module to another.
 """
 
 import sys
@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names and what they stand for.
+    """Classes or functions of one kind by name.
 
     Args:
         noun: what the things are called in messages.
         group: entry-point group in which installed packages offer more of them.
-        accepts: whether something found under a name is such a thing.
-        expected: what it has to be, for messages.
+        accepts: whether an object is of this kind.
+        expected: the kind in words, for messages.
         own: name → "module:attribute", for those of this package.
     """
 

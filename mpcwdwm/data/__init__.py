@@ -5,7 +5,7 @@ from mpcwdwm.data.dataset import Dataset, read_dataset
 from mpcwdwm.data.download import download, mirrors_from_settings
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.hyperparameters import published_config
-from mpcwdwm.data.tasks import TASKS, Task, custom_task, dataset_folder, dataset_path, find_task
+from mpcwdwm.data.tasks import TASKS, Task, custom_task, dataset_path, find_task
 
 __all__ = [
     "TASKS",
@@ -14,7 +14,6 @@ __all__ = [
     "Task",
     "audit",
     "custom_task",
-    "dataset_folder",
     "dataset_path",
     "download",
     "find_task",

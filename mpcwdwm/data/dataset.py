@@ -141,12 +141,8 @@ def from_arrays(arrays: Arrays, sha256: str, path: Path) -> Dataset:
 
 
 def continues(arrays: Arrays) -> Flags:
-    """Return where `next_observations[i]` is `observations[i + 1]`: (N,), False in the last row.
-
-    The file must have `next_observations`.
-    """
-    if arrays.next_obs is None:
-        raise ValueError("the file has no next_observations")
+    """Return where `next_observations[i]` (which must be there) is `observations[i + 1]`: (N,), False at the end."""
+    assert arrays.next_obs is not None
     following = arrays.obs[1:]
     tolerance = SAME_OBS * np.maximum(1, np.abs(following))
     same = np.zeros(len(arrays.obs), dtype=bool)
@@ -158,7 +154,7 @@ def episode_ends(arrays: Arrays, path: Path) -> Flags:
     """Return where episodes end: (N,), True in the last row.
 
     Without `timeouts`, ends that are not terminal show only as jumps between `next_observations` and the
-    following observation; without those either, a time limit would go unseen and the file is refused.
+    following observation; a file without those either is refused.
 
     Raises:
         UserError: nothing tells where episodes end, or no row is followed by a row of its own episode.

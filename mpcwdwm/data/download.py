@@ -96,8 +96,8 @@ def download(task: Task, *, mirrors: Sequence[str] | None = None, on_progress: P
 
     Raises:
         UserError: no address gave the file (the message says which file to put where, and keeps what has
-            arrived), what arrived is not HDF5, the disk is full or not writable, another process is at it,
-            or an existing file is not the one recorded at first use.
+            arrived), what arrived is not HDF5, the disk is full or not writable, another process is downloading
+            it, or an existing file is not the one recorded at first use.
     """
     target = expected_path(task)
     if task.url is None or target.exists():
@@ -108,7 +108,7 @@ def download(task: Task, *, mirrors: Sequence[str] | None = None, on_progress: P
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(part) as file:
-            if target.exists():  # another process was faster
+            if target.exists():  # another process has finished it
                 return dataset_path(task)
             _first_that_gives_it(addresses, file, target, on_progress)
             os.fsync(file.fileno())
@@ -141,9 +141,8 @@ def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on
             return
         except (_Refused, _Broken) as error:
             failures.append(f"{address}: {error}")
-    kept = "; what has arrived is kept, the same command goes on from there"
-    if not _size(file):
-        kept = ""
+    kept = "; the part that has arrived is kept, run the same command again to continue" if _size(file) else ""
+    if not kept:
         Path(file.name).unlink(missing_ok=True)
         _note(file).unlink(missing_ok=True)
     raise UserError(
@@ -154,15 +153,12 @@ def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on
 
 def _complete(address: str, file: IO[bytes], on_progress: Progress | None) -> None:
     """Fetch what the part lacks, in several attempts; raises _Refused or, after the last one, _Broken."""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE_S)
+    for _ in range(ATTEMPTS - 1):
         try:
-            _fetch(address, file, on_progress)
-            return
+            return _fetch(address, file, on_progress)
         except _Broken:
-            if attempt == ATTEMPTS - 1:
-                raise
+            time.sleep(PAUSE_S)
+    return _fetch(address, file, on_progress)
 
 
 def _fetch(address: str, file: IO[bytes], on_progress: Progress | None) -> None:
@@ -218,7 +214,7 @@ def _answer_error(error: urllib.error.HTTPError, start: int, file: IO[bytes]) ->
     raise _Refused(f"HTTP {error.code} {error.reason}")
 
 
-# ── The part and what is known of it ──────────────────────────────────────────
+# ── The part, and the note beside it ──────────────────────────────────────────
 
 
 def _note(file: IO[bytes]) -> Path:
@@ -227,10 +223,9 @@ def _note(file: IO[bytes]) -> Path:
 
 
 def _read_note(file: IO[bytes]) -> dict[str, Any]:
-    """Return what is known of the part, nothing if its note is absent or damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        note = json.loads(_note(file).read_text())
-        return note if isinstance(note, dict) else {}
+    """Return the part's address, version and size, nothing if they are absent or damaged."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(json.loads(_note(file).read_text()))
     return {}
 
 

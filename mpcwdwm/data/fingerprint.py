@@ -1,7 +1,7 @@
 """Fingerprints: the SHA-256 of a file, computed once as long as the file does not change.
 
-Every key contains its dataset's hash, and hashing a few hundred megabytes takes a second or more, so
-the result is remembered in the user's cache folder by path, size and time of modification.
+Every key contains its dataset's hash, and hashing hundreds of megabytes takes seconds, so it is cached in the user's
+cache folder by path, size and time of modification.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
-"""D4RL's HDF5 layout: read and validated, row by row, before anything is computed from it.
+"""D4RL's HDF5 layout, read and validated row by row.
 
 Flat arrays of equal length N: `observations` (N, o), `actions` (N, a), `rewards` (N,) or (N, 1), `terminals`
 likewise (the environment ended the episode), and usually `timeouts` (something else did, such as the time
-limit) and `next_observations` (N, o). Everything else in the file (`infos/*`, `metadata/*`) is left alone.
+limit) and `next_observations` (N, o). Everything else in the file (`infos/*`, `metadata/*`) is ignored.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A dataset's arrays as the file has them, of equal length and free of nonsense."""
+    """A dataset's arrays as the file has them, validated and of equal length."""
 
     obs: Floats  # (N, o)
     action: Floats  # (N, a), within [-1, 1]
@@ -50,10 +50,8 @@ def read_arrays(path: Path | str) -> Arrays:
             0 nor 1; or there are too few rows. The message names the file, the array and the row.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"dataset '{path}' not found")
     if not path.is_file():
-        raise UserError(f"dataset '{path}' is not a file")
+        raise UserError(f"dataset '{path}' {'is not a file' if path.exists() else 'not found'}")
     try:
         file = h5py.File(path, "r", locking=False)  # shared file systems may refuse locks
     except OSError as error:
@@ -65,9 +63,8 @@ def read_arrays(path: Path | str) -> Arrays:
         reward = _numbers(path, file, "rewards", ndim=1, rows=rows)
         terminal = _flags(path, file, "terminals", rows)
         timeout = _flags(path, file, "timeouts", rows) if "timeouts" in file else None
-        next_obs = None
-        if "next_observations" in file:
-            next_obs = _numbers(path, file, "next_observations", ndim=2, rows=rows)
+        given = "next_observations" in file
+        next_obs = _numbers(path, file, "next_observations", ndim=2, rows=rows) if given else None
     if next_obs is not None and next_obs.shape != obs.shape:
         raise UserError(
             f"dataset '{path}': array 'next_observations' has {next_obs.shape[1]} columns,"

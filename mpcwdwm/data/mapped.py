@@ -1,10 +1,9 @@
-"""Datasets mapped into memory: the processes of a machine share one copy, and none reads HDF5 again.
+"""Datasets mapped into memory: the processes of a machine share one copy, and HDF5 is read once.
 
-The first to need a file writes the arrays that `mpcwdwm.data.dataset` makes of it, uncompressed, into
-the user's cache folder, under the file's hash and that of the code that made them. All others map
-them: what a process does not touch it does not load, and what several touch lies in memory once.
-The mapping is copy-on-write, so a process that changes its arrays changes neither the file nor what
-others see, and torch takes them without complaint.
+The first process that needs a file writes the arrays that `mpcwdwm.data.dataset` makes of it, uncompressed, into the
+user's cache folder, under the hashes of the file and of that code. The others map them, so that only pages in use are
+loaded, once for all. The mapping is copy-on-write, as torch requires: a process that changes its arrays changes
+nothing for others.
 """
 
 import contextlib
@@ -26,6 +25,7 @@ from mpcwdwm.data.fingerprint import cache_folder, sha256_of
 __all__ = ["mapped_dataset"]
 
 SIZES = "sizes.json"  # file name → bytes; beside the arrays
+ARRAYS = [field.name for field in dataclasses.fields(Dataset) if field.name not in ("sha256", "path")]
 
 
 def mapped_dataset(path: Path | str) -> Dataset:
@@ -38,7 +38,7 @@ def mapped_dataset(path: Path | str) -> Dataset:
     """
     path = Path(path)
     if not path.is_file():
-        return read_dataset(path)  # which says what is wrong
+        return read_dataset(path)  # raises the error
     sha256 = sha256_of(path)
     folder = cache_folder() / "arrays" / f"{sha256[:32]}-{_code()}"
     with contextlib.suppress(OSError, ValueError, KeyError):  # absent or damaged: made anew
@@ -65,30 +65,25 @@ def _mapped(folder: Path, sha256: str, path: Path) -> Dataset:
         if file.stat().st_size != size:
             raise ValueError(f"{file} has {file.stat().st_size} bytes, not {size}")
         arrays[file.stem] = np.load(file, mmap_mode="c", allow_pickle=False).view(np.ndarray)
-    return Dataset(**{field: arrays[field] for field in _fields()}, sha256=sha256, path=path)
+    return Dataset(**{name: arrays[name] for name in ARRAYS}, sha256=sha256, path=path)
 
 
 def _write(folder: Path, read: Dataset) -> None:
-    """Put a dataset's arrays into a folder that appears when it is complete; older ones of the file go."""
+    """Write a dataset's arrays into a folder that is renamed when complete; older ones of the file are deleted."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        for name in _fields():
+        for name in ARRAYS:
             with (partial / f"{name}.npy").open("wb") as file:
                 np.save(file, getattr(read, name), allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())  # a rename must not outrun the content
         sizes = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
         (partial / SIZES).write_text(json.dumps(sizes))
-        for old in folder.parent.glob(f"{read.sha256[:32]}-*"):  # who has mapped them keeps them
+        for old in folder.parent.glob(f"{read.sha256[:32]}-*"):  # processes that have mapped them keep them
             shutil.rmtree(old, ignore_errors=True)
         with contextlib.suppress(OSError):  # another process came first
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _fields() -> list[str]:
-    """Return the names of a dataset's arrays."""
-    return [field.name for field in dataclasses.fields(Dataset) if field.name not in ("sha256", "path")]

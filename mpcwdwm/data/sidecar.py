@@ -1,7 +1,7 @@
-"""Sidecars: what a downloaded dataset was at first use, in ``<file>.json`` beside it.
+"""Sidecars: size and hash of a downloaded dataset at first use, in ``<file>.json`` beside it.
 
-D4RL publishes no checksums, so the first sight of a file is trusted and every later one compared with
-it: a file that was replaced, truncated or updated upstream is noticed before anything is trained on it.
+D4RL publishes no checksums, so a file is trusted at first use and compared from then on: one that was replaced,
+truncated or updated upstream is noticed before anything is trained on it.
 """
 
 import contextlib

@@ -18,7 +18,7 @@ from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.sidecar import verify_or_record
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["ROBOTS", "TASKS", "Robot", "Task", "custom_task", "dataset_folder", "dataset_path", "find_task", "robot_of"]
+__all__ = ["ROBOTS", "TASKS", "Robot", "Task", "custom_task", "dataset_path", "find_task", "robot_of"]
 
 HERE = Path(__file__).parent
 ANTMAZE_REASON = "AntMaze's own environment is not part of this version, so nothing can be evaluated in it"
@@ -33,8 +33,8 @@ class Task:
     name: str
     env_id: str  # Gymnasium id
     source: Literal["d4rl", "bundled", "local"]
-    path: Path | None  # where the file lies; None: in D4RL's cache folder, under the address's last part
-    url: str | None  # address of the original
+    path: Path | None  # where the file lies; None: in D4RL's folder, under the last part of `url`
+    url: str | None  # address of the original, of D4RL's tasks
     reference: tuple[float, float] | None  # D4RL's (min, max) return; None: no normalized score
     termination: str | None  # name of a rule in mpcwdwm.envs.termination.RULES; None: unknown
     max_episode_steps: int
@@ -166,18 +166,13 @@ def custom_task(
 # ── Where the file lies ───────────────────────────────────────────────────────
 
 
-def dataset_folder() -> Path:
-    """Return D4RL's cache folder: ``$D4RL_DATASET_DIR``, by default ``~/.d4rl/datasets``."""
-    return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets").expanduser()
-
-
 def expected_path(task: Task) -> Path:
-    """Return where the task's file lies or has to be put, whether or not it is there."""
+    """Return where the task's file lies or has to be put; D4RL's: ``$D4RL_DATASET_DIR`` or ``~/.d4rl/datasets``."""
     if task.path is not None:
         return task.path
-    if task.url is None:
-        raise UserError(f"task '{task.name}' has neither a path nor an address")
-    return dataset_folder() / task.url.rsplit("/", 1)[1]
+    assert task.url is not None
+    folder = Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
+    return folder.expanduser() / task.url.rsplit("/", 1)[1]
 
 
 def dataset_path(task: Task) -> Path:

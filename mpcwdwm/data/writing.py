@@ -1,8 +1,7 @@
 """Writing a dataset in D4RL's HDF5 layout: what `mpcwdwm.data.hdf5` reads.
 
-A file is written under a temporary name, read back as training would read it, and only then gets its
-name, so that a file that is there is whole and fit. Nothing in it depends on when it was written: the same
-arrays give the same bytes, and with them the same hash in every key.
+A file is written under a temporary name, read back as training would read it, and then renamed. It holds no time
+stamps: the same arrays give the same bytes, and so the same hash in every key.
 """
 
 import os
@@ -21,7 +20,7 @@ __all__ = ["refuse_unfit_target", "write_arrays"]
 
 
 def refuse_unfit_target(path: Path | str) -> None:
-    """Make the folder of a dataset that is to be written; to be called before the work that fills it.
+    """Make the folder of a dataset that is to be written; call it before the work that fills the dataset.
 
     Raises:
         UserError: there is something at the path already, or its folder cannot be written to.

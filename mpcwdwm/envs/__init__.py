@@ -1,1 +1,1 @@
-"""Real environments, and what is known of the robots in them."""
+"""Real environments, and the rules that end their episodes."""

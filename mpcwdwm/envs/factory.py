@@ -1,4 +1,4 @@
-"""Environments: made through Gymnasium, guarded where a silent difference would spoil a score.
+"""Environments, made through Gymnasium and refused where scores would not be comparable.
 
 D4RL's Gym-MuJoCo -v2 tasks are evaluated in Gymnasium's -v4 environments, whose dynamics and rewards
 equal those of gym's -v2 when MuJoCo is older than 3.5. Any other Gymnasium id works too; where an
@@ -170,10 +170,7 @@ def check_env(env_id: str, obs_dim: int, act_dim: int) -> None:
     env = make_env(env_id)
     env_obs_dim, env_act_dim = env.observation_space.shape[0], env.action_space.shape[0]
     env.close()
-    for what, data_dim, env_dim in (
-        ("observations", obs_dim, env_obs_dim),
-        ("actions", act_dim, env_act_dim),
-    ):
+    for what, data_dim, env_dim in (("observations", obs_dim, env_obs_dim), ("actions", act_dim, env_act_dim)):
         if data_dim != env_dim:
             raise UserError(
                 f"the dataset's {what} have {data_dim} dimensions, those of environment '{env_id}'"

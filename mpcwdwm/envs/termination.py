@@ -1,9 +1,8 @@
 """Termination rules: which observations end an episode, per robot.
 
-In the Gym-MuJoCo tasks termination is a known function of the state, so imagined rollouts can end
-where real ones would. Each rule reads an observation as Gymnasium's -v4 environment returns it, not
-normalised, and works on any leading batch shape. What an observation does not show cannot be judged:
-velocities are clipped to ±10 there, so Hopper's limit of 100 on them is never seen to be passed.
+In the Gym-MuJoCo tasks termination is a known function of the state, so imagined rollouts can end where real ones
+would. Each rule reads observations of Gymnasium's -v4 environments, not normalised, of any leading shape. They clip
+velocities to ±10, so Hopper's limit of 100 on velocities never applies.
 """
 
 from collections.abc import Callable

@@ -47,10 +47,9 @@ def evaluate(
     compute: ComputeConfig | None = None,
     on_end: Callable[[Planner], None] | None = None,
 ) -> list[Episode]:
-    """Play `episodes` episodes for every member and return a record of each, a member's beside each other.
+    """Play `episodes` episodes for every member and return a record of each, member by member.
 
-    Every member and every method meets the same `episodes` starting states, derived from
-    `env_seed`, so that differences can be taken episode by episode.
+    The starting states follow from `env_seed` alone, so that members and methods can be compared episode by episode.
 
     Args:
         parts: the loaded parts; their members are the seeds.
@@ -60,7 +59,7 @@ def evaluate(
         env_seed: of the starting states.
         on_progress: called with (steps done, the most steps there can be).
         compute: how a planner's steps are run.
-        on_end: given the planner after the last step, for what it found out.
+        on_end: called with the planner after the last step.
     """
     rows = len(seeds) * episodes
     value_sum = torch.zeros(rows, dtype=torch.float64)

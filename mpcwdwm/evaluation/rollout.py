@@ -1,8 +1,6 @@
-"""Real environments, stepped in lockstep.
+"""Real environments, stepped in lockstep: the policy or planner acts on one batch per step.
 
-All episodes of a batch take their first step together, then their second, and so on, so that the
-policy (or the planner) sees one batch per step. An episode that has ended keeps its row: the batch
-keeps its composition, and with it every number, whatever the lengths turn out to be.
+An episode that has ended keeps its row, so that the others' numbers do not depend on its length.
 """
 
 import time
@@ -51,7 +49,7 @@ def rollout(
 
     Args:
         env_id: Gymnasium id.
-        act: the policy; it is asked for every row, ended episodes included, and their actions ignored.
+        act: the policy; it acts in ended episodes, too, where its actions are ignored.
         env_seeds: one reset seed per episode, N in all.
         max_steps: episodes are cut here at the latest.
         device: where observations are put.
@@ -63,15 +61,13 @@ def rollout(
         obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, env_seeds, strict=True)])
         alive = np.ones(len(envs), dtype=bool)
         returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=int)
-        seconds = 0.0
         milliseconds = np.zeros(len(envs))
         for step in range(max_steps):
             running = torch.from_numpy(alive.copy())
             started = time.perf_counter()
-            # the copy to the host waits for the device, so the clock sees the work
+            # the copy to the host waits for the device, so its work is timed
             actions = act(torch.from_numpy(obs).to(device, dtype), running.to(device)).cpu().double().numpy()
-            seconds = time.perf_counter() - started
-            milliseconds[alive] += 1000 * seconds / len(envs)
+            milliseconds[alive] += 1000 * (time.perf_counter() - started) / len(envs)
             for i in np.flatnonzero(alive):
                 obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
                 returns[i] += float(reward)

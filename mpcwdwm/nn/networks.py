@@ -1,8 +1,6 @@
-"""Stacked networks: one linear layer with leading stack dimensions serves every ensemble here.
+"""Stacked networks: twin critics, the seeds of a task, or one policy per evaluation episode in one batched product.
 
-Twin critics, all seeds of a task, and one policy per evaluation episode are the same thing: copies
-of a small network that never exchange information. A layer holds weights `(*stack, in, out)` and maps
-`(*stack, B, in)` to `(*stack, B, out)` with one batched matrix product. The stack is read off the
+A layer holds weights `(*stack, in, out)` and maps `(*stack, B, in)` to `(*stack, B, out)`. The stack is that of the
 weights at call time, so `torch.func.functional_call` may swap in weights with another stack.
 """
 
@@ -118,8 +116,7 @@ class Mlp(nn.Module):
         super().__init__()
         sizes = [n_in, *hidden]
         self.hidden = nn.ModuleList(StackedLinear(stack, a, b, dtype) for a, b in pairwise(sizes))
-        norms = [StackedLayerNorm(stack, n, dtype) for n in hidden] if layer_norm else []
-        self.norms = nn.ModuleList(norms)
+        self.norms = nn.ModuleList(StackedLayerNorm(stack, n, dtype) for n in hidden if layer_norm)
         self.head = StackedLinear(stack, sizes[-1], n_out, dtype)
         self.activation = activation
 
@@ -142,7 +139,7 @@ class Mlp(nn.Module):
             assert isinstance(layer, StackedLinear)
             before = layer(x)
             with torch.no_grad():
-                # elementwise, so the derivative along a direction is what backward makes of that direction
+                # SiLU is elementwise, so its derivative along dx is its backward of dx
                 dx = torch.ops.aten.silu_backward(layer.derivative(dx), before)
             x = self.activation(before)
         with torch.no_grad():
@@ -151,11 +148,7 @@ class Mlp(nn.Module):
 
     @torch.no_grad()
     def initialize(self, member: int, g: torch.Generator, hidden: Init, head: Init) -> None:
-        """Initialise stack member `member` (an index into the first stack dimension).
-
-        Further stack dimensions (the twin critics) are filled one after the other from the same
-        generator.
-        """
+        """Initialise the networks at index `member` of the first stack dimension, one after the other from `g`."""
         for layer, init in [*((layer, hidden) for layer in self.hidden), (self.head, head)]:
             assert isinstance(layer, StackedLinear)
             weights = layer.weight[member].reshape(-1, *layer.weight.shape[-2:])

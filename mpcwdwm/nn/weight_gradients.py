@@ -1,9 +1,8 @@
-"""Weight gradients formed once over all uses of a layer, instead of once per use and then added up.
+"""Weight gradients formed once over all uses of a layer, instead of once per use and then added.
 
-A policy that is rolled through a model H steps uses its weights H + 1 times. Autograd forms a weight-sized
-gradient at every use and adds them; for one policy per episode these are the largest tensors there are. Here
-every use only notes its input and the gradient of its output, and one batched product over the notes side by
-side gives the sum.
+A policy that is rolled through a model for H steps uses its weights H + 1 times, and autograd forms a weight-sized
+gradient at every use; with one policy per episode these are the largest tensors of a step. Here every use only notes
+its input and its output's gradient, and one batched product over all notes gives the sum.
 """
 
 from collections.abc import Iterator

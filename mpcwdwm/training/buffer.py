@@ -1,10 +1,10 @@
-"""The transitions a stacked training run learns from: on the device, gathered by index.
+"""The transitions a stacked training run learns from, on the device, gathered by index.
 
-Members may learn from different datasets (or the same one): distinct datasets are concatenated
-once, and each member draws row numbers within its own rows only.
+Distinct datasets of the members are concatenated; each member draws row numbers within its own rows only.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -55,10 +55,8 @@ class Buffer:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         distinct = list({id(dataset): dataset for dataset in datasets}.values())
-        offsets, total = {}, 0
-        for dataset in distinct:
-            offsets[id(dataset)] = total
-            total += len(dataset.reward)
+        starts = accumulate((len(dataset.reward) for dataset in distinct), initial=0)
+        offsets = {id(dataset): start for dataset, start in zip(distinct, starts, strict=False)}
 
         def gathered(name: str) -> Tensor:
             values = torch.cat([torch.from_numpy(getattr(d, name)) for d in distinct]).to(dtype)

@@ -19,7 +19,7 @@ from mpcwdwm.training.buffer import usable_rows
 
 __all__ = ["OPEN_LOOP_STEPS", "heldout_evaluator", "policy_evaluator"]
 
-CURVE_ENV_SEED = 7_919  # learning curves use episodes of their own, never those of the tables
+CURVE_ENV_SEED = 7_919  # curves use other episodes than the evaluation
 HELDOUT_ROWS = 4096  # held-out rows at a point of the curve, drawn once
 OPEN_LOOP_STEPS = 5  # H of the open-loop error, the planners' default horizon
 OPEN_LOOP_WINDOWS = 1024  # stretches of H rows at a point of the curve, drawn once

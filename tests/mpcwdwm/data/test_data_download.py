@@ -113,7 +113,7 @@ def interrupted(served, tmp_path, after=20_000):
     """Leave a part of a download that broke off, and return the task and its part."""
     how, base = served
     how.breaks = [after, 0, 0]
-    with pytest.raises(UserError, match="goes on from there"):
+    with pytest.raises(UserError, match="run the same command again"):
         download(task_at(base))
     part = tmp_path / "d4rl" / f"{NAME}.part"
     assert part.stat().st_size == after
@@ -325,7 +325,7 @@ def test_the_original_is_asked_when_no_mirror_answers(served, body):
 def test_a_part_from_a_mirror_survives_a_failure_of_the_original(served, tmp_path, body):
     how, base = served
     how.breaks = [20_000, 0, 0]
-    with pytest.raises(UserError, match="goes on from there"):
+    with pytest.raises(UserError, match="run the same command again"):
         download(task_at(CLOSED), mirrors=[base])
     how.requests.clear()
     assert download(task_at(CLOSED), mirrors=[base]).read_bytes() == body
