@@ -103,7 +103,7 @@ def test_fields_of_the_deviations_exist() -> None:
 
 
 def test_yaml_of_the_pages_is_accepted(tmp_path: Path) -> None:
-    """Whole sweeps as they stand, sections within a small sweep; those that name another package have their own test."""
+    """Whole sweeps as they stand, sections within a small sweep; another package in them has its own test."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.hdf5").touch()
     whole = {"name": "x", "tasks": "[hopper-medium-v2]", "seeds": "2", "planners": "{mpc: {horizon: 1}}"}
