@@ -46,13 +46,8 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the YAML, as in evaluation.episodes=20."),
 ]
-TasksOption = Annotated[
-    str | None, typer.Option("--tasks", help="Only these tasks: names or patterns, separated by commas.")
-]
-SeedsOption = Annotated[
-    str | None,
-    typer.Option("--seeds", help="Other training seeds: 3 for 0, 1, 2; or a list: 0,4,7."),
-]
+TasksOption = Annotated[str | None, typer.Option("--tasks", help="Only these tasks: names or patterns, as in a,b*.")]
+SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Other training seeds: 3 for 0, 1, 2, or 0,4,7.")]
 
 
 def main() -> None:

@@ -278,7 +278,7 @@ def to_text(report: Report) -> str:
         f"device       {facts['device']}, GPU: {facts['gpu'] or 'none'}, torch {facts['torch']}",
     ]
     if report.updates:
-        lines += ["", f"{'updates/s':<14}" + "".join(f"{_seeds(seeds):>10}" for seeds in SEEDS)]
+        lines += ["", f"{'updates/s':<14}" + "".join(f"{f'{n} seed' + 's' * (n > 1):>10}" for n in SEEDS)]
         for name, costs in report.updates.items():
             lines += [f"  {name:<12}" + "".join(f"{1 / costs[seeds].step:10.1f}" for seeds in SEEDS)]
         slow = max(cost.first for costs in report.updates.values() for cost in costs.values())
@@ -307,7 +307,3 @@ def to_text(report: Report) -> str:
         lines += [f"side by side {1 + around.crowding.beside} processes, time over that of one alone: {factors}"]
     lines += [f"left out, the machine is too slow or too busy: {name}" for name in report.skipped]
     return "\n".join([*lines, f"measured in {report.seconds:.0f} s; `mpcwdwm sweep plan` uses it"])
-
-
-def _seeds(number: int) -> str:
-    return f"{number} seed{'s' if number > 1 else ''}"

@@ -7,6 +7,7 @@ count. The first steps are counted apart: they may compile or capture graphs, wh
 
 import contextlib
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -214,11 +215,7 @@ def _remember(what: dict[str, Any], place: Place, measure: Callable[[], Cost], *
 
 
 def steady(
-    work: Callable[[int], Any],
-    clock: Callable[[], float],
-    *,
-    together: int = 1,
-    seconds: float = MEASURE_SECONDS,
+    work: Callable[[int], Any], clock: Callable[[], float], *, together: int = 1, seconds: float = MEASURE_SECONDS
 ) -> Cost:
     """Time steps until their cost has settled; the median of several slices is the cost of one.
 
@@ -234,9 +231,7 @@ def steady(
         work(steps)
         return clock() - started
 
-    steps = done = together
-    spent = timed(steps)
-    before = spent / steps
+    steps, done, spent, before = together, 0, 0.0, math.inf
     while True:  # until a slice is long enough, and its steps no longer much cheaper than those before
         latest = timed(steps)
         settled = latest / steps > before / 2

@@ -1,16 +1,16 @@
 """The driver: carries out a plan until nothing is missing, and records it.
 
-A run is a new plan minus what is published, so the same command starts a sweep, continues one that
-was killed, and finds a finished one done. Components go to the actors of `cluster.ray.pool.Pool`, cells
-to `sweeps.execution.trials.Evaluation`, each once all its parts are published, while other tasks still pretrain.
-This process computes nothing: it schedules, draws progress, and is the only one that writes to
-MLflow, by a thread beside the work.
+A run computes the plan minus what is published, so the same command starts a sweep, continues one that was
+killed, and does nothing for a finished one. Components go to the actors of `cluster.ray.pool.Pool`, cells to
+the trials of `sweeps.execution.trials.Evaluation`, each as soon as the components it needs are published.
+This process computes nothing itself: it schedules, draws progress, and alone writes to MLflow, in a thread.
 """
 
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,9 +20,9 @@ from cluster import packs
 from cluster.ray.attempts import Finished
 from cluster.store import Store, open_store
 from cluster.units import KINDS, Pack, Unit
-from cluster.work import Compute
+from cluster.work import Compute, PackFailure
 from mpcwdwm.errors import UserError
-from sweeps.execution.interrupt import Background, interruptible
+from sweeps.execution.interrupt import interruptible
 from sweeps.execution.meter import Meter
 from sweeps.execution.progress import ProgressLines, training_order
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
@@ -34,17 +34,9 @@ from sweeps.spec.spec import Spec
 if TYPE_CHECKING:  # it imports Ray, which takes seconds, and a run that finds everything done needs none
     from sweeps.execution.workers import Workers
 
-__all__ = ["Failure", "Outcome", "run"]
+__all__ = ["Outcome", "run"]
 
 TICK = 0.2  # seconds between two rounds of the driver: short against any pack, idle in between
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a unit has no result, and where the traceback is."""
-
-    error: str
-    log: str
 
 
 @dataclass
@@ -53,7 +45,7 @@ class Outcome:
 
     trained: int = 0  # units published by this run
     evaluated: int = 0
-    failed: dict[str, Failure] = field(default_factory=dict)  # key → why
+    failed: dict[str, PackFailure] = field(default_factory=dict)  # key of a unit → why
 
 
 def run(
@@ -79,41 +71,34 @@ def run(
     with interruptible(), lines or ProgressLines() as lines:
         for notice in plan.notices:
             lines.note(f"note: {notice}")
-        tracker = Tracker(spec.tracking_uri, spec.name)
-        driver = Driver(spec, store, tracker, lines, verbose=verbose, compute=compute)
-        return driver.carry_out(plan)
+        return Driver(spec, store, lines, verbose=verbose, compute=compute).carry_out(plan)
 
 
 class Driver:
     """One run of a sweep."""
 
     def __init__(
-        self,
-        spec: Spec,
-        store: Store,
-        tracker: Tracker,
-        lines: ProgressLines,
-        *,
-        verbose: bool,
-        compute: Compute | None,
+        self, spec: Spec, store: Store, lines: ProgressLines, *, verbose: bool, compute: Compute | None
     ) -> None:
-        self.spec, self.store, self.tracker, self.lines = spec, store, tracker, lines
+        self.spec, self.store, self.lines = spec, store, lines
         self.verbose, self.compute = verbose, compute
-        self.outcome = Outcome()
-        self.meter, self.recorder = Meter(lines), Recorder(tracker, store)
+        self.outcome, self.meter = Outcome(), Meter(lines)
+        self.tracker = Tracker(spec.tracking_uri, spec.name)
+        self.recorder = Recorder(self.tracker, store)
         self._workers: Workers | None = None
         self._recorded = False  # whether MLflow has our parent run
         self._waiting: list[Pack] = []  # packs whose parts are not all published
-        self._open: set[str] = set()  # ids of the packs that have not ended
+        self._open: dict[str, Pack] = {}  # the packs that have not ended, by id
 
     def carry_out(self, plan: Plan) -> Outcome:
         """Compute and record what is missing, choices that follow from results included."""
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
             self._take(plan)
-            in_background = Background(self._record_plan)  # a new MLflow store takes seconds, and so does Ray
+            # A new MLflow store takes seconds, and so does Ray.
+            recording = ThreadPoolExecutor(1).submit(self._record_plan)
             workers = None if self._is_complete() else self._start_workers()
-            in_background.join()
+            recording.result()
             self.tracker.sync(self._published())
             while workers is not None and not self._is_complete():
                 self._work_off(workers)
@@ -167,7 +152,7 @@ class Driver:
         self.store.save_sweep_file(self.spec.name, SPEC_FILE, text)
 
     def _complain(self, complaint: str | None) -> None:
-        """Say why MLflow cannot be reached: the work goes on, and the log is made up for at the end."""
+        """Say why MLflow cannot be reached; the work goes on, and what is missing is recorded at the end."""
         if complaint is not None:
             self.lines.note(f"{complaint}; going on, the records follow at the end")
 
@@ -199,7 +184,7 @@ class Driver:
         self._look_up()  # what others have published since the plan was made is in no pack
         self.meter.expect("component", training)
         self.meter.expect("cell", cells)
-        self._open = {pack.id for pack in [*training, *cells]}
+        self._open = {pack.id: pack for pack in [*training, *cells]}
         self._waiting = [*(pack for pack in training if _parts(pack)), *cells]
         for pack in training:
             if not _parts(pack):
@@ -239,11 +224,11 @@ class Driver:
                     self.outcome.evaluated += 1
                 self.recorder.add(unit)
             else:
-                self._fail(unit, Failure(end.error or "it ended without a result", end.log))
+                self._fail(unit, PackFailure(end.error or "it ended without a result", end.log))
         self.meter.advance(end.pack)
-        self._open.discard(end.pack.id)
+        self._open.pop(end.pack.id, None)
 
-    def _fail(self, unit: Unit, failure: Failure) -> None:
+    def _fail(self, unit: Unit, failure: PackFailure) -> None:
         self.outcome.failed[unit.key] = failure
         self.lines.note(f"failed: {unit.key}: {failure.error} (log: {failure.log})")
 
@@ -253,11 +238,10 @@ class Driver:
         for pack in [pack for pack in self._waiting if training.isdisjoint(_parts(pack))]:
             self._waiting.remove(pack)
             runnable = tuple(unit for unit in pack.units if self._has_parts(unit))
-            self._open.discard(pack.id)
+            self._open.pop(pack.id, None)
             if runnable:
                 left = Pack(runnable, pack.compute)
-                self._open.add(left.id)
-                self.meter.know(left)
+                self._open[left.id] = left
                 yield left
 
     def _has_parts(self, unit: Unit) -> bool:
@@ -265,7 +249,7 @@ class Driver:
         for name, key in unit.parts.items():
             if key in self.outcome.failed:
                 failure = self.outcome.failed[key]
-                inherited = Failure(f"component {name} failed: {failure.error}", failure.log)
+                inherited = PackFailure(f"component {name} failed: {failure.error}", failure.log)
                 self.store.record_failure(unit.key, inherited.error, inherited.log)
                 self._fail(unit, inherited)
                 return False
@@ -282,7 +266,7 @@ class Driver:
     def _draw(self, workers: "Workers") -> None:
         """Bring both lines up to date."""
         failed = Counter(self.units[key].kind for key in self.outcome.failed)
-        self.meter.draw(self.done, failed, workers.heard())
+        self.meter.draw(self.done, failed, workers.heard(), self._open)
 
 
 def _parts(pack: Pack) -> set[str]:

@@ -1,12 +1,12 @@
-"""Ending in order: Ctrl-C and SIGTERM stop a sweep once its workers are stopped; a second one kills."""
+"""Signals: the first Ctrl-C or SIGTERM lets a sweep stop its workers and end; a second one kills it."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["EXIT_CODE", "Background", "catch_signals", "interruptible"]
+__all__ = ["EXIT_CODE", "catch_signals", "interruptible"]
 
 EXIT_CODE = 130  # of a process ended by Ctrl-C, as shells count
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,25 +39,3 @@ def _interrupt(number: int, frame: Any) -> None:
 def _handle(number: signal.Signals, handler: Any) -> None:
     if threading.current_thread() is threading.main_thread():  # elsewhere Python refuses
         signal.signal(number, handler)
-
-
-class Background:
-    """Runs a function in a thread that does not keep the process alive; `join` raises what it raised."""
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function = function
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._function()
-        except BaseException as error:  # handed to whoever joins
-            self._error = error
-
-    def join(self) -> None:
-        """Wait for the end."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error

@@ -22,7 +22,6 @@ class Meter:
     def __init__(self, lines: ProgressLines) -> None:
         self.lines = lines
         self.phases = dict(zip(KINDS, (Phase("pretrain"), Phase("evaluate")), strict=True))
-        self._weights: dict[str, float] = {}  # pack id → its relative work
         self._settled = dict.fromkeys(self.phases, 0.0)
         self._told: set[str] = set()  # messages shown once
         self._drawn = 0.0
@@ -36,14 +35,8 @@ class Meter:
 
     def expect(self, kind: Kind, packs: Iterable[Pack]) -> None:
         """Note the work of a phase."""
-        weights = {pack.id: relative_work(pack) for pack in packs}
-        self._weights |= weights
         self._settled[kind] = 0.0
-        self.phases[kind].work = sum(weights.values())
-
-    def know(self, pack: Pack) -> None:
-        """Note the work of a pack that takes another's place."""
-        self._weights[pack.id] = relative_work(pack)
+        self.phases[kind].work = sum(relative_work(pack) for pack in packs)
 
     def advance(self, pack: Pack) -> None:
         """Count a pack as done."""
@@ -59,6 +52,7 @@ class Meter:
         done: Mapping[Kind, Collection[str]],
         failed: Mapping[Kind, int],
         heard: Mapping[Kind, Mapping[str, Heard]],
+        running: Mapping[str, Pack],
     ) -> None:
         """Bring both lines up to date.
 
@@ -66,6 +60,7 @@ class Meter:
             done: kind → keys of the units that are published.
             failed: kind → how many units have failed.
             heard: kind → pack id → the fraction of it that is done, and a note for the user, shown once.
+            running: pack id → pack.
         """
         self._drawn = time.monotonic()
         notes = {note for packs in heard.values() for _, note in packs.values() if note}
@@ -76,6 +71,6 @@ class Meter:
             if heard[kind]:
                 phase.begin(self._drawn)
             phase.done, phase.failed = len(done[kind]), failed[kind]
-            partly = sum(part * self._weights.get(pack_id, 0.0) for pack_id, (part, _) in heard[kind].items())
-            phase.worked = self._settled[kind] + partly
+            under_way = [(running[each], part) for each, (part, _) in heard[kind].items() if each in running]
+            phase.worked = self._settled[kind] + sum(part * relative_work(pack) for pack, part in under_way)
             self.lines.show(phase)

@@ -15,8 +15,6 @@ from sweeps.spec.schema import Resources
 
 __all__ = ["Workers"]
 
-UNLIMITED = 10**6  # slots of a sweep that sets no limit of its own
-
 
 class Workers:
     """Starts Ray and computes the packs that are submitted.
@@ -35,9 +33,9 @@ class Workers:
         ray_cluster.start(wants.address, quiet=quiet)
         catch_signals()  # Ray has put its own handler in place of ours
         (cpus, gpus), (trial_cpus, trial_gpus) = ((each.cpus, each.gpus or 0.0) for each in (wants.actor, wants.trial))
-        most = wants.concurrency or UNLIMITED
-        self._actors = min(most, ray_cluster.capacity(cpus, gpus))  # actors at once, while no trial runs
-        self._trials = min(most, ray_cluster.capacity(trial_cpus, trial_gpus))
+        fitting = (ray_cluster.capacity(cpus, gpus), ray_cluster.capacity(trial_cpus, trial_gpus))
+        # actors at once while no trial runs; trials at once
+        self._actors, self._trials = (min(most, wants.concurrency or most) for most in fitting)
         self._pool = Pool(store, slots=self._actors, cpus=cpus, gpus=gpus, retries=wants.retries, compute=compute)
         self._evaluation = Evaluation(store, cpus=trial_cpus, gpus=trial_gpus, retries=wants.retries, compute=compute)
 
