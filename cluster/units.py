@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = ("component", "cell")
 
 @dataclass(frozen=True)
 class TaskRef:
-    """A task as workers need it: where the data lies and in which environment it is judged."""
+    """A task as workers need it: its dataset and its environment."""
 
     name: str
     env_id: str  # Gymnasium id

@@ -1,8 +1,7 @@
-"""What can only be checked with the datasets and the simulator at hand, before anything starts.
+"""Checks that need the datasets and the simulator, before anything starts.
 
-`check` finds and validates every dataset, compares its dimensions with its environment's and sees
-that each part has rows to learn from. What it learns of a file is remembered by the file's hash, so
-that planning a sweep again does not read gigabytes again.
+`check` finds and validates every dataset, compares its dimensions with its environment's and checks that each
+component has rows to learn from. Facts about a file are cached by its hash, so that planning again reads no gigabytes.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ __all__ = ["Checked", "DatasetFacts", "Learner", "check"]
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What planning needs to know of a dataset."""
+    """Facts about a dataset that planning and prediction use."""
 
     obs_dim: int
     act_dim: int
@@ -38,15 +37,15 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class Checked:
-    """The tasks of a sweep as workers need them, and what the user should know about them."""
+    """The tasks of a sweep as workers need them, facts about their datasets, and notes to the user."""
 
     tasks: dict[str, TaskRef]
     facts: dict[str, DatasetFacts]
-    notices: list[str]  # one line each; nothing here stops a sweep
+    notices: list[str]  # one line each
 
 
 Learner = tuple[Rows, bool]
-"""The rows a component learns from, and whether of all episodes or of the training episodes only."""
+"""The rows a component learns from, and whether of all episodes or only of those not held out."""
 
 
 def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
@@ -103,24 +102,24 @@ def _entry(spec: Spec, task: Task) -> Where:
 
 
 def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
-    """Return what is known of a dataset after validating it for these learners; from memory if it can be.
+    """Return the facts about a dataset that is valid for these learners; from the cache if it was checked before.
 
     Raises:
         UserError: the file is unfit, or a component finds no rows in it that it can learn from.
     """
     wanted = {f"{rows}/{'all' if everything else 'train'}" for rows, everything in learners}
-    code = code_hash("mpcwdwm.data.dataset", "mpcwdwm.training.buffer")  # another validation judges anew
-    memory = cache_folder() / "datasets" / f"{sha256_of(path)[:32]}-{code[:8]}.json"
+    code = code_hash("mpcwdwm.data.dataset", "mpcwdwm.training.buffer")  # edited checks are run again
+    cached = cache_folder() / "datasets" / f"{sha256_of(path)[:32]}-{code[:8]}.json"
     fit_for = set[str]()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: read the file
-        remembered = json.loads(memory.read_text())
-        facts, fit_for = DatasetFacts(**remembered["facts"]), set(remembered["fit_for"])
+        found = json.loads(cached.read_text())
+        facts, fit_for = DatasetFacts(**found["facts"]), set(found["fit_for"])
         if wanted <= fit_for:
             return facts
     dataset = read_dataset(path)
     for rows, everything in learners:
         usable_rows(dataset, rows, heldout=None if everything else False)
     facts = DatasetFacts(dataset.obs_dim, dataset.act_dim, len(dataset.reward), float(dataset.lengths.mean()))
-    with contextlib.suppress(OSError):  # a memory that cannot be written only costs time
-        write_json(memory, {"facts": asdict(facts), "fit_for": sorted(wanted | fit_for)})
+    with contextlib.suppress(OSError):  # without a cache the next check only takes longer
+        write_json(cached, {"facts": asdict(facts), "fit_for": sorted(wanted | fit_for)})
     return facts

@@ -86,7 +86,7 @@ def cell_key(
         planner: its fully resolved config; None for a policy that acts as it was trained.
         base: the component whose policy acts.
         parts: component name → its key.
-        task: where it is judged.
+        task: where it is evaluated.
         seed: of the parts' training.
         episodes: how many are played.
         env_seed: of the episodes.

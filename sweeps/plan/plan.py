@@ -6,7 +6,6 @@ depend on what is finished, except with ``evaluation.select``: then finished res
 """
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,8 +15,8 @@ from cluster.store import Store
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef, Unit
 from mpcwdwm.components import ComponentConfig, component_class
 from mpcwdwm.components.registry import curve_played
-from mpcwdwm.config import Config
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
+from sweeps.plan.code import digest
 from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
 from sweeps.plan.methods import Method, baseline_methods, planner_methods
 from sweeps.spec.grid import Choice
@@ -50,12 +49,11 @@ class Plan:
 
 
 class _Units:
-    """Makes units on one task and remembers the components they are built on."""
+    """Makes the units of one task and collects the components they are built on."""
 
     def __init__(self, spec: Spec, task: TaskRef) -> None:
         self.spec, self.task = spec, task
         self.components: dict[str, ComponentUnit] = {}
-        self._configs: dict[int, dict[str, Any]] = {}
         self._trained: dict[tuple[Any, ...], ComponentUnit] = {}  # many cells are built on each
         self._codes: dict[tuple[Any, ...], str] = {}
 
@@ -66,23 +64,22 @@ class _Units:
         parts = {part: unit.key for part, unit in built_on.items()}
         which = (name, id(choice), seed, *parts.values())
         if which not in self._trained:
-            config, code = self.config(choice), self._code(name, choice)
-            played, tf32 = curve_played(name, choice.config), self.spec.compute.tf32
-            key = component_key(name, config, self.task, seed, code, parts=parts, played=played, tf32=tf32)
+            code, played = self._code(name, choice), curve_played(name, choice.config)
+            tf32 = self.spec.compute.tf32
+            key = component_key(name, choice.data, self.task, seed, code, parts=parts, played=played, tf32=tf32)
             configs = {part: unit.config for part, unit in built_on.items()}
-            self._trained[which] = ComponentUnit(key, name, config, self.task, seed, configs, parts)
+            self._trained[which] = ComponentUnit(key, name, choice.data, self.task, seed, configs, parts)
         return self.components.setdefault(self._trained[which].key, self._trained[which])
 
     def cells(self, method: Method, where: Evaluation | Select) -> list[CellUnit]:
         """Return the method's cells, one per training seed: to report them, or only to choose among them."""
         role, seeds = ("select", where.seeds) if isinstance(where, Select) else ("report", self.spec.seeds)
-        config, code = self.config(method.planner) if method.planner else None, self._cell_code(method)
-        configs = {name: self.config(choice) for name, choice in method.parts.items()}
-        played = {"episodes": where.episodes, "env_seed": where.env_seed}
+        config, code = method.planner.data if method.planner else None, self._cell_code(method)
+        configs = {name: choice.data for name, choice in method.parts.items()}
+        played, tf32 = {"episodes": where.episodes, "env_seed": where.env_seed}, self.spec.compute.tf32
         cells = []
         for seed in seeds:
             parts = {name: self.component(name, method.choices, seed).key for name in method.parts}
-            tf32 = self.spec.compute.tf32
             cell = CellUnit(
                 key=cell_key(config, method.base, parts, self.task, seed, **played, code=code, tf32=tf32),
                 method=method.label,
@@ -99,12 +96,6 @@ class _Units:
             )
             cells.append(cell)
         return cells
-
-    def config(self, choice: Choice[Config]) -> dict[str, Any]:
-        """Return a choice's config as plain data, always the same object for the same choice."""
-        if id(choice) not in self._configs:
-            self._configs[id(choice)] = choice.config.to_dict()
-        return self._configs[id(choice)]
 
     def _code(self, name: str, choice: Choice) -> str:
         """Return the hash of the code that trains a component, computed once for variants that run the same code."""
@@ -166,11 +157,12 @@ def _add_task(
     plan.cells += cells
     seeds = [*spec.seeds, *(select.seeds if select else ())]
     order = {part: position for position, part in enumerate(spec.tasks[0].components)}
-    variants = dict.fromkeys(_text(unit.config) for unit in units.components.values())
-    ranks = {text: rank for rank, text in enumerate(variants)}  # in order of appearance
+    ranks: dict[str, int] = {}  # of configs, in order of appearance
+    for unit in units.components.values():
+        ranks.setdefault(digest(unit.config), len(ranks))
     plan.components += sorted(
         units.components.values(),
-        key=lambda unit: (order[unit.component], ranks[_text(unit.config)], seeds.index(unit.seed)),
+        key=lambda unit: (order[unit.component], ranks[digest(unit.config)], seeds.index(unit.seed)),
     )
 
 
@@ -272,7 +264,7 @@ def _packs(units: Sequence[Unit], spec: Spec, store: Store | None) -> list[Pack]
     groups: dict[str, list[Any]] = {}
     for unit in units:
         own = {name: value for name, value in asdict(unit).items() if name not in ("key", "seed", "parts")}
-        groups.setdefault(_text(own), []).append(unit)
+        groups.setdefault(digest(own), []).append(unit)
     packs = []
     for group in groups.values():
         size = limit or len(group)
@@ -281,7 +273,3 @@ def _packs(units: Sequence[Unit], spec: Spec, store: Store | None) -> list[Pack]
             if part:
                 packs.append(Pack(tuple(part), compute))
     return packs
-
-
-def _text(data: Any) -> str:
-    return json.dumps(data, sort_keys=True)

@@ -1,8 +1,7 @@
-"""Recording beside the driver: finished units are logged to MLflow by a thread of their own.
+"""A thread that logs finished units to MLflow while the driver goes on.
 
-A record takes MLflow tens of milliseconds, during which the driver would neither hand out work nor
-draw progress. If MLflow cannot be reached the work goes on: the recorder stops, says why once, and
-`sweeps.records.tracker.Tracker.sync` makes up for it at the end.
+A record takes MLflow tens of milliseconds, during which the driver would neither submit work nor draw progress. If
+MLflow cannot be reached, the recorder stops and reports why once; `Tracker.sync` records the rest at the end.
 """
 
 import queue
@@ -22,7 +21,7 @@ class Recorder:
     """Logs units in the order in which they are given, in a thread.
 
     Args:
-        tracker: what writes to MLflow; until `drain` or `close` has returned nobody else may use it.
+        tracker: writes to MLflow; not to be used by others until `drain` or `close` has returned.
         store: where the units are published.
     """
 
@@ -30,7 +29,7 @@ class Recorder:
         self._tracker, self._store = tracker, store
         self._waiting: queue.Queue[Unit | None] = queue.Queue()
         self._thread: threading.Thread | None = None
-        self._dropping = False  # what waits is not wanted any more
+        self._dropping = False  # drop the units that wait
         self._error: BaseException | None = None
 
     def add(self, unit: Unit) -> None:
@@ -41,20 +40,20 @@ class Recorder:
         self._waiting.put(unit)
 
     def complaint(self) -> str | None:
-        """Return, once, why recording has stopped; raises what is not the user's to mend."""
+        """Return, once, why recording has stopped; an error other than a UserError is raised."""
         error, self._error = self._error, None
         if error is None or isinstance(error, UserError):
             return None if error is None else str(error)
         raise error
 
     def drain(self) -> str | None:
-        """Wait until everything is recorded, or given up; return what `complaint` does."""
+        """Wait until everything is recorded or recording has stopped; return what `complaint` does."""
         self._end(None)
         self._dropping = False
         return self.complaint()
 
     def close(self) -> bool:
-        """Give up what waits; return whether the tracker is free, which a record that hangs prevents."""
+        """Drop the units that wait; return whether the tracker is free: it is not while a record hangs."""
         self._dropping = True
         return self._end(END_WITHIN)
 

@@ -45,6 +45,11 @@ class Choice(Generic[C]):
     config: C
     axes: dict[str, Any]  # field → value, for the fields that vary anywhere in the sweep
 
+    @functools.cached_property
+    def data(self) -> dict[str, Any]:
+        """The config as plain data."""
+        return self.config.to_dict()
+
 
 @dataclass(frozen=True)
 class ResolvedTask:

@@ -65,7 +65,7 @@ class Section(Config):
 
 
 class Share(Section):
-    """What one Ray process takes of a machine."""
+    """Resources of one Ray process."""
 
     cpus: Real = setting(1.0, "processor cores, also the number of threads", gt=0)
     gpus: Real | None = setting(None, "GPUs or a fraction of one; unset: fits this machine", ge=0)
@@ -106,7 +106,7 @@ class Select(Section):
 
 
 class Evaluation(Section):
-    """How every method is judged in the real environment."""
+    """How every method is evaluated in the real environment."""
 
     episodes: Int = setting(10, "episodes per cell and training seed", paper=10, ge=1)
     env_seed: Int = setting(0, "seed of the episodes, the same for every method: comparisons are paired", ge=0)
@@ -120,7 +120,7 @@ class Tracking(Section):
 
 
 class TaskSection(Section):
-    """One's own dataset as a task."""
+    """A task with a dataset of one's own."""
 
     name: Name = setting(..., "what the task is called")
     dataset: str = setting(..., "HDF5 file in D4RL's layout, relative to the YAML")
