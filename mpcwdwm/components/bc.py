@@ -1,4 +1,4 @@
-"""Plain behaviour cloning: the floor under every other method, and a check of the pipeline."""
+"""Behaviour cloning: the simplest baseline, and a check of the pipeline."""
 
 from collections.abc import Mapping
 

@@ -34,8 +34,8 @@ __all__ = [
 ]
 
 Rows = Literal["next_action", "next_value", "next_obs", "all"]
-"""Rows a component can learn from: with a next action or a true terminal (ReBRAC), with a next observation or
-a true terminal (IQL), with a next observation (world models), or all."""
+"""Rows a component can learn from: with a next action or terminal (ReBRAC), with a next observation or terminal
+(IQL), with a next observation (world models), or all."""
 
 
 class ComponentConfig(Config):
@@ -51,17 +51,17 @@ class ComponentConfig(Config):
     )
 
     def brief(self) -> Self:
-        """Return a config whose updates cost the same, with little to prepare before them: to time them."""
+        """Return a config whose updates take the same time but need little preparation, to measure them."""
         return self
 
     @property
     def code_roots(self) -> tuple[str, ...]:
-        """Modules whose code shapes the result and that the component's own does not import."""
-        return ("mpcwdwm.training.loop", "mpcwdwm.data.mapped")  # what trains it; what reads its dataset
+        """Modules whose code shapes the result, beside the component's own and what that imports."""
+        return ("mpcwdwm.training.loop", "mpcwdwm.data.mapped")
 
     @property
     def builds_on(self) -> tuple[str, ...]:
-        """Return the components that have to be trained first, with which this one learns; usually none."""
+        """Return the components that have to be trained before this one."""
         return ()
 
 
@@ -80,7 +80,7 @@ def third_party(value: object) -> str:
 
 
 class ModelConfig(ComponentConfig):
-    """Fields of the learnt models, which keep held-out episodes to be judged on."""
+    """Fields of the learnt models, whose curve is measured on held-out episodes."""
 
     steps: Int = setting(200_000, "gradient updates", unit="updates", paper=third_party("200k"), ge=1, le=10**9)
     lr: Real = setting(3e-4, "Adam step size", paper=third_party("3e-4"), gt=0)
@@ -89,7 +89,7 @@ class ModelConfig(ComponentConfig):
 
 @dataclass(frozen=True)
 class Context:
-    """What a component that builds on others may use beside them."""
+    """What a component that builds on others may use in addition."""
 
     datasets: Sequence[Dataset]  # one per member
     rows: Sequence[Tensor]  # the rows each member learns from
@@ -155,15 +155,15 @@ class Component(nn.Module):
         return {}
 
     def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
-        """Set what is computed from the data once, before training (normalisers, reward scale)."""
+        """Set what is computed from the data before training (normalisers, reward scale)."""
 
     def build_on(self, bases: Mapping[str, "Component"], context: "Context") -> None:
-        """Take the frozen components that `config.builds_on` names, with the same seeds and on the same device."""
+        """Take the frozen components of `config.builds_on`, of the same seeds and on the same device."""
         raise TypeError(f"{type(self).__name__} builds on nothing")
 
     @property
     def period(self) -> int:
-        """Return after how many updates the computation repeats: what is captured depends on the phase in it."""
+        """Return after how many updates the computation repeats; each phase of it is captured on its own."""
         return 1
 
     def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:

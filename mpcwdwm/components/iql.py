@@ -1,7 +1,7 @@
 """IQL (arXiv 2110.06169): expectile value regression and advantage-weighted cloning.
 
-Order of the authors' code: value from the target critic, actor and critic from the *new* value,
-then the target critic. Verified against ten of the authors' own updates (`tests/mpcwdwm/components/test_oracles.py`).
+In the order of the authors' code: value from the target critic, actor and critic from the *new* value, then the target
+critic. Compared with ten of the authors' updates in `tests/mpcwdwm/components/test_oracles.py`.
 """
 
 import copy

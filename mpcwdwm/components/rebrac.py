@@ -1,9 +1,8 @@
 """ReBRAC (arXiv 2305.09836): TD3 with behaviour cloning in the actor and in the critic.
 
-Follows the authors' code where it and other re-implementations differ: one critic update per step,
-actor and targets every `policy_freq`-th; on those steps the actor's target moves towards the actor
-as it was *before* the step, the critic's towards the critic *after* it. Verified against ten of
-the authors' own updates (`tests/mpcwdwm/components/test_oracles.py`).
+As in the authors' code, where re-implementations differ: one critic update per step; actor and targets every
+`policy_freq`-th step, the actor's target moving towards the actor *before* its update, the critic's towards the
+critic *after* it. Compared with ten of the authors' updates in `tests/mpcwdwm/components/test_oracles.py`.
 """
 
 import copy

@@ -1,12 +1,10 @@
-"""The value of a pretrained policy where it goes, fitted to episodes imagined with the world model.
+"""The value of a pretrained policy, fitted to episodes imagined with the world model, as a terminal critic.
 
-A plan of H steps ends with a value. The critic that the policy was trained with is a poor one to climb: it is
-bootstrapped, and the policy has already climbed it, so what is left of its slope is mostly error. This one is plain
-policy evaluation. The pretrained policy, with some exploration, is rolled through the world model from recorded
-states for hundreds of steps; every imagined state has a discounted return, a sum of predicted rewards; networks
-regress on it. Nothing is maximised, nothing but the tail behind the last imagined step is bootstrapped, and the
-states are those to which this policy leads, whoever recorded the data. To climb it from a real state is one step of
-policy improvement in the world model.
+The critic that a policy was trained with is a poor terminal critic: it is bootstrapped, and the policy is already at
+its maximum, so most of its remaining gradient is error. This value is plain policy evaluation: the policy, with some
+exploration noise, is rolled through the world model for hundreds of steps from recorded states, and networks regress
+on the discounted sum of predicted rewards of every imagined state. Only the return after the last imagined step is
+bootstrapped. Ascending it from a real state is one step of policy improvement in the world model.
 """
 
 import copy
@@ -55,16 +53,11 @@ class ValueConfig(ModelConfig):
     )
     episodes: Int = setting(1000, "imagined episodes", unit="episodes", ge=10, le=10**6)
     length: Int = setting(400, "length of an imagined episode that does not end before", unit="steps", ge=1, le=10**5)
-    exploration: Real = setting(
-        0.2,
-        "std of the noise on the policy's actions: how far around its path the value is learnt",
-        unit="action",
-        ge=0,
-    )
+    exploration: Real = setting(0.2, "std of the noise on the policy's actions", unit="action", ge=0)
     halt: Real = setting(
         10.0,
-        "an imagined episode ends, worth nothing more, so many standard deviations away from the data's mean",
-        unit="standard deviations of an observation's entry",
+        "an imagined episode ends, with no further reward, so many standard deviations from the data's mean",
+        unit="standard deviations",
         gt=0,
     )
     lr: Real = setting(1e-3, "Adam step size, cosine to 0", gt=0)
@@ -77,21 +70,21 @@ class ValueConfig(ModelConfig):
 
     @property
     def code_roots(self) -> tuple[str, ...]:
-        """What reads the components it builds on, and the rules that end an imagined episode, too."""
+        """Also the code that loads the components it builds on, and the termination rules."""
         return (*super().code_roots, "mpcwdwm.components.loading", "mpcwdwm.envs.termination")
 
     @property
     def builds_on(self) -> tuple[str, ...]:
-        """Return the policy, and what it is imagined with."""
+        """Return the policy and the models."""
         return (self.policy, "world_model", "reward")
 
     @property
     def policy(self) -> str:
-        """Return the component whose policy is evaluated; where no planner has said, the usual base."""
+        """Return the component whose policy is evaluated; of "base", where no planner says which, ReBRAC."""
         return "rebrac" if self.of == "base" else self.of
 
     def brief(self) -> Self:
-        """Return a config with updates of the same cost and little to prepare."""
+        """Imagine few and short episodes."""
         return self.model_copy(update={"episodes": 20, "length": 20})
 
 
@@ -102,13 +95,13 @@ class ValueConfig(ModelConfig):
 class Episodes:
     """n imagined episodes of T steps for each of S members."""
 
-    obs: Tensor  # (S, n, T + 1, obs_dim); what stands behind an end means nothing
+    obs: Tensor  # (S, n, T + 1, obs_dim); after an end, arbitrary but finite
     reward: Tensor  # (S, n, T)
     alive: Tensor  # (S, n, T + 1): 1 until the episode has ended
 
 
 def returns_to_go(episodes: Episodes, discount: float) -> Tensor:
-    """Return Σ_{k ≥ t} γ^{k−t} r_k within the imagined steps, of every step: (S, n, T); 0 behind an end."""
+    """Return Σ_{k ≥ t} γ^{k−t} r_k over the imagined steps, for every step: (S, n, T); 0 after an end."""
     returns = torch.zeros_like(episodes.reward)
     following = torch.zeros_like(episodes.reward[..., 0])
     for t in reversed(range(episodes.reward.shape[-1])):
@@ -131,7 +124,7 @@ class Value(Component):
         """Make the networks, their running average and the normalisers."""
         config = self.config
         self.normalizer = Normalizer(self.stack, self.obs_dim, dtype)
-        self.extent = Normalizer(self.stack, self.obs_dim, dtype)  # of the data, to see what leaves them
+        self.extent = Normalizer(self.stack, self.obs_dim, dtype)  # of the data, to see which states leave it
         self.return_normalizer = Normalizer(self.stack, 1, dtype)
         hidden = [config.hidden_dim] * config.hidden_layers
         self.net = Mlp((*self.stack, config.ensemble), self.obs_dim, hidden, 1, activation=silu, dtype=dtype)
@@ -146,23 +139,25 @@ class Value(Component):
         return self.values(self.averaged, obs)
 
     def values(self, net: Mlp, obs: Tensor) -> Tensor:
-        """Return what `net` says, (S, E, B)."""
+        """Return the values by `net`, (S, E, B)."""
         return self.return_normalizer.inverse(net(self.normalizer(obs).unsqueeze(-3)).squeeze(-1))
 
     # ------------------------------------------------------------------------------- preparation
 
     def fit(self, member: int, dataset: Dataset, rows: Tensor) -> None:
-        """Note how far the member's rows extend; standardise observations over them, if configured."""
+        """Fit the extent of the member's rows; standardise observations over them, if configured."""
         obs = torch.from_numpy(dataset.obs)[rows]
         self.extent.fit(member, obs)
         if self.config.normalize_obs:
             self.normalizer.fit(member, obs)
 
     def build_on(self, bases: Mapping[str, Component], context: Context) -> None:
-        """Imagine the policy's episodes, and arrange their states and returns in tables to draw from."""
+        """Imagine the policy's episodes and put their states and returns into tables."""
         episodes = self.imagine(bases, context)
         learnt = episodes.reward.shape[1] - max(1, round(HELDOUT_SHARE * episodes.reward.shape[1]))
-        returns, left = returns_to_go(episodes, self.config.discount), self._tail(episodes)
+        returns = returns_to_go(episodes, self.config.discount)
+        steps = torch.arange(returns.shape[-1], 0, -1, device=returns.device, dtype=returns.dtype)
+        left = self.config.discount**steps * episodes.alive[..., -1:]  # (S, n, T): γ^{T−t}, or 0 in an ended episode
         alive = episodes.alive[..., :-1] > 0  # (S, n, T)
         for member in range(len(self.seeds)):
             own = returns[member, :learnt][alive[member, :learnt]]
@@ -209,12 +204,6 @@ class Value(Component):
         rewards = [reward(obs, action) for obs, action in zip(rolled.obs[:-1], rolled.action, strict=True)]
         return Episodes(torch.stack(rolled.obs, 2), torch.stack(rewards, 2), torch.stack(rolled.alive, 2))
 
-    def _tail(self, episodes: Episodes) -> Tensor:
-        """Return γ^{T−t} where the episode has not ended within T steps, else 0: (S, n, T)."""
-        length = episodes.reward.shape[-1]
-        steps = torch.arange(length, 0, -1, device=episodes.reward.device, dtype=episodes.reward.dtype)
-        return self.config.discount**steps * episodes.alive[..., -1:]
-
     # ---------------------------------------------------------------------------------- training
 
     def noise(self, batch_size: int) -> Mapping[str, Integers]:
@@ -222,7 +211,7 @@ class Value(Component):
         return {"state": Integers(MANY, (batch_size,))}
 
     def learning_rates(self, step: int) -> Mapping[str, float]:
-        """It falls to 0 along half a cosine."""
+        """Fall to 0 along half a cosine."""
         return {"net": self.config.lr * 0.5 * (1 + math.cos(math.pi * step / self.config.steps))}
 
     def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
@@ -240,26 +229,26 @@ class Value(Component):
         """Return states (S, B, obs_dim), the returns each network learns (S, E, B), and their episodes (S, B)."""
         row = number % table.counts.unsqueeze(-1)
         returns, left, episode = (values.gather(1, row) for values in (table.returns, table.left, table.episode))
-        behind = self(_rows(table.last, episode))  # its own average goes on where imagination stopped
+        behind = self(_rows(table.last, episode))  # bootstrapped from the averaged networks
         return _rows(table.obs, row), returns.unsqueeze(1) + left.unsqueeze(1) * behind, episode
 
     @torch.no_grad()
     def heldout(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """On imagined episodes that were not learnt from: share of the return's variance explained, and the error."""
+        """Error and explained variance of the return, on imagined episodes that were not learnt from."""
         counts = self._judged.counts.unsqueeze(-1)
-        spread = torch.arange(HELDOUT_STATES, device=counts.device) * counts // HELDOUT_STATES  # (S, B), each its own
+        spread = torch.arange(HELDOUT_STATES, device=counts.device) * counts // HELDOUT_STATES  # (S, B)
         obs, target, _ = self._drawn(self._judged, spread)
         return {**fit_quality(self(obs).mean(1), target.mean(1)), **self._facts}
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The states of some episodes before their end, one after the other; a member's own in the first `counts` rows."""
+    """States of some episodes before their end, in order; a member's are the first `counts` of the R rows."""
 
     obs: Tensor  # (S, R, obs_dim)
     last: Tensor  # (S, n, obs_dim): where each episode stopped
     returns: Tensor  # (S, R)
-    left: Tensor  # (S, R): discount of what comes behind the last state
+    left: Tensor  # (S, R): discount of the last state's value
     episode: Tensor  # (S, R)
     counts: Tensor  # (S,)
 

@@ -1,9 +1,8 @@
 """The diffusion world model: a conditional DDPM on the next observation, few steps, differentiable.
 
-Training is plain noise prediction. Sampling with the noise held fixed is a deterministic function
-of (s, a), differentiable in both: autograd through the loop gives the Jacobian recursions of the
-paper (`docs/algorithm.md`). The schedule keeps ᾱ at its end below 0.01 however many steps it has,
-because sampling starts from a standard normal.
+It is trained by noise prediction. With the noise held fixed, a sample is a deterministic, differentiable function of
+(s, a): autograd through the loop gives the paper's Jacobian recursions (`docs/algorithm.md`). The schedule ends with
+ᾱ below 0.01 whatever its number of steps, because sampling starts from a standard normal.
 """
 
 import math

@@ -20,7 +20,7 @@ from mpcwdwm.random import Normal
 
 __all__ = ["TIME_FEATURES", "FlowConfig", "FlowModel", "time_feature_rates", "time_features"]
 
-# Of the sines and cosines of t, in radians per unit of time: few and slow, because MeanFlow differentiates them.
+# Of the sines and cosines of t [rad per unit of time]: few and low, because MeanFlow differentiates them.
 FREQUENCIES = (math.pi / 2, math.pi, 2 * math.pi)
 TIME_FEATURES = 2 * len(FREQUENCIES) + 1
 

@@ -1,12 +1,12 @@
-"""The MeanFlow world model: one network evaluation per transition, as in the paper's second version.
+"""The MeanFlow world model: one network evaluation per transition, as in the paper's v2.
 
 With z_t = (1 − t) x + t e as in `flow.py`, a network learns the *average* velocity u(z, r, t) of the
 flow between two times r ≤ t (arXiv 2505.13447). From (t − r) u = ∫ v dτ follows u = v − (t − r) du/dt,
 so u is regressed on the right-hand side with its own derivative along the path, held constant. One
 step then carries noise all the way: x = e − u(e, 0, 1).
 
-With `tilt` > 0 the model is taught most where the base policy goes: transitions count by
-w ∝ N(a; π(s), width² I)^tilt within a minibatch, mean one.
+With `tilt` > 0 transitions near the base policy's actions weigh more: w ∝ N(a; π(s), width² I)^tilt, of mean one
+within a minibatch.
 """
 
 from collections.abc import Mapping

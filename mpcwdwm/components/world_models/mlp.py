@@ -1,9 +1,7 @@
 """The MLP world model: an ensemble of regressions, deterministic or Gaussian (PETS, arXiv 1805.12114).
 
-The ablation of the diffusion model: it predicts the next observation in one pass. The noise of a
-transition chooses the member that makes it and the Gaussian sample, so `sample` is a deterministic
-function of (s, a), as every kind's. What the members disagree on is open to planners
-(`predict_members`).
+It predicts the next observation in one pass. The noise of a transition chooses the network and the Gaussian
+sample, so `sample` is deterministic in (s, a). Planners read the ensemble's disagreement from `predict_members`.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,8 @@
-"""What every world model is: a conditional model of the next observation, sampled from given noise.
+"""World models: conditional models of the next observation, sampled from given noise.
 
-`sample(obs, action, noise)` is a deterministic, differentiable function; that is all a planner asks
-for. The kinds (`diffusion.py`, `flow.py`, `meanflow.py`, `mlp.py`) differ in what their network
-is taught (`loss`) and how it is sampled. Standardising, averaged weights and the judgement on
-held-out episodes are the same for all, and here.
+`sample(obs, action, noise)`, which planners call, is deterministic and differentiable. The kinds (`diffusion.py`,
+`flow.py`, `meanflow.py`, `mlp.py`) differ in their `loss` and `sample`; standardisation, averaged weights and the
+metrics on held-out episodes are common to all.
 """
 
 import copy
@@ -100,7 +99,7 @@ class WorldModel(DynamicsComponent):
         raise TypeError(f"{type(self).__name__} defines no sampler")
 
     def next_obs(self, obs: Tensor, x: Tensor) -> Tensor:
-        """Return the observation that x stands for: the inverse of `target`."""
+        """Return the observation of x: the inverse of `target`."""
         generated = self.target_normalizer.inverse(x)
         return obs + generated if self.config.predict == "delta" else generated
 
@@ -112,7 +111,7 @@ class WorldModel(DynamicsComponent):
 
     @torch.no_grad()
     def heldout(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One-step RMSE over standardised dimensions, beside that of "the state does not change"."""
+        """One-step RMSE over standardised dimensions, and that of predicting no change."""
         predicted = self.sample(batch.obs, batch.action, noise["bundle"])
         return {
             "heldout/rmse": self.rmse(predicted, batch.next_obs),
