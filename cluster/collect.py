@@ -1,9 +1,9 @@
-"""Behaviour data of one's own: PPO by RLlib, its snapshots rolled out, written in D4RL's layout.
+"""Behaviour data of one's own: PPO by RLlib, snapshots of it rolled out, written in D4RL's layout.
 
-One PPO run (RLlib's new API stack, in this process, on the CPU) is photographed at K evenly spaced
-moments, the last at its end. Each snapshot then contributes an equal share of the transitions, oldest
-first, acting with the policy's mean plus Gaussian noise, clipped to [-1, 1]. K = 1 gives D4RL's "medium"
-kind of data (one policy), a larger K its "medium-replay" kind (a policy that gets better).
+One PPO run (RLlib's new API stack, in this process, on the CPU) is copied at K evenly spaced steps, the last
+at its end. Each snapshot contributes an equal share of the transitions, oldest first, acting with the policy's
+mean plus Gaussian noise, clipped to [-1, 1]. K = 1 gives D4RL's "medium" kind of data (one policy), a larger K
+its "medium-replay" kind (a policy that gets better).
 """
 
 import copy
@@ -119,14 +119,13 @@ def collect(
 
 
 def _refuse_unfit_numbers(transitions: int, train_steps: int, noise_sd: float, seed: int, snapshots: int) -> None:
+    rows, steps = max(MIN_ROWS, 2 * snapshots), MIN_BATCH * snapshots  # at least
     if snapshots < 1:
         raise UserError(f"snapshots must be at least 1, not {snapshots}")
-    if transitions < max(MIN_ROWS, 2 * snapshots):
-        least = max(MIN_ROWS, 2 * snapshots)
-        raise UserError(f"transitions must be at least {least} with {snapshots} snapshots, not {transitions}")
-    if train_steps < MIN_BATCH * snapshots:
-        least = MIN_BATCH * snapshots
-        raise UserError(f"train-steps must be at least {least} with {snapshots} snapshots, not {train_steps}")
+    if transitions < rows:
+        raise UserError(f"transitions must be at least {rows} with {snapshots} snapshots, not {transitions}")
+    if train_steps < steps:
+        raise UserError(f"train-steps must be at least {steps} with {snapshots} snapshots, not {train_steps}")
     if not (math.isfinite(noise_sd) and noise_sd >= 0):
         raise UserError(f"noise-sd must be 0 or more, not {noise_sd}")
     if seed < 0:
@@ -252,7 +251,7 @@ def roll(
     with a timeout. A step on which the environment ends and the limit strikes is terminal only.
     """
     states = _states(env)
-    rows: dict[str, list[Any]] = {name: [] for name in ("obs", "action", "reward", "next_obs", "terminal", "timeout")}
+    steps: list[tuple[Any, ...]] = []
     infos: dict[str, list[Any]] = {name: [] for name in states()}
     for index, snapshot in enumerate(snapshots):
         noise = np.random.default_rng([seed, index])
@@ -265,20 +264,14 @@ def roll(
                 infos[name].append(value)
             next_obs, reward, terminal, truncated, _ = env.step(action)
             timeout = not terminal and (truncated or row == last)
-            step = (obs, action, reward, next_obs, terminal, timeout)
-            for values, value in zip(rows.values(), step, strict=True):
-                values.append(value)
+            steps.append((obs, action, reward, next_obs, terminal, timeout))
             obs = env.reset()[0] if terminal or truncated else next_obs
             if on_progress:
                 on_progress("collecting", row + 1, transitions)
-    arrays = Arrays(
-        obs=np.asarray(rows["obs"], dtype=np.float32),
-        action=np.asarray(rows["action"], dtype=np.float32),
-        reward=np.asarray(rows["reward"], dtype=np.float32),
-        terminal=np.asarray(rows["terminal"], dtype=bool),
-        timeout=np.asarray(rows["timeout"], dtype=bool),
-        next_obs=np.asarray(rows["next_obs"], dtype=np.float32),
-    )
+    *floats, terminals, timeouts = zip(*steps, strict=True)
+    observations, actions, rewards, successors = (np.asarray(values, dtype=np.float32) for values in floats)
+    terminal, timeout = np.asarray(terminals, dtype=bool), np.asarray(timeouts, dtype=bool)
+    arrays = Arrays(observations, actions, rewards, terminal, timeout, successors)
     return arrays, {name: np.asarray(values) for name, values in infos.items()}
 
 

@@ -1,10 +1,10 @@
 """What is to be computed in one process: packs that were begun, and packs of what is missing.
 
 A seed's numbers agree with those of a separate run to rounding, not to the last bit: stacked
-matrix products may be summed in another order. So that a sweep which was killed prints the same
-table as one which was not, a pack's composition is written down (``pack.json``) before its work
-starts. What was begun is continued as it was recorded, and only the units still missing are
-published; what is missing beyond that forms new packs.
+matrix products may be summed in another order. A pack's composition is therefore written down
+(``pack.json``) before its work starts, so that a sweep that was killed ends with the same table.
+Packs that were begun are continued as recorded, and only their missing units are published;
+other missing units form new packs.
 
 Two sweeps with different lists of seeds can have packs that share a unit. Each has its own work
 folder and lease; the first to publish the unit wins, the other's copy is discarded.
@@ -12,13 +12,14 @@ folder and lease; the first to publish the unit wins, the other's copy is discar
 
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 from cluster.store import Store
 from cluster.store.lease import Busy, hold
 from cluster.units import KINDS, Pack, pack_from_dict
 
-__all__ = ["begin", "finish", "missing", "open_pack", "open_packs", "plan_packs", "sweep_up"]
+__all__ = ["begin", "finish", "missing", "open_packs", "plan_packs", "sweep_up"]
 
 RECORD = "pack.json"
 
@@ -56,8 +57,8 @@ def plan_packs(store: Store, packs: list[Pack], wanted: set[str]) -> list[Pack]:
     Packs that were begun come first, as they were recorded, if they cover a wanted unit that none
     before them covers; they may hold units that are not wanted. The given packs follow, without the
     units that are published or covered by then. A begun pack of which nothing is published and
-    everything has failed is not insisted on: the user may have chosen a smaller packing because it
-    did not fit.
+    everything has failed is planned anew: the user may have chosen smaller packs because it
+    did not fit into memory.
 
     Args:
         store: where artifacts are published and packs are recorded.
@@ -94,19 +95,10 @@ def sweep_up(store: Store) -> None:
     for pack_id in store.work_ids():
         if pack_id in unfinished:
             continue
-        try:
-            with hold(store, pack_id, wait=False):
-                pack = open_pack(store, pack_id)
-                if pack is None or not missing(store, pack):  # it may have been begun since we looked
-                    store.remove_work(pack_id)
-        except Busy:
-            continue
-
-
-def open_pack(store: Store, pack_id: str) -> Pack | None:
-    """Return the recorded pack of a work folder; None if nothing is recorded there."""
-    record = _record(store, pack_id)
-    return None if record is None else pack_from_dict(record)
+        with suppress(Busy), hold(store, pack_id, wait=False):
+            record = _record(store, pack_id)  # it may have been begun since we looked
+            if record is None or not missing(store, pack_from_dict(record)):
+                store.remove_work(pack_id)
 
 
 def _record(store: Store, pack_id: str) -> dict[str, Any] | None:

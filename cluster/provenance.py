@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -23,7 +24,7 @@ def host_name() -> str:
 
 def cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def now() -> str:
@@ -51,8 +52,7 @@ def is_dead(host: str, pid: int) -> bool:
 def git_sha() -> str:
     """Return the commit this package is at, "-dirty" appended if changed since; else "unknown".
 
-    Only the package's own repository counts: a virtual environment inside somebody's repository
-    has a commit too, but not ours, so the package's files have to be tracked there.
+    The package's files have to be tracked there: a virtual environment may lie inside another repository.
     """
     package = Path(mpcwdwm.__file__).parent
 
@@ -67,17 +67,10 @@ def git_sha() -> str:
         return "unknown"
 
 
-@cache
-def _versions() -> dict[str, str]:
-    """Return the versions in use; looking one up reads a file, which takes milliseconds."""
-    return {name: version(name) for name in ("torch", "mpcwdwm")}
+_version = cache(version)  # looking one up reads a file, which takes milliseconds
 
 
 def provenance() -> dict[str, Any]:
     """Return the fields of a manifest that say by what it was computed."""
-    return {
-        "git_sha": git_sha(),
-        **_versions(),
-        "host": host_name(),
-        "finished_at": now(),
-    }
+    versions = {name: _version(name) for name in ("torch", "mpcwdwm")}
+    return {"git_sha": git_sha(), **versions, "host": host_name(), "finished_at": now()}

@@ -1,8 +1,7 @@
 """Running one pack: train or evaluate its units stacked, publish what is missing.
 
-This is what runs inside a Ray actor or a trial; without Ray it can be called directly. It is
-idempotent: called again, by anybody, it does only what is not published yet, and returns at once if
-that is nothing.
+This runs inside a Ray actor or a trial; without Ray it can be called directly. It is idempotent:
+called again, by any process, it does only what is not published yet.
 """
 
 import json
@@ -10,10 +9,10 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cluster import packs
 from cluster.provenance import provenance
@@ -168,8 +167,8 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
     from mpcwdwm.nn.compute import ComputeConfig
     from mpcwdwm.training.loop import train
 
-    units = cast("tuple[ComponentUnit, ...]", pack.units)
-    unit = units[0]  # the others differ in nothing but the seed
+    units = [unit for unit in pack.units if isinstance(unit, ComponentUnit)]
+    unit = units[0]  # the others differ in the seed alone
     pace = _Pace(on_progress)
     trained = train(
         unit.component,
@@ -192,21 +191,19 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
         "seconds": round(steps / pace.per_second(steps) / len(units), 3),
         "updates_per_second": round(pace.per_second(steps), 3),  # of the stacked pack
     }
-
-    def writer(index: int) -> Writer:
-        part = trained[index]
+    writers: dict[str, Writer] = {}
+    for unit, part in zip(units, trained, strict=True):
         manifest = {
             **part.facts,
-            **asdict(units[index]),
+            **asdict(unit),
             "kind": "component",
             **facts,
             **measured,
             "packed_with": list(pack.keys),
             **provenance(),
         }
-        return lambda folder: write_artifact(folder, part.tensors, manifest, part.curve)
-
-    return {key: writer(index) for index, key in enumerate(pack.keys)}
+        writers[unit.key] = partial(write_artifact, tensors=part.tensors, manifest=manifest, curve=part.curve)
+    return writers
 
 
 def _bases(store: Store, units: Sequence[ComponentUnit]) -> "dict[str, Component]":
@@ -225,8 +222,8 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     from mpcwdwm.nn.compute import ComputeConfig, execution_of, record
     from mpcwdwm.planning import load_parts, planner_config
 
-    units = cast("tuple[CellUnit, ...]", pack.units)
-    unit = units[0]  # the others differ in nothing but the seed and its parts
+    units = [unit for unit in pack.units if isinstance(unit, CellUnit)]
+    unit = units[0]  # the others differ in the seed and its parts alone
     dataset_mean_return = _dataset_mean_return(unit.task)
     compute = ComputeConfig(**pack.compute)
     planner = None if unit.planner is None else planner_config(unit.planner)
@@ -242,7 +239,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
         reference=unit.task.reference,
         dataset=_dataset(unit.task) if planner is not None and planner.uses_dataset else None,
     )
-    judgements: list[Any] = [None] * len(units)
+    judgements: list[Any] = []
     episodes = evaluate(
         parts,
         planner,
@@ -251,18 +248,18 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
         env_seed=unit.env_seed,
         on_progress=lambda done, most: on_progress(done / most),
         compute=compute,
-        on_end=lambda planning: judgements.__setitem__(slice(None), planning.findings()),
+        on_end=lambda planning: judgements.extend(planning.findings()),
     )
     path = "eager" if unit.planner is None else execution_of(compute, facts["device"])
     seconds = round((time.monotonic() - started) / len(units), 3)
-
-    def writer(index: int) -> Writer:
+    writers: dict[str, Writer] = {}
+    for index, unit in enumerate(units):
         own = episodes[index * unit.episodes : (index + 1) * unit.episodes]
         rows: list[dict[str, Any]] = [
             {name: value for name, value in episode.items() if name != "seed"} for episode in own
         ]
         manifest = {
-            **asdict(units[index]),
+            **asdict(unit),
             "kind": "result",
             **facts,
             "seconds": seconds,
@@ -278,9 +275,8 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
             "compute": record(compute, facts["device"], path),
             **provenance(),
         }
-        return lambda folder: write_result(folder, rows, manifest)
-
-    return {key: writer(index) for index, key in enumerate(pack.keys)}
+        writers[unit.key] = partial(write_result, rows=rows, manifest=manifest)
+    return writers
 
 
 def write_result(folder: Path, rows: Sequence[dict[str, Any]], manifest: dict[str, Any]) -> None:

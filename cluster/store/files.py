@@ -111,8 +111,7 @@ class Store:
 
     def clear_failure(self, key: str) -> None:
         """Forget the failure of a unit, if there is one."""
-        if self.exists(f"failures/{_plain(key)}.json"):
-            self.delete_tree(f"failures/{key}.json")
+        self.delete_tree(f"failures/{_plain(key)}.json")
 
     def append_log(self, name: str, text: str) -> str:
         """Append a dated entry to a log and return the log's place, for messages."""

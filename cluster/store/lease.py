@@ -1,6 +1,6 @@
-"""An exclusive lock on a pack's work that dies with its holder.
+"""An exclusive lock on a pack's work that is released when its holder ends.
 
-Two drivers, or a driver and the orphans of a killed one, may want the same pack. Whoever holds the
+Two drivers, or a driver and the workers of a killed one, may want the same pack. The holder of the
 lease works; the other waits, and finds the artifacts published.
 
 In a folder the lease is ``flock`` on ``work/<pack id>/lease``: the kernel releases it when the
@@ -62,20 +62,17 @@ class Lease:
 
 
 @contextmanager
-def hold(
-    store: Store | Path, pack_id: str, *, wait: bool, on_wait: Callable[[str], None] | None = None
-) -> Iterator[Lease]:
-    """Hold the lease of a pack for the length of the block.
+def hold(store: Store, pack_id: str, *, wait: bool, on_wait: Callable[[str], None] | None = None) -> Iterator[Lease]:
+    """Hold the lease of a pack within the block.
 
-    Whoever waited has to look again at what is published: the previous holder probably did the work.
+    After waiting, look again at what is published: the previous holder has probably done the work.
 
     Args:
-        store: where the pack's work folder lies; a path is the root of a folder store.
+        store: where the pack's work folder lies.
         pack_id: `cluster.units.Pack.id`.
         wait: wait until the lease is free; otherwise raise `Busy` at once.
         on_wait: called with "another process (pid … on …) is computing …, waiting", once per holder.
     """
-    store = Store(store) if isinstance(store, Path) else store
     told = ""
     while (lease := _take(store, pack_id)) is None:
         record = holder(store, pack_id)
