@@ -10,7 +10,17 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-__all__ = ["DASH", "Section", "interval_text", "number", "seeds_text", "signed", "to_markdown", "to_text"]
+__all__ = [
+    "DASH",
+    "Section",
+    "interval_text",
+    "number",
+    "reason_missing",
+    "seeds_text",
+    "signed",
+    "to_markdown",
+    "to_text",
+]
 
 DASH = "–"
 
@@ -90,3 +100,8 @@ def interval_text(low: float | None, high: float | None, form: str = ".1f") -> s
 def seeds_text(seeds: Sequence[int]) -> str:
     """Return "seed 1" or "seeds 0, 1"."""
     return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+
+
+def reason_missing(failure: str | None) -> str:
+    """Return why there is no result: the failure, or that it is still to come."""
+    return f"failed: {failure}" if failure else "no result yet"

@@ -157,7 +157,7 @@ def train_snapshots(
     scaling = MeanStdFilter(clip_by_value=OBS_CLIP)
     register_env(ENV_NAME, lambda _: gymnasium.wrappers.NormalizeReward(make_env(env_id), gamma=DISCOUNT))
     taken: list[Snapshot] = []
-    with _one_thread(), _local_ray():
+    with _local_ray():
         config = (
             PPOConfig()
             .environment(ENV_NAME, disable_env_checking=True)
@@ -210,26 +210,17 @@ def _snapshot(steps: int, module: Any, scaling: Any) -> Snapshot:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Have torch use one thread in the block: with layers of 64, more only wait for each other."""
-    before = torch.get_num_threads()
+def _local_ray() -> Iterator[None]:
+    """Have a Ray in the block, a small one unless one runs, and one thread: with layers of 64 more would wait."""
+    import ray
+
+    running, threads = ray.is_initialized(), torch.get_num_threads()
+    ray_cluster.start("local", cpus=1)
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _local_ray() -> Iterator[None]:
-    """Have Ray in the block, the one that runs or a small one of our own."""
-    import ray
-
-    running = ray.is_initialized()
-    ray_cluster.start("local", cpus=1)
-    try:
-        yield
-    finally:
+        torch.set_num_threads(threads)
         if not running:
             ray_cluster.stop()
 

@@ -25,7 +25,6 @@ from mpcwdwm.errors import UserError
 # The science modules are imported by the functions that compute: a driver that only schedules work
 # need not load torch, and a worker on which it cannot be loaded reports that like any other error.
 if TYPE_CHECKING:
-    from mpcwdwm.components import Component
     from mpcwdwm.data import Dataset
 
 __all__ = [
@@ -161,7 +160,7 @@ def compute_pack(store: Store, pack: Pack, device: str, threads: int, on_progres
 
 def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:
     """Train a pack of components, seeds stacked."""
-    from mpcwdwm.components import component_config
+    from mpcwdwm.components import component_config, load_component
     from mpcwdwm.components.artifact import write_artifact
     from mpcwdwm.envs.termination import RULES
     from mpcwdwm.nn.compute import ComputeConfig
@@ -169,13 +168,14 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
 
     units = [unit for unit in pack.units if isinstance(unit, ComponentUnit)]
     unit = units[0]  # the others differ in the seed alone
+    folders = {name: [store.folder("component", each.parts[name]) for each in units] for name in unit.parts}
     pace = _Pace(on_progress)
     trained = train(
         unit.component,
         component_config(unit.component, {}, unit.config),
         _dataset(unit.task),
         pack.seeds,
-        bases=_bases(store, units),
+        bases={name: load_component(own) for name, own in folders.items()},
         termination=RULES[unit.task.termination] if unit.task.termination else None,
         device=facts["device"],
         checkpoint=store.work_folder(pack.id) / CHECKPOINT,
@@ -206,15 +206,6 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
     return writers
 
 
-def _bases(store: Store, units: Sequence[ComponentUnit]) -> "dict[str, Component]":
-    """Return what the units are trained with, read back and stacked like them."""
-    from mpcwdwm.components import load_component
-
-    return {
-        name: load_component([store.folder("component", unit.parts[name]) for unit in units]) for name in units[0].parts
-    }
-
-
 def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:
     """Evaluate a pack of cells, all episodes of all seeds in lockstep."""
     from mpcwdwm.envs.termination import RULES
@@ -228,7 +219,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     compute = ComputeConfig(**pack.compute)
     planner = None if unit.planner is None else planner_config(unit.planner)
     started = time.monotonic()
-    folders = {role: [store.folder("component", each.parts[role]) for each in units] for role in unit.parts}
+    folders = {name: [store.folder("component", each.parts[name]) for each in units] for name in unit.parts}
     parts = load_parts(
         folders,
         unit.base,

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.rendering import reason_missing
 from analysis.runs import Records
 from analysis.statistics import seed_interval
 
@@ -171,10 +172,9 @@ def _missing(keys: Sequence[str], failed: Mapping[str, str]) -> list[str]:
     """Say which components have no result, one note for each reason."""
     reasons: dict[str, list[str]] = {}
     for key in keys:
-        reasons.setdefault(f"failed: {failed[key]}" if key in failed else "no result yet", []).append(key)
-    return [f"{_listed(own)}: {reason}" for reason, own in reasons.items()]
-
-
-def _listed(keys: Sequence[str]) -> str:
-    more = len(keys) - KEYS_SHOWN
-    return ", ".join(keys[:KEYS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        reasons.setdefault(reason_missing(failed.get(key)), []).append(key)
+    notes = []
+    for reason, own in reasons.items():
+        more = f" and {len(own) - KEYS_SHOWN} more" if len(own) > KEYS_SHOWN else ""
+        notes.append(f"{', '.join(own[:KEYS_SHOWN])}{more}: {reason}")
+    return notes

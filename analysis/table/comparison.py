@@ -12,16 +12,17 @@ from typing import Any
 import pandas as pd
 
 from analysis import rendering
-from analysis.rendering import DASH, Section, interval_text, number, signed
+from analysis.rendering import DASH, Section, interval_text, number, reason_missing, signed
 from analysis.runs import Records, facts_by_key, part_keys
 from analysis.table.averages import AVERAGE, average_groups
 from analysis.table.rows import UNDER_TRAINED, Cell, Group, Row, groups_of
-from analysis.table.under_training import Curve, base_keys, mark_averages, mark_under_trained
+from analysis.table.under_training import base_keys, mark_averages, mark_under_trained
 from analysis.table.verdicts import chosen_notes, mixture_notes, verdict
 
 __all__ = ["Table", "build_table"]
 
 COLUMNS = [column.name for column in fields(Row)]
+Facts = Mapping[str, Mapping[str, Any]]  # by key
 LEGEND = (
     "score: mean over training seeds of per-seed means, with the 95 % interval over episodes for these trained "
     "policies (bootstrap within each seed)",
@@ -88,50 +89,23 @@ class Table:
         return [*self.notes, *LEGEND, *([UNDER_TRAINED_NOTE] if marked else [])]
 
 
-def build_table(tracking_uri: str, sweep: str, *, keys: Sequence[str] | None = None) -> Table:
+def build_table(tracking_uri: str, sweep: str) -> Table:
     """Return the table of a sweep from its MLflow records.
 
     Args:
         tracking_uri: where the sweep was recorded.
         sweep: its name.
-        keys: cells to show, in order; by default those of the sweep's plan.
 
     Raises:
         UserError: the store or the sweep does not exist, or cannot be reached.
     """
     records = Records(tracking_uri)
     plan = records.plan(sweep)
-    keys = list(keys if keys is not None else plan["cells"])
-    cells = records.units(keys)
+    cells = records.units(plan["cells"])
     parts = records.units(part_keys(cells))
-    episodes = records.episodes(cells)
-    recorded, trained = facts_by_key(cells), facts_by_key(parts)
-    notes: list[str] = []
-    by_task: dict[str, dict[str, list[Cell]]] = {}  # task → role → cells
-    for key in keys:
-        # What this sweep calls a cell counts: it may have been recorded by another that names it otherwise.
-        facts = {**recorded.get(key, {}), **plan.get("labels", {}).get(key, {})}
-        failure = plan.get("failed", {}).get(key)
-        if not facts:
-            notes.append(f"{key}: {f'failed: {failure}' if failure else 'no result yet'}")
-            continue
-        hours = _hours(recorded[key], trained) if key in recorded else (0.0, 0.0)
-        cell = Cell(key, facts, episodes.get(key), failure, hours)
-        if cell.episodes is not None and not cell.is_finite:
-            cell = replace(cell, episodes=None, failure="the score of an episode is not finite")
-        by_task.setdefault(facts["task"], {}).setdefault(facts["role"], []).append(cell)
+    by_task, notes = _cells_by_task(plan, facts_by_key(cells), facts_by_key(parts), records.episodes(cells))
     bases = base_keys(cell for roles in by_task.values() for cell in roles.get("report", []))
     curves = records.curves(parts.loc[[key for key in bases if key in parts.index]], skip_broken=True)
-    return _assemble(sweep, by_task, curves, notes, mixture_notes(pd.concat([cells, parts])) if len(cells) else [])
-
-
-def _assemble(
-    sweep: str,
-    by_task: Mapping[str, Mapping[str, list[Cell]]],
-    curves: Mapping[str, Curve],
-    notes: list[str],
-    mixtures: list[str],
-) -> Table:
     groups: dict[str, list[Group]] = {}
     for task, roles in by_task.items():
         reported, lacking = groups_of(roles.get("report", []))
@@ -142,12 +116,34 @@ def _assemble(
     groups = {**groups, AVERAGE: mark_averages(averages, groups)} if averages else groups
     shown = [group for task_groups in groups.values() for group in task_groups]
     sentences = [verdict(task, task_groups) for task, task_groups in groups.items()]
+    mixtures = mixture_notes(pd.concat([cells, parts])) if len(cells) else []
     return Table(
         sweep=sweep,
         rows=[group.row for group in shown],
         verdicts=[sentence for sentence in sentences if sentence],
         notes=mixtures + notes + left_out + _sources(shown),
     )
+
+
+def _cells_by_task(
+    plan: Mapping[str, Any], recorded: Facts, trained: Facts, episodes: Mapping[str, pd.DataFrame]
+) -> tuple[dict[str, dict[str, list[Cell]]], list[str]]:
+    """Return task → role → cells in the order of the plan, and notes on cells of which nothing is known."""
+    notes: list[str] = []
+    by_task: dict[str, dict[str, list[Cell]]] = {}
+    for key in plan["cells"]:
+        # The labels of this sweep count: the cell may have been recorded by another that names it otherwise.
+        facts = {**recorded.get(key, {}), **plan.get("labels", {}).get(key, {})}
+        failure = plan.get("failed", {}).get(key)
+        if not facts:
+            notes.append(f"{key}: {reason_missing(failure)}")
+            continue
+        hours = _hours(recorded[key], trained) if key in recorded else (0.0, 0.0)
+        cell = Cell(key, facts, episodes.get(key), failure, hours)
+        if cell.episodes is not None and not cell.is_finite:
+            cell = replace(cell, episodes=None, failure="the score of an episode is not finite")
+        by_task.setdefault(facts["task"], {}).setdefault(facts["role"], []).append(cell)
+    return by_task, notes
 
 
 def _sources(groups: Sequence[Group]) -> list[str]:
@@ -161,7 +157,7 @@ def _sources(groups: Sequence[Group]) -> list[str]:
     return [PUBLISHED_NOTE, *notes] if notes else []
 
 
-def _hours(cell: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
+def _hours(cell: Mapping[str, Any], trained: Facts) -> tuple[float, float]:
     """Return (CPU-hours, GPU-hours) of a cell's evaluation and the training of its components."""
     used = [key for name, key in cell.items() if name.startswith("part.")]
     cpu = gpu = 0.0

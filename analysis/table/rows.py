@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.rendering import seeds_text
+from analysis.rendering import reason_missing, seeds_text
 from analysis.statistics import Evidence, UnpairedError, paired_differences
 from analysis.table.published_scores import PublishedScore, published_scores
 
@@ -260,8 +260,7 @@ def _lacking(row: Row, cells: Sequence[Cell]) -> list[str]:
     reasons: dict[str, list[int]] = {}
     for cell in cells:
         if cell.episodes is None:
-            reason = f"failed: {cell.failure}" if cell.failure else "no result yet"
-            reasons.setdefault(reason, []).append(cell.seed)
+            reasons.setdefault(reason_missing(cell.failure), []).append(cell.seed)
     return [f"{row.task}, {row.label}, {seeds_text(seeds)}: {reason}" for reason, seeds in reasons.items()]
 
 

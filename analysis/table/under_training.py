@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.rendering import interval_text, seeds_text, signed
 from analysis.statistics import Evidence, Interval, UnpairedError, paired_differences, seed_interval
@@ -35,17 +36,11 @@ LAST = 0.2  # share of the updates over which a trained policy's score no longer
 RANGE = f"the last {LAST:.0%} of updates".replace("%", " %")
 
 
-# ---- learning curves ----------------------------------------------------------------------------
-
-
 def base_keys(cells: Iterable[Cell]) -> list[str]:
-    """Return the keys of the components that are judged: bases that were themselves evaluated, each once."""
-    baselines = (cell for cell in cells if _is_judged(cell) and cell.episodes is not None)
-    return list(dict.fromkeys(str(cell.facts["base_key"]) for cell in baselines))
-
-
-def _is_judged(cell: Cell) -> bool:
-    return cell.facts["kind"] == "none" and cell.facts["base"] != CLONE
+    """Return the keys of the components that are judged: bases but bc that were themselves evaluated, each once."""
+    done = [cell.facts for cell in cells if cell.episodes is not None]
+    judged = (facts for facts in done if facts["kind"] == "none" and facts["base"] != CLONE)
+    return list(dict.fromkeys(str(facts["base_key"]) for facts in judged))
 
 
 def move(curve: Curve, column: str) -> float | None:
@@ -56,29 +51,20 @@ def move(curve: Curve, column: str) -> float | None:
         column: what is followed, in whose unit the move is.
     """
     end = float(curve[-1]["step"])
-    late = [  # points stand at whole updates, so one meant for 80 % may be rounded to half an update before
-        (float(point["step"]), float(point[column]))
-        for point in curve
-        if float(point["step"]) + 0.5 >= (1 - LAST) * end and _is_finite(point.get(column))
-    ]
+    points = pd.DataFrame([(point["step"], point.get(column)) for point in curve], dtype=float)
+    # Points are at whole updates, so one meant for 80 % may be rounded to half an update before.
+    late = points[np.isfinite(points[1]) & (points[0] + 0.5 >= (1 - LAST) * end)]
     if len(late) < 2:
         return None
-    steps, values = np.array(late).T
+    steps, values = late.to_numpy().T
     away = steps - steps.mean()
     slope = (away * (values - values[-1])).sum() / (away**2).sum()  # exactly 0 for a flat curve
     return float(slope * LAST * end)
 
 
-def _is_finite(value: Any) -> bool:
-    return value is not None and bool(np.isfinite(value))
-
-
-# ---- judgement ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Answer:
-    """An answer to one question about a base: whether it speaks against it (None: unknown), and its reason."""
+    """The answer to one question about a base: whether it is under-trained (None: unknown), and the reason."""
 
     against: bool | None
     reason: str = ""

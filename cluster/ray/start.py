@@ -54,7 +54,8 @@ def start(address: str | None = None, *, quiet: bool = True, cpus: int | None = 
         "logging_level": logging.ERROR if quiet else logging.INFO,
     }
     if address == "local":
-        _start_here(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **options)
+        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        _start_here(options)
         return
     try:
         ray.init(address, **options)
@@ -64,7 +65,7 @@ def start(address: str | None = None, *, quiet: bool = True, cpus: int | None = 
         ) from None
 
 
-def _start_here(**options: Any) -> None:
+def _start_here(options: dict[str, Any]) -> None:
     """Start Ray on this machine; a machine that was too busy to start it in time gets another try."""
     for left in reversed(range(START_TRIES)):
         try:
