@@ -123,6 +123,7 @@ class Component(nn.Module):
     config: ComponentConfig
     rows: ClassVar[Rows] = "all"
     compile_pays: ClassVar[bool] = False  # on a processor, over many updates (docs/benchmarks.md)
+    period: int = 1  # updates after which the computation repeats; each phase of it is captured on its own
 
     def __init__(
         self,
@@ -134,6 +135,7 @@ class Component(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.obs_dim, self.act_dim, self.seeds = config, obs_dim, act_dim, tuple(seeds)
+        self.stack = (len(self.seeds),)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.build(dtype)
 
@@ -145,11 +147,6 @@ class Component(nn.Module):
         for member, seed in enumerate(self.seeds):
             net.initialize(member, generator(seed, purpose), hidden, head)
 
-    @property
-    def stack(self) -> tuple[int, ...]:
-        """Return the stack shape (S,)."""
-        return (len(self.seeds),)
-
     def noise(self, batch_size: int) -> Mapping[str, Normal | Integers]:
         """Return the random numbers one member's update consumes."""
         return {}
@@ -160,11 +157,6 @@ class Component(nn.Module):
     def build_on(self, bases: Mapping[str, "Component"], context: "Context") -> None:
         """Take the frozen components of `config.builds_on`, of the same seeds and on the same device."""
         raise TypeError(f"{type(self).__name__} builds on nothing")
-
-    @property
-    def period(self) -> int:
-        """Return after how many updates the computation repeats; each phase of it is captured on its own."""
-        return 1
 
     def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
         """Do one update of every member, `phase` being the step modulo `period`; return metrics (S,), detached.

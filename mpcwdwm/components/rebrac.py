@@ -57,6 +57,7 @@ class Rebrac(ActorComponent, CriticComponent):
     def build(self, dtype: torch.dtype) -> None:
         """Make policy, critics and their targets."""
         super().build(dtype)
+        self.period = self.config.policy_freq  # the actor waits for so many critic updates
         hidden = [self.config.hidden_dim] * self.config.hidden_layers
         self.actor = Actor(self.stack, self.obs_dim, self.act_dim, hidden, dtype)
         self.critic = Critic(self.stack, self.obs_dim, self.act_dim, hidden, dtype, layer_norm=True)
@@ -79,11 +80,6 @@ class Rebrac(ActorComponent, CriticComponent):
     def noise(self, batch_size: int) -> Mapping[str, Normal]:
         """Target policy smoothing needs one normal per action dimension."""
         return {"target_action": Normal((batch_size, self.act_dim))}
-
-    @property
-    def period(self) -> int:
-        """The actor waits for `policy_freq` critic updates."""
-        return self.config.policy_freq
 
     def advance(self, batch: Batch, noise: Mapping[str, Tensor], phase: int) -> dict[str, Tensor]:
         """One critic update; on every `policy_freq`-th step also actor and targets."""

@@ -54,10 +54,6 @@ class StackedLinear(nn.Module):
         y = torch.baddbmm(self.bias.flatten(0, -3), x.flatten(0, -3), self.weight.flatten(0, -3))
         return y.unflatten(0, stack)
 
-    def derivative(self, dx: Tensor) -> Tensor:  # (*stack, B, in) → (*stack, B, out)
-        """Return how the output changes along `dx`."""
-        return dx @ self.weight
-
 
 class StackedLayerNorm(nn.Module):
     """Layer normalisation with a scale and bias per stack member."""
@@ -140,10 +136,10 @@ class Mlp(nn.Module):
             before = layer(x)
             with torch.no_grad():
                 # SiLU is elementwise, so its derivative along dx is its backward of dx
-                dx = torch.ops.aten.silu_backward(layer.derivative(dx), before)
+                dx = torch.ops.aten.silu_backward(dx @ layer.weight, before)
             x = self.activation(before)
         with torch.no_grad():
-            dx = self.head.derivative(dx)
+            dx = dx @ self.head.weight
         return self.head(x), dx
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ step within the block, parameters, optimizer state, sums of metrics. So an updat
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Training:
         self.step = 0
         self.curves: list[list[dict[str, float]]] = [[] for _ in self.seeds]
         self._sums: dict[str, Tensor] = {}  # metric → (S,), summed since the last point of the curve
-        self._counts: dict[str, int] = {}
+        self._counts = Counter[str]()
         self._drawn: dict[str, Tensor] = {}  # random numbers of the present block of steps
         self._block = -1  # its number
         self._within = torch.zeros(1, dtype=torch.int64, device=device)  # (1,): the next step's place in it
@@ -126,18 +127,14 @@ class Training:
         block, within = divmod(self.step, BLOCK_STEPS)
         if block != self._block:
             for name, values in self.draws.block(block).items():
-                if name in self._drawn:
-                    self._drawn[name].copy_(values)  # a captured update reads the tensor it was captured with
-                else:
-                    self._drawn[name] = values
+                self._drawn.setdefault(name, values).copy_(values)  # in place, where a captured update reads them
             self._within.fill_(within)
             self._block = block
         phase = self.step % self.part.period
         self.part.set_learning_rates(self.step)
         self._updates[phase]()
         self.step += 1
-        for key in self._metrics[phase]:
-            self._counts[key] = self._counts.get(key, 0) + 1
+        self._counts.update(self._metrics[phase])
 
     def _update_of(self, phase: int) -> Callable[[], None]:
         """Return what does an update of this phase."""
@@ -157,7 +154,7 @@ class Training:
         for member, (curve, evaluation) in enumerate(zip(self.curves, evaluations, strict=True)):
             losses = {key: values[member] for key, values in means.items()}
             curve.append({"step": float(self.step), **losses, **evaluation})
-        self._counts = {}
+        self._counts.clear()
         for total in self._sums.values():
             total.zero_()
 
@@ -192,7 +189,7 @@ class Training:
                 state.setdefault(int(i), {})[field] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         self._sums = {key: value.to(self.device) for key, value in _below(tensors, "sums/").items()}
-        self._counts, self.curves, self.step = facts["counts"], facts["curves"], facts["step"]
+        self._counts, self.curves, self.step = Counter(facts["counts"]), facts["curves"], facts["step"]
         self._block = -1  # of the step it stood at
         self._updates = [self._update_of(phase) for phase in range(self.part.period)]
         return True

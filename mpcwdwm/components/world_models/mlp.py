@@ -14,9 +14,11 @@ from torch.nn.functional import softplus
 from mpcwdwm.components.component import Batch
 from mpcwdwm.components.world_models.world_model import WorldModel, WorldModelConfig
 from mpcwdwm.config import Flag, Int, setting
+from mpcwdwm.errors import UserError
 
 __all__ = ["MlpConfig", "MlpModel"]
 
+TINY = 1e-12  # under a square root, whose slope at zero is infinite
 # Of the log-variance in standardised units, PETS's initial ones: it cannot run away on noiseless data.
 LOG_VARIANCE_BOUNDS = (-10.0, 0.5)
 
@@ -89,3 +91,17 @@ class MlpModel(WorldModel):
         mean, _ = self.split(self.sampling_net(self.condition(obs, action).unsqueeze(-3)))
         members = [self.next_obs(obs, own) for own in mean.unbind(-3)]
         return torch.stack(members, -3)
+
+    def disagreement(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return how far the networks' mean next states lie apart, in standard deviations of the state: (S, B).
+
+        Raises:
+            UserError: there is only one network.
+        """
+        if self.config.ensemble == 1:
+            raise UserError(
+                "disagreement: world_model needs several networks: world_model: {kind: mlp, ensemble: 5}, "
+                "or disagreement: critics"
+            )
+        spread = (self.predict_members(obs, action) / self.normalizer.std.unsqueeze(-3)).var(-3, correction=0).mean(-1)
+        return (spread + TINY).sqrt()
