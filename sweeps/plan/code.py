@@ -30,7 +30,6 @@ NOT_COMPUTING = {  # modules that only name or check things; followed, they woul
     "mpcwdwm.errors",
     "mpcwdwm.artifact_names",
 }
-
 BLOCKS = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If, ast.For, ast.AsyncFor, ast.While, ast.With),
     *(ast.AsyncWith, ast.Try, ast.TryStar, ast.ExceptHandler, ast.match_case),

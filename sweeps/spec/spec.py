@@ -31,7 +31,7 @@ __all__ = ["Spec", "list_specs", "load_spec"]
 
 @dataclass(frozen=True)
 class Spec:
-    """A sweep, checked: every path absolute, every config resolved."""
+    """A checked sweep: every path absolute, every config resolved."""
 
     name: str
     path: Path  # of the YAML
@@ -45,22 +45,29 @@ class Spec:
     resources: Resources
     storage: str  # absolute folder or URL
     tracking_uri: str
-    document: Document  # what was read, for messages and for `to_yaml`
+    document: Document  # the YAML, for messages and for `to_yaml`
 
     def to_yaml(self) -> str:
-        """Return the sweep as it runs, ``--set`` and filters applied, paths absolute: loads to the same."""
-        data = {**self.document.data, "name": self.name, "seeds": list(self.seeds)}
-        data |= {"tasks": [_task_entry(each.task) for each in self.tasks], "baselines": list(self.baselines)}
-        data |= {"evaluation": self.evaluation.to_dict(), "resources": self.resources.to_dict()}
-        data |= {"compute": self.compute.to_dict()}
-        data |= {"storage": self.storage, "tracking": {"uri": self.tracking_uri}}
+        """Return YAML that loads to this sweep: ``--set`` and filters applied, paths absolute."""
+        data = {
+            **self.document.data,
+            "name": self.name,
+            "tasks": [_task_entry(each.task) for each in self.tasks],
+            "seeds": list(self.seeds),
+            "baselines": list(self.baselines),
+            "evaluation": self.evaluation.to_dict(),
+            "compute": self.compute.to_dict(),
+            "resources": self.resources.to_dict(),
+            "storage": self.storage,
+            "tracking": {"uri": self.tracking_uri},
+        }
         named = {task.name for task in self.tasks}
         kept = [part for part in data.get("overrides") or [] if _matching(part["tasks"], named)]
         data["overrides"] = [{**part, "tasks": _matching(part["tasks"], named)} for part in kept]
         return write_yaml(data)
 
     def asks_for_the_same(self, text: str) -> bool:
-        """Say whether another `to_yaml` asks for the same results; where they are computed does not count."""
+        """Say whether another `to_yaml` describes the same results, wherever they are computed and stored."""
         ours, theirs = (parse_document(each, self.name).data for each in (self.to_yaml(), text))
         for each in (ours, theirs):
             each["compute"] = each.get("compute", {}).get("tf32", False)
@@ -86,12 +93,12 @@ def _task_entry(task: Task) -> Any:
 
 
 def list_specs(folder: Path | str) -> list[tuple[str, Path]]:
-    """Return (name, file) of every sweep whose YAML lies in `folder`, by name; other YAML is passed over."""
+    """Return (name, file) of every sweep whose YAML lies in `folder`, by name; other YAML is skipped."""
     specs = []
     for path in sorted([*Path(folder).glob("*.yaml"), *Path(folder).glob("*.yml")]):
         try:
             data = read_document(path).data
-        except UserError:  # not ours to judge; naming the file itself shows its error
+        except UserError:  # perhaps another program's; naming the file itself shows its error
             continue
         if isinstance(data.get("name"), str) and "tasks" in data:
             specs.append((data["name"], path))
@@ -134,7 +141,7 @@ def load_spec(
         UserError: anything that is wrong, with file and line.
     """
     path = _find(spec, folder or Path.cwd()).resolve()
-    # modules of one's own may lie beside the YAML; Ray's workers look where this process looks
+    # modules of one's own may lie beside the YAML; Ray's workers get this process' search path
     sys.path += [place for place in (str(path.parent), str(Path.cwd())) if place not in sys.path]
     document = read_document(path)
     _use_full_names(document)
