@@ -1,15 +1,18 @@
-"""A package of one's own beside the YAML: its planner, policy, world model and termination rule in a plan."""
+"""A package of one's own beside the YAML: its planner, policy, world model and termination rule in a sweep."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 pytestmark = pytest.mark.slow
 
 COMMAND = Path(sys.executable).parent / "mpcwdwm"
 MODULE = """
+from pathlib import Path
+
 import torch
 
 from mpcwdwm.components.bc import BcConfig, BehaviorCloning
@@ -20,7 +23,7 @@ from mpcwdwm.planning import Planner, PlannerConfig
 
 class ShiftConfig(PlannerConfig):
     kind: str = setting("my_package.own:Shift", "kind of planner")
-    by: Real = setting(0.1, "added to every action", unit="action", ge=0)
+    by: Real = setting(0.1, "added to every action", unit="action", alias="b", ge=0)
 
 
 class Shift(Planner):
@@ -53,6 +56,7 @@ class Linear(MlpModel):
 
 
 def fallen(obs):
+    Path(__file__).with_name("asked").touch()
     return obs[..., 0] < 0.7
 """
 SPEC = """
@@ -66,12 +70,14 @@ components:
   world_model: {kind: "my_package.own:Linear", steps: 4, evaluations: 1, hidden_dim: 8, batch_size: 16}
   reward: {steps: 4, evaluations: 1, hidden_dim: 8, batch_size: 16}
 planners:
-  shift: {kind: "my_package.own:Shift", base: "my_package.own:Clone", by: [0.0, 0.2]}
+  shift: {kind: "my_package.own:Shift", base: "my_package.own:Clone", b: [0.0, 0.2]}
+  offered: {kind: shift, base: "my_package.own:Clone", by: 0.1}
   mpc: {kind: policy, base: "my_package.own:Clone", critic_from: rebrac, horizon: 1, rollouts: 2}
 baselines: ["my_package.own:Clone"]
 evaluation: {episodes: 1}
 storage: out
 """
+ROWS = ["my_package.own:Clone", "shift b=0.0", "shift b=0.2", "offered", "mpc"]
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -85,23 +91,45 @@ def folder(tmp_path):
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "__init__.py").touch()
     (tmp_path / "my_package" / "own.py").write_text(MODULE)
+    (tmp_path / "my_package-1.0.dist-info").mkdir()  # as an installer leaves it
+    (tmp_path / "my_package-1.0.dist-info" / "METADATA").write_text("Name: my_package\nVersion: 1.0\n")
+    (tmp_path / "my_package-1.0.dist-info" / "entry_points.txt").write_text(
+        "[mpcwdwm.planners]\nshift = my_package.own:Shift\n"
+    )
     (tmp_path / "data.hdf5").symlink_to(dataset_path(find_task("hopper-medium-replay-mini-ppo-v0")))
     (tmp_path / "s.yaml").write_text(SPEC)
     return tmp_path
 
 
-def test_a_sweep_is_planned_with_parts_from_a_package_beside_the_yaml(folder):
-    done = run(folder, "sweep", "plan", "s.yaml")
+def test_parts_from_a_package_beside_the_yaml_run_through_a_sweep(folder):
+    planned = run(folder, "sweep", "plan", "s.yaml")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert "components  4: 4 new" in planned.stdout
+    assert "cells       5: 5 new" in planned.stdout
+    assert not (folder / "my_package" / "asked").exists()
+    done = run(folder, "sweep", "run", "s.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "components  4: 4 new" in done.stdout
-    assert "cells       4: 4 new" in done.stdout
+    assert (folder / "my_package" / "asked").exists()  # the termination rule, by the cell that imagines
+    csv = folder / "out" / "sweeps" / "plugins" / "table.csv"
+    csv.unlink()
+    table = run(folder, "table", "s.yaml")
+    assert table.returncode == 0, table.stdout + table.stderr
+    rows = pd.read_csv(csv).set_index("method").loc[ROWS]
+    assert list(rows.status) == ["ok"] * len(ROWS)
+    clone, unmoved, moved, offered, _ = rows.score_mean
+    assert unmoved == clone  # nothing is added to its actions
+    assert len({clone, moved, offered}) == 3
+    (folder / "my_package" / "own.py").write_text(MODULE.replace("-1, 1", "-0.9, 0.9"))
+    replanned = run(folder, "sweep", "plan", "s.yaml")  # whatever is built from an edited module is to be done again
+    assert "components  4: 2 new, 2 cached" in replanned.stdout
+    assert "cells       5: 5 new" in replanned.stdout
 
 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
         ("own:Shift", "own:Shfit", "has no Shfit (did you mean 'Shift'?)"),
-        ("by: [0.0, 0.2]", "bye: 1", "unknown key 'bye' in planners.shift (did you mean 'by'?)"),
+        ("b: [0.0, 0.2]", "bye: 1", "unknown key 'bye' in planners.shift (did you mean 'by'?)"),
         ("own:fallen", "won:fallen", "cannot import my_package.won"),
     ],
 )
