@@ -1,7 +1,7 @@
 """Imagination: actions rolled through a model of the world, step after step, until a rule ends the rollout.
 
-Whoever chooses the actions (a policy, a plan, a recording) and whatever the rollouts are for, this is the one loop.
-It is differentiable, copies nothing, and no Python branch depends on a tensor's values.
+Policies, plans and recordings are all rolled by this one loop. It is differentiable, copies nothing, and no Python
+branch depends on a tensor's values.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Transition = Callable[[int, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Imagined:
-    """Rollouts of H steps from states of any leading shape; what stands behind an end is finite and means nothing."""
+    """Rollouts of H steps from states of any leading shape; behind an end stand finite states without a meaning."""
 
     obs: list[Tensor]  # H + 1 of (…, obs_dim)
     action: list[Tensor]  # H of (…, act_dim); H + 1 where one is chosen at the last state, too
@@ -36,9 +36,8 @@ def unroll(
 ) -> Imagined:
     """Roll H steps: s̃_0 = s, ã_j = choose(s̃_j), s̃_{j+1} = f(s̃_j, ã_j).
 
-    A rollout that has ended goes on from its start, so that whatever the model would make of a state behind an
-    end (overflow, say) reaches neither the value nor the gradient: 0 · inf is nan in both. A state that is not
-    finite ends nothing unless `ended` says so, and shows in what is computed from it.
+    A rollout that has ended goes on from its start, so that an overflow behind an end reaches neither the value nor
+    the gradient: 0 · inf is nan in both. A state that is not finite ends a rollout only if `ended` says so.
 
     Args:
         obs: where it begins, (…, obs_dim).

@@ -1,7 +1,6 @@
-"""Gradient ascent on a sequence of actions, through the same world model and with the same return.
+"""Gradient ascent on the actions instead of the policy's parameters, through the same world model and return.
 
-What adaptive MPC does to a policy's parameters, done to the actions themselves: one open-loop
-sequence per row, shared by its M rollouts, of which the first action is executed.
+Every row has one open-loop sequence, the same for its M rollouts; its first action is executed.
 """
 
 from typing import Literal
@@ -19,7 +18,7 @@ __all__ = ["ActionAscent", "ActionConfig"]
 
 
 class ActionConfig(AdaptingConfig):
-    """Settings of the ascent on actions; it is no method of the paper."""
+    """Settings of the ascent on actions, which is not in the paper."""
 
     kind: Literal["action"] = setting("action", "kind of planner", paper="none")
     updates: Int = setting(5, "gradient steps per real step", paper="none", alias="E", ge=0, le=1000)
@@ -32,7 +31,7 @@ class ActionConfig(AdaptingConfig):
 class ActionAscent(Planner):
     """The planner: H + 1 actions per row, each in [−1, 1], ascended and then forgotten or shifted.
 
-    The last of them is the one the terminal critic judges, so that horizon 0 means the critic's best action.
+    The terminal critic gets the last of them, so that horizon 0 looks for the critic's best action.
     """
 
     config_class = ActionConfig
@@ -40,7 +39,7 @@ class ActionAscent(Planner):
     config: ActionConfig
 
     def initial(self) -> Params:
-        """Return no plan: the policy's is rolled where `fresh`."""
+        """Return an empty plan; where `fresh`, the start is the policy's."""
         plan = self.obs.new_zeros(self.rows, self.config.horizon + 1, self.act_dim)
         return {"plan": plan, "fresh": torch.ones_like(plan[:, 0, 0], dtype=torch.bool)}
 
@@ -60,7 +59,7 @@ class ActionAscent(Planner):
             noises,
             self.config.step_size,
             chunk=self._chunk,
-            project=lambda plan: plan.clamp_(-1, 1),
+            within=lambda moved: {"plan": moved["plan"].clamp_(-1, 1)},
         )
         plan = climbed["plan"]
         again = fallen if self.config.warm_start else torch.ones_like(fallen)
@@ -76,8 +75,7 @@ class ActionAscent(Planner):
     def start(self) -> Tensor:
         """Return the sequences to start from, (N, H + 1, act_dim).
 
-        Where the model is stochastic, the policy answers every rollout differently; its part of the sequence is
-        the mean over the rollouts.
+        With a stochastic model, the policy's actions are means over the rollouts.
         """
         horizon = self.config.horizon
 

@@ -1,10 +1,7 @@
-"""Gradient ascent with one independent problem per row, within a budget of memory.
-
-What is climbed is a function of variables and noise; a policy's parameters and a sequence of
-actions are variables alike.
-"""
+"""Gradient ascent on policy parameters or actions, one independent problem per row, within a budget of memory."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,15 +17,15 @@ Objective = Callable[[Params, Tensor], Tensor]
 StepSize = float | Tensor | Callable[[Params, Params], Tensor]
 """α, one for all rows or one per row (N,); or (variables, their gradient) → one per row."""
 
-# Of the memory a plan may take, the share for what autograd keeps. Gradients on their way, the gaps of the
-# allocator between passes and the noise take the rest: the measured peak was 2.5 to 3 times what is kept.
+# Share of a plan's memory for what autograd keeps. Gradients, the allocator's gaps between passes and the noise take
+# the rest: the measured peak was 2.5 to 3 times what is kept.
 KEPT_SHARE = 0.3
 
 
 def ascent(objective: Objective, variables: Params, noise: Tensor, chunk: int) -> tuple[Tensor, Params]:
     """Return Ĵ (N,) and ∇Ĵ of every row, at most `chunk` rollouts at a time.
 
-    Ĵ of a row depends on no other row's variables, so the gradient of the sum over rows is every row's own.
+    A row's Ĵ depends on its own variables alone, so the gradient of the sum holds every row's own.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in variables.items()}
     value = noise.new_zeros(noise.shape[0])
@@ -50,12 +47,11 @@ def climb(
     step_size: StepSize,
     *,
     chunk: int | None = None,
-    project: Callable[[Tensor], Tensor] = lambda p: p,
     within: Callable[[Params], Params] = lambda variables: variables,
 ) -> tuple[Params, Tensor, Tensor]:
-    """Plain gradient ascent, one step for each of `noises`: x ← project(x + α ∇Ĵ(x)).
+    """Plain gradient ascent, one step for each of `noises`: x ← within(x + α ∇Ĵ(x)).
 
-    A row whose objective or gradient is not finite goes back to its safe variables; no other row notices.
+    A row whose objective or gradient is not finite goes back to its safe variables, without an effect on other rows.
 
     Args:
         objective: what to climb.
@@ -64,32 +60,28 @@ def climb(
         noises: the noise of each step.
         step_size: α, one or one per row (N,), or what gives it for the variables and their gradient.
         chunk: rollouts per backward pass; None for all.
-        project: keeps the variables where they may be; may work in place.
-        within: the same for all variables of a row together, after every step.
+        within: returns the nearest allowed variables, after every step; may work in place.
 
     Returns:
         The variables, Ĵ before the last step (N,), and which rows fell back (N,).
     """
-    rows = len(next(iter(variables.values())))
     like = next(iter(variables.values()))
-    fallen = torch.zeros(rows, dtype=torch.bool, device=like.device)
-    value = like.new_full((rows,), float("nan"))
+    value = like.new_full((len(like),), float("nan"))
+    fallen = torch.zeros_like(value, dtype=torch.bool)
     for noise in noises:
         value, gradient = ascent(objective, variables, noise, chunk or noise.shape[2])
         finite = value.isfinite()
         for g in gradient.values():
             finite = finite & g.flatten(1).sum(1).isfinite()  # one pass: nan and inf survive a sum
         fallen = fallen | ~finite
-        # the sum takes the gradient's place: a policy per row is the largest tensor here, and new memory
-        # costs page faults
         alpha = step_size(variables, gradient) if callable(step_size) else step_size
-        moved = {n: project(_step(p, gradient[n], alpha)) for n, p in variables.items()}
+        moved = {n: _step(p, gradient[n], alpha) for n, p in variables.items()}
         variables = within(restored(moved, safe, fallen))
     return variables, value, fallen
 
 
 def _step(variable: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
-    """Return variable + α gradient, in the gradient's place."""
+    """Return variable + α gradient, in the gradient's place: new memory for all policies costs page faults."""
     if isinstance(step_size, Tensor):
         return gradient.mul_(step_size.view(-1, *[1] * (gradient.dim() - 1))).add_(variable)
     return torch.add(variable, gradient, alpha=step_size, out=gradient)
@@ -127,10 +119,10 @@ def kept_bytes(work: Callable[[], Tensor]) -> int:
 def rollouts_per_pass(objective: Objective, variables: Params, noise: Tensor, memory_gb: float) -> int:
     """Return how many rollouts of every row one backward pass may have within `memory_gb`.
 
-    What autograd keeps for one more rollout is measured, so it holds for any objective and any part.
+    What autograd keeps for one more rollout is measured, whatever the objective and the parts.
     """
     if noise.shape[2] < 3:  # too few to measure the difference one makes
         return noise.shape[2]
     leaves = {name: p.detach().requires_grad_() for name, p in variables.items()}
-    kept = [kept_bytes(lambda m=m: objective(leaves, noise[:, :, :m])) for m in (3, 2)]  # type: ignore[misc]
+    kept = [kept_bytes(partial(objective, leaves, noise[:, :, :m])) for m in (3, 2)]
     return max(1, int(KEPT_SHARE * memory_gb * 1e9 / max(1, kept[0] - kept[1])))

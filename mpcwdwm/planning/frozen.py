@@ -12,21 +12,21 @@ __all__ = ["Frozen", "FrozenConfig"]
 
 
 class FrozenConfig(PlannerConfig):
-    """Only whose policy acts."""
+    """Settings of no adaptation."""
 
     kind: Literal["none"] = setting("none", "kind of planner")
 
 
 class Frozen(Planner):
-    """The frozen policy in the place of a planner; it imagines nothing, so its imagined return is nan."""
+    """The frozen policy as a planner; its imagined return is nan."""
 
     config_class = FrozenConfig
     config: FrozenConfig
 
     def plan(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Act."""
+        """Return the pretrained policy's action."""
         nothing = self.obs.new_full((self.rows,), float("nan"))
         return self.pretrained_action(), nothing, torch.zeros_like(nothing, dtype=torch.bool)
 
     def _plan_or_fall_back(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.plan()  # it is what others fall back to
+        return self.plan()

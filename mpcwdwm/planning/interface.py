@@ -1,4 +1,4 @@
-"""What a user's own parts get wrong, said once before the first step: methods, shapes, precision, gradients."""
+"""Checks of a user's own parts before the first step: methods, shapes, precision, gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -1,9 +1,8 @@
 """Adaptive MPC: Algorithm 1 of MPCwDWM (arXiv 2603.22430).
 
-At every real step the policy's own parameters ψ ascend the return of M imagined rollouts through
-the differentiable world model, E times, with the noise held fixed; then the adapted policy acts.
-Every row has its own ψ. At the defaults this is the paper's method; the other options make the
-adaptation one that can be trusted (docs/algorithm.md), each alone or together.
+At every real step the policy's parameters ψ ascend the return of M imagined rollouts through the differentiable world
+model, E times, with the noise held fixed; then the adapted policy acts. Every row has its own ψ. The defaults are the
+paper's method; the other options limit the adaptation to what the models support (docs/algorithm.md).
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ COMPARED_ROLLOUTS = 4  # on whose states the trust region and the gate compare a
 
 
 class MpcConfig(ObjectiveConfig, StepSizeConfig):
-    """Run-time hyper-parameters; readings of the paper disagree, see `docs/deviations.md`."""
+    """Settings of adaptive MPC; the paper's versions disagree, see `docs/deviations.md`."""
 
     kind: Literal["policy"] = setting("policy", "kind of planner", paper="policy")
     preset: Literal["none", "paper", "robust"] = setting(
@@ -52,18 +51,18 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
 
     @property
     def uses_dataset(self) -> bool:
-        """The gate's errors and the step size are measured on held-out episodes."""
+        """For the gate's errors and the step size, which are measured on held-out episodes."""
         return self.gate is not None or self.step_unit == "action" or self.step_size == "auto"
 
     @property
     def code_roots(self) -> tuple[str, ...]:
-        """The module of the estimator that chooses the step size, too; it may be of another package."""
+        """With the module of the estimator that chooses the step size, which may be of another package."""
         estimator = (ESTIMATORS[self.judge].__module__,) if self.step_size == "auto" else ()
         return (*super().code_roots, *estimator)
 
     @property
     def idle_modules(self) -> tuple[str, ...]:
-        """The gate, the trust region and the choice of a step size, where they are not asked for."""
+        """The gate, the trust region and the choice of a step size, where they are off."""
         idle = {
             "mpcwdwm.planning.trust.gate": self.gate is None,
             "mpcwdwm.planning.trust.region": self.gate is None and self.trust_region is None,
@@ -79,7 +78,7 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
     @model_validator(mode="before")
     @classmethod
     def _of_preset(cls, given: Any) -> Any:
-        """Fill in what the preset says and the user does not."""
+        """Fill in the preset's values of fields that the user does not give."""
         if not isinstance(given, dict) or given.get("preset") not in PRESETS:
             return given
         long = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
@@ -100,10 +99,9 @@ def adapt(
     chunk: int | None = None,
     step_size: float | Tensor | None = None,
 ) -> tuple[Params, Tensor, Tensor]:
-    """E steps of plain gradient ascent on ψ: ψ ← ψ + α ∇Ĵ(ψ), each kept to the trust region if there is one.
+    """E steps of plain gradient ascent on ψ: ψ ← ψ + α ∇Ĵ(ψ), each within the trust region if there is one.
 
-    A row whose objective or gradient is not finite falls back to the pretrained ψ₀; no other row
-    notices.
+    A row whose objective or gradient is not finite falls back to the pretrained ψ₀.
 
     Args:
         parts: what to imagine with.
@@ -113,8 +111,7 @@ def adapt(
         noises: the noise of each of the E steps.
         config: the planner's.
         chunk: rollouts per backward pass; None for all.
-        step_size: α or, where it is measured at every state, the size of the step, one or one per row (N,); None for
-            the config's.
+        step_size: as `SteppingPlanner.alpha`; None for the config's.
 
     Returns:
         The adapted parameters, Ĵ before the last step (N,), and which rows fell back (N,).
@@ -139,9 +136,9 @@ def _objective_at(parts: Parts, obs: Tensor, config: MpcConfig) -> Objective:
 
 @torch.no_grad()
 def compared_states(parts: Parts, psi0: Params, obs: Tensor, noise: Tensor, config: MpcConfig) -> Tensor:
-    """Return the real state and where the pretrained policy would lead, (N, 1 + H · B, obs_dim).
+    """Return the real state and those that the pretrained policy would reach, (N, 1 + H · B, obs_dim).
 
-    A state behind a termination is none; the real one stands in its place.
+    A state behind a termination is replaced by the real one.
     """
     imagined = imagine(parts, psi0, obs, noise[:, :, :COMPARED_ROLLOUTS], config)
     real = obs.unsqueeze(1)
@@ -155,7 +152,7 @@ def promised_gain(
 ) -> Tensor:
     """Return what the objective gains from ψ₀ to ψ under the same noise, (N,), in the critic's unit.
 
-    What the objective's gradient holds still, the states where the critic or the data are asked, stays where ψ₀ leads.
+    States at which the objective's gradient stops are those that ψ₀ reaches, for both.
     """
     rollouts = noise.shape[2]
     gain = torch.zeros_like(obs[:, 0])
@@ -175,7 +172,7 @@ class AdaptiveMpc(SteppingPlanner):
     config_class = MpcConfig
     follows_gradient = True
     config: MpcConfig
-    afresh: Tensor | None = None  # the rows (N,) that start from ψ₀ at every step; None where `reset` says it of all
+    afresh: Tensor | None = None  # the rows (N,) that start from ψ₀ at every step; None: `reset` holds for all
     slopes: ErrorSlopes | None = None
     choice: Choice | None = None
 
@@ -202,7 +199,7 @@ class AdaptiveMpc(SteppingPlanner):
             self.slopes = error_slopes(self.parts, self.config, self.seeds)
 
     def plan(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Adapt every row's ψ and act with it, where it is believed."""
+        """Adapt every row's ψ and act with it, where the gate lets it."""
         if self.afresh is not None:
             start = restored(self.psi, self.psi0, self.afresh)
         else:
@@ -231,7 +228,7 @@ class AdaptiveMpc(SteppingPlanner):
         return gain > gate * error * change
 
     def findings(self) -> list[dict[str, Any] | None]:
-        """Return every member's α, reset and error slope as chosen or measured, and what the judges said."""
+        """Return every member's α, reset and error slope as chosen or measured, and the estimators' scores."""
         if not isinstance(self.alpha, Tensor):
             return super().findings()
         alpha = self.alpha.view(len(self.seeds), -1)[:, 0].tolist()

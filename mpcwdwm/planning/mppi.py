@@ -1,11 +1,11 @@
 """Sampling on the same world model: MPPI seeded by the policy, as TD-MPC2 (arXiv 2310.16828) plans.
 
-Of the candidate sequences some come from the policy rolled through the model, the others from a
-Gaussian with a mean and a standard deviation per step; the best ones, weighted by their imagined
-returns, become the next Gaussian. No gradient is taken.
+Some candidate sequences come from the policy rolled through the model, the others from a Gaussian with a mean and a
+standard deviation per step. The best, weighted by their imagined returns, make the next Gaussian.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -44,7 +44,7 @@ class MppiConfig(AdaptingConfig):
     min_std: Real = setting(0.05, "least std of the Gaussian", unit="action", paper=0.05, ge=0)
     max_std: Real = setting(2.0, "its first and largest std", unit="action", paper=2, gt=0)
     last_action: Literal["policy", "planned"] = setting(
-        "policy", "the action the terminal critic judges: the policy's, or one more of the plan", paper="policy"
+        "policy", "the action that the terminal critic gets: the policy's, or one more of the plan", paper="policy"
     )
     warm_start: Flag = setting(True, "begin with the last mean, shifted by a step; else with zeros", paper=True)
     execute: Literal["mean", "best"] = setting(
@@ -70,7 +70,7 @@ class MppiConfig(AdaptingConfig):
 
 @dataclass(frozen=True)
 class Fit:
-    """What an iteration makes of the candidates, for every row."""
+    """The result of an iteration, for every row."""
 
     mean: Tensor  # (N, L, act_dim)
     std: Tensor  # (N, L, act_dim), within its bounds
@@ -80,7 +80,7 @@ class Fit:
 
 
 def refit(plans: Tensor, returns: Tensor, config: MppiConfig) -> Fit:
-    """Fit the Gaussian to the elites; candidates without a finite return count for nothing.
+    """Fit the Gaussian to the elites, without candidates whose return is not finite.
 
     Args:
         plans: (N, S, L, act_dim).
@@ -178,7 +178,7 @@ class Mppi(Planner):
         """
         c, noise = self.config, self.noises[0][:, :1, :1]
         two, three = (
-            kept_bytes(lambda plans=plans: sequence_returns(self.parts, self.psi0, plans, self.obs, noise, c))  # type: ignore[misc]
+            kept_bytes(partial(sequence_returns, self.parts, self.psi0, plans, self.obs, noise, c))
             for plans in (self.obs.new_zeros(self.rows, n, 1, self.act_dim).requires_grad_() for n in (2, 3))
         )
         carried = self.noises[0][:, :, 0].numel() + (c.horizon + 1) * self.rows * (self.obs.shape[1] + self.act_dim)

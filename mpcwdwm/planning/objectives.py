@@ -1,9 +1,8 @@
-"""What adaptive MPC ascends: the imagined return, and what keeps its ascent from believing too much.
+"""What adaptive MPC ascends: the imagined return, and terms against the errors of critic and model.
 
-At ReBRAC's optimum the pull of Q is balanced, over the data, by the behaviour-cloning term. The plain return
-leaves that term out, so to first order its gradient undoes the regularisation: gain where the critic is right,
-harm where it is not. Each option here takes one cause away: the planning advantage what the critic alone
-asks for, the anchor the missing term, the penalties what the models do not agree on.
+At ReBRAC's optimum the gradient of Q is balanced, over the data, by the behaviour-cloning term. The plain return leaves
+that term out, so that its gradient undoes the regularisation to first order. `objective: advantage` subtracts what the
+critic alone asks for, `anchor` adds the missing term, the penalties count where critics or models disagree.
 """
 
 from typing import Literal
@@ -17,7 +16,7 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.imagination import Imagined
 from mpcwdwm.planning.parts import DisagreeingModel, Params, Parts
 from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig
-from mpcwdwm.planning.returns import imagined_rollouts, reduced, returns_of
+from mpcwdwm.planning.returns import discounted_sum, imagined_rollouts, reduced, returns_of
 
 __all__ = ["ObjectiveConfig", "check_objective", "imagine", "objective", "worth"]
 
@@ -29,7 +28,7 @@ class ObjectiveConfig(AdaptingConfig):
 
     objective: Literal["return", "advantage"] = setting(
         "return",
-        "what is ascended: Ĵ, or what of Ĵ's gradient the critic alone does not already ask for",
+        "what is ascended: Ĵ, or Ĵ minus what the critic alone would maximise at the imagined states",
         paper="return",
     )
     anchor: Real = setting(
@@ -60,7 +59,7 @@ class ObjectiveConfig(AdaptingConfig):
         return self.objective == "advantage" or bool(self.uncertainty and self.disagreement == "critics")
 
     @model_validator(mode="after")
-    def _someone_to_ask(self) -> "ObjectiveConfig":
+    def _critic_suffices(self) -> "ObjectiveConfig":
         critic = self.base if self.critic_from == "base" else self.critic_from
         if self.asks_critics and critic in ("bc", "none"):
             raise ValueError(NO_CRITIC)
@@ -75,21 +74,18 @@ def check_objective(parts: Parts, config: ObjectiveConfig) -> None:
     """Refuse a config whose terms the parts cannot compute.
 
     Raises:
-        UserError: no critic, no cloned policy, or a world model that cannot disagree with itself.
+        UserError: no critic, no cloned policy, or a world model without `disagreement`.
     """
     if parts.critic is None and config.asks_critics:
         raise UserError(NO_CRITIC)
     if parts.behavior is None and (config.anchor or config.critic_penalty):
         raise UserError("anchor and critic_penalty need a policy cloned from the data: set parts.behavior")
-    if config.uncertainty and not _by_critics(config) and not isinstance(parts.world_model, DisagreeingModel):
+    asks_model = config.uncertainty and config.disagreement == "world_model"
+    if asks_model and not isinstance(parts.world_model, DisagreeingModel):
         raise UserError(
             "disagreement: world_model needs a world model of several networks: "
             "world_model: {kind: mlp, ensemble: 5}, or disagreement: critics"
         )
-
-
-def _by_critics(config: ObjectiveConfig) -> bool:
-    return config.disagreement == "critics"
 
 
 def imagine(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: LookaheadConfig) -> Imagined:
@@ -106,22 +102,18 @@ def imagine(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: Looka
 
 
 def objective(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: ObjectiveConfig) -> Tensor:
-    """Ĵ(ψ) = mean over rollouts of Σ_j γ^j r(s̃_j, ã_j) + γ^H Q(s̃_H, ã_H), and the terms that the config adds.
+    """Ĵ(ψ), (N,): mean over rollouts of Σ_j γ^j r(s̃_j, ã_j) + γ^H Q(s̃_H, ã_H), and the terms that the config adds.
 
-    Terms behind a termination are dropped.
-
-    Returns:
-        (N,), in the critic's unit.
+    In the critic's unit, without terms behind a termination.
     """
     imagined = imagine(parts, psi, obs, noise, config)
     return worth(parts, psi, imagined, imagined, config)
 
 
 def worth(parts: Parts, psi: Params, imagined: Imagined, still: Imagined, config: ObjectiveConfig) -> Tensor:
-    """Return the objective (N,) of rollouts of ψ, in which sg s̃ are the states of `still`.
+    """Return the objective (N,) of rollouts of ψ, with those of `still` where the gradient stops at the states.
 
-    To ascend, these are the rollouts' own. To compare two ψ they have to be the same for both: where a stopped
-    state went with ψ, the difference would hold what the gradient leaves out.
+    To ascend, they are the same. To compare two ψ, `still` is the same for both, as in the gradient.
     """
     total = returns_of(parts, imagined, config)  # (N, B)
     if config.objective == "advantage":
@@ -139,40 +131,26 @@ def worth(parts: Parts, psi: Params, imagined: Imagined, still: Imagined, config
 
 
 def critics_own(parts: Parts, psi: Params, imagined: Imagined, config: LookaheadConfig) -> Tensor:
-    """Σ_{j=0..H} γ^j Q(sg s̃_j, π_ψ(sg s̃_j)): what the critic alone would have ψ do at the imagined states.
+    """Σ_{j=0..H} γ^j Q(sg s̃_j, π_ψ(sg s̃_j)), (N, B) in the critic's unit: what the critic alone would maximise.
 
-    Its gradient at the pretrained ψ₀ is that of Ĵ, where model and critic are exact (the policy gradient
-    theorem); the difference of the two is what the model knows beyond the critic.
-
-    Returns:
-        (N, B), in the critic's unit.
+    At the pretrained ψ₀, where model and critic are exact, its gradient is that of Ĵ (the policy gradient theorem).
     """
-    assert parts.critic is not None
-    total = torch.zeros_like(imagined.alive[0])
-    for j, (obs, alive) in enumerate(zip(imagined.obs, imagined.alive, strict=True)):
-        state = obs.detach()
-        q = reduced(parts.critic(state, parts.policy(psi, state)), config)
-        total = total + parts.discount**j * alive * q
-    return total
+    critic = parts.critic
+    assert critic is not None
+    states = (obs.detach() for obs in imagined.obs)
+    return discounted_sum(parts, imagined, (reduced(critic(s, parts.policy(psi, s)), config) for s in states))
 
 
 def from_data(parts: Parts, psi: Params, imagined: Imagined) -> Tensor:
-    """Σ_{j=0..H} γ^j ‖π_ψ(sg s̃_j) − E[a | sg s̃_j]‖²: ReBRAC's behaviour-cloning term where the plan leads.
-
-    Returns:
-        (N, B).
-    """
-    assert parts.behavior is not None
-    total = torch.zeros_like(imagined.alive[0])
-    for j, (obs, alive) in enumerate(zip(imagined.obs, imagined.alive, strict=True)):
-        state = obs.detach()
-        distance = (parts.policy(psi, state) - parts.behavior(state)).square().sum(-1)
-        total = total + parts.discount**j * alive * distance
-    return total
+    """Σ_{j=0..H} γ^j ‖π_ψ(sg s̃_j) − E[a | sg s̃_j]‖², (N, B): ReBRAC's behaviour-cloning term at imagined states."""
+    behavior = parts.behavior
+    assert behavior is not None
+    states = (obs.detach() for obs in imagined.obs)
+    return discounted_sum(parts, imagined, ((parts.policy(psi, s) - behavior(s)).square().sum(-1) for s in states))
 
 
 def _scale_of_q(parts: Parts, imagined: Imagined, config: LookaheadConfig) -> Tensor | float:
-    """Return |Q| at the real state, (N, 1): ReBRAC's mean |Q| of a batch, of the batch that one row has."""
+    """Return |Q| at the real state, (N, 1): ReBRAC's mean |Q| of a batch, for the one state of a row."""
     if parts.critic is None:
         return 1.0
     q = parts.critic(imagined.obs[0][:, :1].detach(), imagined.action[0][:, :1].detach())
@@ -180,35 +158,28 @@ def _scale_of_q(parts: Parts, imagined: Imagined, config: LookaheadConfig) -> Te
 
 
 def disagreement(parts: Parts, imagined: Imagined, config: ObjectiveConfig) -> Tensor:
-    """Return what the rollout's judges do not agree on, (N, B), discounted.
+    """Return the disagreement along the rollouts, discounted, (N, B).
 
-    The twin critics' is averaged over the H + 1 states, each being an opinion on the same return; the world
-    model's spread is summed over the H transitions, each adding its own.
+    The twin critics' is the mean over the H + 1 states, since each estimates the same return; the world model's is
+    the sum over the H transitions.
     """
+    steps = list(zip(imagined.obs, imagined.action, strict=True))
+    if config.disagreement == "world_model":
+        model = parts.world_model
+        assert isinstance(model, DisagreeingModel)
+        return discounted_sum(parts, imagined, (model.disagreement(obs, action) for obs, action in steps[:-1]))
+    assert parts.critic is not None
     total = torch.zeros_like(imagined.alive[0])
-    if _by_critics(config):
-        assert parts.critic is not None
-        for j, (obs, action, alive) in enumerate(zip(imagined.obs, imagined.action, imagined.alive, strict=True)):
-            q = parts.critic(obs, action)
-            spread = 0.5 * (q.amax(1) - q.amin(1))
-            total = total + parts.discount**j * alive * spread / len(imagined.obs)
-        return total
-    model = parts.world_model
-    for j in range(len(imagined.obs) - 1):
-        spread = model.disagreement(imagined.obs[j], imagined.action[j])  # type: ignore[union-attr]  # checked
-        total = total + parts.discount**j * imagined.alive[j] * spread
+    for j, (obs, action) in enumerate(steps):
+        q = parts.critic(obs, action)
+        total = total + parts.discount**j * imagined.alive[j] * (0.5 * (q.amax(1) - q.amin(1))) / len(steps)
     return total
 
 
 def penalties(parts: Parts, imagined: Imagined) -> Tensor:
-    """Σ_{j=1..H} γ^j ‖ã_j − E[a | s̃_j]‖²: what ReBRAC's critic subtracts at every step after its own.
-
-    Returns:
-        (N, B).
-    """
-    assert parts.behavior is not None
-    total = torch.zeros_like(imagined.alive[0])
-    for j in range(1, len(imagined.obs)):
-        distance = (imagined.action[j] - parts.behavior(imagined.obs[j])).square().sum(-1)
-        total = total + parts.discount**j * imagined.alive[j] * distance
-    return total
+    """Σ_{j=1..H} γ^j ‖ã_j − E[a | s̃_j]‖², (N, B): what ReBRAC's critic subtracts at every step after its own."""
+    behavior = parts.behavior
+    assert behavior is not None
+    steps = list(zip(imagined.obs, imagined.action, strict=True))[1:]
+    terms = ((action - behavior(obs)).square().sum(-1) for obs, action in steps)
+    return discounted_sum(parts, imagined, terms, start=1)

@@ -1,9 +1,8 @@
-"""The parts a planner works with: a policy to adapt, and frozen models to imagine with.
+"""The parts of a planner: a policy to adapt, and frozen models to imagine with.
 
-Everything is batched over N = members × episodes rows: member m (one training seed) owns rows
-m·episodes … (m+1)·episodes − 1. The policy has its own parameters on every row; the frozen
-networks are shared by a member's rows. Any object with the same call signatures can take a part's
-place; `ModulePolicy` makes one of any `torch.nn.Module`.
+Everything is batched over N = members × episodes rows, the rows of a member (one training seed) side by side. Every
+row has its own policy parameters; the frozen networks are shared by a member's rows. Any object with the same call
+signatures can replace a part; `ModulePolicy` makes a policy of any `torch.nn.Module`.
 """
 
 from collections.abc import Callable
@@ -89,8 +88,8 @@ class Parts:
     env_id: str = ""
     max_episode_steps: int = 1000
     reference: tuple[float, float] | None = None  # D4RL's (min, max) return
-    behavior: Behavior | None = None  # what the data would do, for planners that keep near it
-    dataset: Dataset | None = None  # for planners that measure their own errors on its held-out episodes
+    behavior: Behavior | None = None  # for planners that stay near the data
+    dataset: Dataset | None = None  # for planners that measure something on its held-out episodes
     reward_affine: Tensor | None = None  # (members, 2): the critic's reward is scale · r + shift; None: r itself
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 

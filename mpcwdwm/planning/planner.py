@@ -1,8 +1,8 @@
-"""What every planner shares: settings, the noise of its step, where the step's tensors live, the way back.
+"""What every planner shares: settings, noise, the tensors of a step, and the fallback to the pretrained policy.
 
-All episodes of an evaluation (seeds × episodes = N rows) are planned for in one batch. A planner
-is a config and a class with one method, `plan`: from the observation and the noise of every row to its
-action. Whatever it yields that is not finite is replaced by the pretrained policy's action, row by row.
+All episodes of an evaluation (seeds × episodes = N rows) are planned in one batch. A planner is a config and a class
+with one method, `plan`: from the observation and the noise of every row to its action. An action that is not finite
+is replaced by the pretrained policy's, row by row.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ NO_CRITIC = (
     "give a horizon of 1 or more, or a critic (critic_from: rebrac or iql)"
 )
 STATES_ONLY = (
-    "horizon 0 asks the critic about an action, and critic_from: value knows states only; "
+    "horizon 0 needs a critic of actions, and critic_from: value is one of states only; "
     "give a horizon of 1 or more, or critic_from: base, rebrac or iql"
 )
 
@@ -67,7 +67,7 @@ class PlannerConfig(Config):
 
 
 class LookaheadConfig(PlannerConfig):
-    """Settings of planners that imagine; readings of the paper disagree, see `docs/deviations.md`."""
+    """Settings of planners that imagine; the paper's versions disagree, see `docs/deviations.md`."""
 
     horizon: Int = setting(5, "imagined steps", unit="steps", paper=5, alias="H", ge=0, le=1000)
     rollouts: Int = setting(
@@ -85,17 +85,17 @@ class LookaheadConfig(PlannerConfig):
 
     @property
     def code_roots(self) -> tuple[str, ...]:
-        """The rules that end an imagined rollout, too."""
+        """With the rules that end an imagined rollout."""
         return (*super().code_roots, *(("mpcwdwm.envs.termination",) if self.terminate else ()))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The models, and whose critic is borrowed."""
+        """The models, and the component of a borrowed critic."""
         return ("world_model", "reward", *({self.critic_from} - {"base", "none"}))
 
     @property
     def draws(self) -> int:
-        """How many sets of the model's noise a real step takes."""
+        """Sets of the model's noise in a real step."""
         return 1
 
     @model_validator(mode="after")
@@ -123,10 +123,10 @@ class AdaptingConfig(LookaheadConfig):
 
 
 class Planner:
-    """A planner's frame. What its step reads and writes stays where it is, so that a GPU can replay the step.
+    """The base class of planners. A step reads and writes tensors in place, so that a GPU can replay it.
 
-    A kind of planner defines `plan`, and where it needs them `noise_shapes` (other random numbers), `initial`
-    (what it keeps from step to step) and `prepare` (what has to be measured first).
+    A kind of planner defines `plan` and, if needed, `noise_shapes` (its random numbers), `initial` (what it keeps from
+    step to step) and `prepare` (what is measured before the first step).
 
     Args:
         parts: policy, world model, reward, critic.
@@ -140,7 +140,7 @@ class Planner:
     """
 
     config_class: ClassVar[type[PlannerConfig]]
-    follows_gradient: ClassVar[bool] = False  # of world model and critic: then they must not be detached
+    follows_gradient: ClassVar[bool] = False  # through the parts: then they must not be detached
     config: PlannerConfig
 
     def __init__(
@@ -167,20 +167,18 @@ class Planner:
         # how far the last action lies from the pretrained policy's, (N,); 0 exactly where that acts
         self.change = torch.zeros(self.rows, dtype=self.dtype, device=parts.device)
         self.kept: Params = {}  # from step to step; there from the first step on
-        self._noises: list[Tensor] = []
-        self._step = (
-            Captured(self._plan_or_fall_back, parts.device) if self.path == "graph" else self._plan_or_fall_back
-        )
-        self._rewind()
+        self.noises: list[Tensor] = []  # drawn for this real step, each (N, *shape) as `noise_shapes` asked for
+        step = self._plan_or_fall_back
+        self._step = Captured(step, parts.device) if self.path == "graph" else step
+        self.rewind()
 
     # What a kind of planner defines
 
     def plan(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return actions (N, act_dim), what each row's plan is worth (N,), and which rows failed (N,).
+        """Return actions (N, act_dim), imagined returns (N,), and which rows failed (N,).
 
-        Reads `obs`, `noises` and `kept`; no row may influence another. On a GPU it is recorded once and
-        replayed: what is kept is written by `keep`, nothing waits for the device, and no Python branch
-        depends on a tensor's values.
+        Reads `obs`, `noises` and `kept`; no row may influence another. On a GPU it is recorded once and replayed:
+        `keep` writes what is kept, nothing waits for the device, and no Python branch depends on a tensor's values.
         """
         raise TypeError(f"{type(self).__name__} defines no plan")
 
@@ -196,21 +194,21 @@ class Planner:
         return {}
 
     def prepare(self) -> None:
-        """Measure or allocate; called once, at the first step, when `obs`, `noises` and `kept` are there."""
+        """Measure or allocate; called once, at the first step, after `obs`, `noises` and `kept` are set."""
 
     def findings(self) -> list[dict[str, Any] | None]:
-        """Return what was found out about each member before the first step, for its manifest; usually nothing."""
+        """Return what was measured for each member before the first step, for its manifest; usually nothing."""
         return [None] * len(self.seeds)
 
     # What all planners have
 
     def reset(self) -> None:
-        """Begin new episodes: what is kept from step to step is as at the first step, the noise goes on."""
+        """Begin new episodes: what is kept from step to step is reset, the noise goes on."""
         self.keep(self.initial() if self.kept else {})
 
     def rewind(self) -> None:
-        """Begin again: as `reset`, and the same noise as from the first step on is drawn once more."""
-        self._rewind()
+        """Begin again: `reset`, with the same noise as from the first step on."""
+        self._generators = [generator(seed, "plan", device=self.parts.device) for seed in self.seeds]
         self.reset()
 
     def keep(self, tensors: Params) -> None:
@@ -218,20 +216,15 @@ class Planner:
         for name, tensor in tensors.items():
             self.kept[name].copy_(tensor)
 
-    @property
-    def noises(self) -> list[Tensor]:
-        """The numbers drawn for this real step, each (N, *shape) as `noise_shapes` asked for."""
-        return self._noises
-
     def draw_noise(self) -> list[Tensor]:
         """Draw the noise of one real step in place and return it."""
-        if not self._noises:
+        if not self.noises:
             sizes = [(self.rows, *shape) for shape in self.noise_shapes()]
-            self._noises = [torch.empty(size, dtype=self.dtype, device=self.parts.device) for size in sizes]
-        for noise in self._noises:
+            self.noises = [torch.empty(size, dtype=self.dtype, device=self.parts.device) for size in sizes]
+        for noise in self.noises:
             for own, g in zip(noise.split(self.episodes), self._generators, strict=True):
                 own.normal_(generator=g)  # each member's rows from its own stream
-        return self._noises
+        return self.noises
 
     def act(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Plan at `obs` (N, obs_dim) and act.
@@ -245,7 +238,7 @@ class Planner:
             check_answers(self.parts, self.psi0, obs, gradient=self.follows_gradient)
             self.obs = obs.clone()
             self.act_dim = self.pretrained_action().shape[-1]
-            self._noises = []  # its shapes may depend on the number of actions
+            self.noises = []  # its shapes may depend on the number of actions
             self.kept = {name: tensor.clone() for name, tensor in self.initial().items()}
         self.obs.copy_(obs)
         self.draw_noise()
@@ -267,9 +260,6 @@ class Planner:
         self.change.copy_((action - pretrained).norm(dim=1))
         return action, value, fallen
 
-    def _rewind(self) -> None:
-        self._generators = [generator(seed, "plan", device=self.parts.device) for seed in self.seeds]
-
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         """Plan at one observation (obs_dim,) and return one action (act_dim,): for a single environment."""
         rows = torch.as_tensor(obs, dtype=self.dtype, device=self.parts.device)
@@ -277,7 +267,7 @@ class Planner:
 
 
 def _sufficient(parts: Parts, config: PlannerConfig) -> Parts:
-    """Return the parts as the config wants them used, after checking that they are the ones it means."""
+    """Return the parts that the config uses, after checking that they match it."""
     if parts.base not in (None, config.base):
         raise UserError(
             f"the parts hold the policy of {parts.base}, the config says base: {config.base}: "

@@ -5,9 +5,9 @@ from typing import Any
 __all__ = ["PRESETS"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # the method as it is read most often (v2): see docs/deviations.md for the readings that disagree
+    # version 2 of the paper, where the versions disagree: docs/deviations.md
     "paper": {"horizon": 5, "updates": 1, "reset": "episode"},
-    # the policy's own value in imagination instead of its critic, and steps of the same size: docs/results.md
+    # ends plans with the policy's own value, and moves the action equally far everywhere: docs/results.md
     "robust": {
         "horizon": 5,
         "updates": 1,

@@ -1,8 +1,6 @@
-"""What rollouts through a planner's parts are worth.
+"""The returns of imagined rollouts of a policy or of planned sequences of actions."""
 
-Whoever chooses the actions, a policy or a planned sequence, the model, the rewards, the terminal
-critic and the rule that ends a rollout are the same.
-"""
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,7 +9,7 @@ from mpcwdwm.imagination import Choose, Imagined, unroll
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import LookaheadConfig
 
-__all__ = ["imagined_rollouts", "reduced", "returns_of", "sequence_returns"]
+__all__ = ["discounted_sum", "imagined_rollouts", "reduced", "returns_of", "sequence_returns"]
 
 
 def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, *, terminate: bool = True) -> Imagined:
@@ -21,7 +19,7 @@ def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, 
         parts: world model and termination rule.
         obs: the real observation, (N, obs_dim).
         noise: (N, H, B, *noise_shape).
-        choose: gives ã_j; all rollouts are one before the first transition, and it answers for that one.
+        choose: gives ã_j; all rollouts begin at one state, for which it is asked once, (N, 1, obs_dim).
         terminate: whether rollouts end by the known rule.
     """
     n, horizon, b = noise.shape[:3]
@@ -39,24 +37,31 @@ def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, 
     return rolled
 
 
+def discounted_sum(parts: Parts, imagined: Imagined, terms: Iterable[Tensor], start: int = 0) -> Tensor:
+    """Return Σ_j γ^j x_j of terms x_start, x_start+1, … (N, B), without those behind a termination: (N, B)."""
+    total = torch.zeros_like(imagined.alive[0])
+    for j, term in enumerate(terms, start):
+        total = total + parts.discount**j * imagined.alive[j] * term
+    return total
+
+
 def returns_of(parts: Parts, imagined: Imagined, config: LookaheadConfig) -> Tensor:
-    """Return Σ_{j<H} γ^j r(s̃_j, ã_j) + γ^H Q(s̃_H, ã_H) of every rollout, terms behind a termination dropped.
+    """Return Σ_{j<H} γ^j r(s̃_j, ã_j) + γ^H Q(s̃_H, ã_H) of every rollout, without terms behind a termination.
 
     Without a critic the sum ends with the last reward.
 
     Returns:
         (N, B), in the critic's unit.
     """
-    horizon = len(imagined.obs) - 1
-    total = torch.zeros_like(imagined.alive[0])
-    for j in range(horizon):
-        assert parts.reward is not None
-        reward = parts.reward(imagined.obs[j], imagined.action[j])  # (N, B)
-        total = total + parts.discount**j * imagined.alive[j] * reward
-    if parts.critic is not None:
-        value = reduced(parts.critic(imagined.obs[-1], imagined.action[-1]), config)
-        total = total + parts.discount**horizon * imagined.alive[-1] * value
-    return total
+
+    def terms() -> Iterable[Tensor]:
+        for obs, action in list(zip(imagined.obs, imagined.action, strict=True))[:-1]:
+            assert parts.reward is not None
+            yield parts.reward(obs, action)
+        if parts.critic is not None:
+            yield reduced(parts.critic(imagined.obs[-1], imagined.action[-1]), config)
+
+    return discounted_sum(parts, imagined, terms())
 
 
 def reduced(q: Tensor, config: LookaheadConfig) -> Tensor:  # (N, C, B) → (N, B)
@@ -71,8 +76,8 @@ def sequence_returns(
 ) -> Tensor:
     """Return the mean imagined return of sequences of actions, each under every rollout's noise.
 
-    Behind its end a sequence goes on with the pretrained policy: with H actions, that is the action the
-    terminal critic judges; with H + 1, it judges the last of the sequence.
+    Behind its end a sequence goes on with the pretrained policy. So with H actions the terminal critic gets the
+    policy's action, and with H + 1 the last of the sequence.
 
     Args:
         parts: what to imagine with.

@@ -26,11 +26,11 @@ from mpcwdwm.random import generator
 __all__ = ["StepSizeConfig", "SteppingPlanner", "action_unit", "alpha_at_state", "sizes", "step_sizes"]
 
 PROBED_ROWS = 64  # held-out states on which the change of the action is measured
-PROBED_ROLLOUTS = 16  # at most: the size of a mean gradient hardly depends on more, the memory does
+PROBED_ROLLOUTS = 16  # at most: more need memory and hardly change the size of a mean gradient
 PROBE = 0.01  # change of the action aimed at: small enough to be proportional to α, far above rounding
-FIRST_ALPHA = 1e-5  # tried first
-PROBES = 8  # at most; each may correct α by a factor of
-LARGEST_CORRECTION = 1e3
+FIRST_ALPHA = 1e-5
+PROBES = 8  # at most
+LARGEST_CORRECTION = 1e3  # factor by which a probe may correct α
 WINDOWS = 24  # held-out stretches per member: with their length, a tenth of the steps of ten episodes
 WINDOW_LENGTH = 32  # steps of a stretch: long enough that a ψ that is carried over drifts
 BOTH_RESETS = ("step", "episode")  # of equal scores the one whose ψ cannot drift

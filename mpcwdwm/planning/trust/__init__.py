@@ -1,1 +1,1 @@
-"""Bounds on what a plan is believed: the trust region and the gate."""
+"""Limits of the adaptation: the trust region and the gate."""

@@ -1,15 +1,14 @@
-"""The gate: act with the adapted policy only where the models' own errors cannot explain the promised gain.
+"""The gate: act with the adapted policy only where the promised gain exceeds the models' errors.
 
-What a plan promises is a *difference* of two imagined returns, between an action and the pretrained policy's, so an
-error that both share does no harm. What counts is how the error grows with the distance of an action from the
-policy's. That is measured on held-out episodes, whose actions lie at all distances from the policy: the
-model's error is the imagined return along recorded actions minus the recorded one, the critic's is its temporal
-difference error there. Both squared errors are regressed on the squared distance,
+A gain is the difference of two imagined returns, so errors that both share cancel, and only their growth with the
+distance of an action from the policy's counts. It is measured on held-out episodes: the model's error is the imagined
+return along recorded actions minus the recorded one, the critic's is its temporal difference error. Both squared
+errors are regressed on the squared distance,
 
     e² ≈ c + κ² ‖a − π(s)‖²,   c, κ² ≥ 0,
 
-with two standard errors added to κ², since few held-out steps know little. A gain Δ at a change of action D is
-believed where Δ > gate · D · sqrt(κ_model² + κ_critic²).
+and two standard errors are added to κ². A gain Δ at a change of action D is accepted where
+Δ > gate · D · sqrt(κ_model² + κ_critic²).
 """
 
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.imagination import unroll
 from mpcwdwm.planning.parts import Parts, SharedValue
 from mpcwdwm.planning.planner import LookaheadConfig
-from mpcwdwm.planning.returns import reduced
+from mpcwdwm.planning.returns import discounted_sum, reduced
 from mpcwdwm.random import generator
 
 __all__ = ["ErrorSlopes", "error_slopes", "slope"]
 
-MARGIN = 2.0  # standard errors added to κ²: where few held-out steps know little, the gate is not to open
+MARGIN = 2.0  # standard errors added to κ²: on few held-out steps the gate stays closed
 WINDOWS = 512  # held-out stretches on which the errors are measured, at most
 
 
@@ -48,9 +47,9 @@ def error_slopes(parts: Parts, config: LookaheadConfig, seeds: tuple[int, ...]) 
     """Measure κ of world model with reward model, and of the critic, on held-out episodes.
 
     Args:
-        parts: with their dataset; critics that learnt from the held-out episodes, too, look better than they are.
+        parts: with their dataset; the errors of critics that learnt from the held-out episodes are too small.
         config: horizon, reduction of the critics, termination.
-        seeds: one per member; of the windows and of the model's noise.
+        seeds: one per member, of the windows and of the model's noise.
 
     Raises:
         UserError: no dataset, or no held-out episode as long as the horizon.
@@ -84,26 +83,21 @@ def error_slopes(parts: Parts, config: LookaheadConfig, seeds: tuple[int, ...]) 
             return torch.zeros_like(state[..., 0])
         return reduced(parts.critic(state, parts.policy(psi0, state)), config)
 
-    none = torch.zeros(len(seeds), dtype=dtype, device=parts.device)
-    of_model, of_critic = none, none
+    of_model = of_critic = torch.zeros(len(seeds), dtype=dtype, device=parts.device)
     if config.horizon:
-        assert parts.world_model is not None
+        model = parts.world_model
+        assert model is not None
         assert parts.reward is not None
-        noise = torch.stack(
-            [
-                torch.randn(horizon, count, *parts.world_model.noise_shape, generator=generator(seed, "gate/noise"))
-                for seed in seeds
-            ]
-        ).to(parts.device, dtype)
+        shape = (horizon, count, *model.noise_shape)
+        drawn = [torch.randn(shape, generator=generator(seed, "gate/noise")) for seed in seeds]
+        noise, ended = torch.stack(drawn).to(parts.device, dtype), parts.termination if config.terminate else None
         # every recorded sequence is a rollout of its own: rows are members, rollouts are windows
-        model, ended = parts.world_model, parts.termination if config.terminate else None
         rolled = unroll(obs[0], horizon, lambda j, _: action[j], lambda j, s, a: model.sample(s, a, noise[:, j]), ended)
-        states, alive, g = rolled.obs, rolled.alive, parts.discount
-        imagined = sum(g**j * alive[j] * parts.reward(states[j], action[j]) for j in range(horizon))
-        recorded = sum(g**j * reward[j] for j in range(horizon))
-        error = imagined + g**horizon * (alive[-1] * value(states[-1]) - goes_on[-1] * value(after[-1])) - recorded
+        imagined = discounted_sum(parts, rolled, map(parts.reward, rolled.obs[:-1], action))
+        recorded, g = sum(parts.discount**j * reward[j] for j in range(horizon)), parts.discount**horizon
+        error = imagined + g * (rolled.alive[-1] * value(rolled.obs[-1]) - goes_on[-1] * value(after[-1])) - recorded
         of_model = slope(error, torch.stack(distance).mean(0), MARGIN)
-    # a value of states says nothing of an action: what it gets wrong stands in the model's error, which ends with it
+    # a value of states does not depend on the action; its error is part of the model's, which ends with it
     if parts.critic is not None and not isinstance(parts.critic, SharedValue):
         q = reduced(parts.critic(obs[0], action[0]), config)
         of_critic = slope(reward[0] + parts.discount * goes_on[0] * value(after[0]) - q, distance[0], MARGIN)
@@ -116,7 +110,7 @@ def slope(error: Tensor, distance: Tensor, margin: float = 0.0) -> Tensor:
     Args:
         error: (S, W).
         distance: squared, (S, W).
-        margin: so many standard errors of κ² are added to it, robust to errors of unequal size.
+        margin: standard errors of κ² that are added to it, heteroscedasticity-robust.
 
     Returns:
         (S,); 0 where the errors do not grow with the distance.

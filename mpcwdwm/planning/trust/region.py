@@ -1,8 +1,7 @@
 """Trust region: a bound on how far adaptation may change the action, at the real and the imagined states.
 
-The distance that counts is between actions, not between parameters: it means the same on every task, whatever
-the networks and the scale of the rewards. It is measured from the pretrained policy, so that a ψ that is carried
-over cannot drift away either.
+The distance is between actions, so that it means the same whatever the networks and the scale of the rewards, and it
+is measured from the pretrained policy, which also bounds a ψ that is carried over.
 """
 
 import torch
@@ -13,7 +12,7 @@ from mpcwdwm.planning.parts import Params, Parts
 
 __all__ = ["action_change", "shrunk"]
 
-ATTEMPTS = 12  # the most lengths tried; none within the bound: the step is taken back altogether
+ATTEMPTS = 12  # the most lengths tried; if none is within the bound, the step is taken back
 AIM = 0.9  # share of the bound aimed at: the change is not quite proportional to the step
 ENOUGH = 0.5  # share of the bound that a shortened step has to use
 
@@ -22,10 +21,9 @@ ENOUGH = 0.5  # share of the bound that a shortened step has to use
 def shrunk(parts: Parts, psi0: Params, psi: Params, states: Tensor, bound: float) -> Params:
     """Return ψ₀ + t (ψ − ψ₀), t of a row being 1 or as much shorter as it takes to keep to the bound, found by search.
 
-    Each length tried aims at the bound, as if the change were proportional to t. It is not, where the policy's
-    output saturates (too long still: the next is shortened by the square, then the fourth power) or where layers
-    multiply (far too short: longer again, halfway to what overstepped). So a step of any length is cut to one of
-    use, not to nothing.
+    Each length tried aims at the bound, as if the change were proportional to t. If it is still too long, where the
+    policy's output saturates, the next is shortened by the square, then the fourth power; if it is far too short,
+    where layers multiply, the next is the geometric mean with the shortest that was too long.
 
     Args:
         parts: the policy.

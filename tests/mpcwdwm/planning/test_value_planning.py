@@ -128,8 +128,8 @@ def test_what_a_value_cannot_answer_is_refused_at_its_line(tmp_path):
     assert planner_config({"critic_from": "value"}).needs == ("world_model", "reward", "value")
     assert planner_config({"base": "bc", "critic_from": "value"}).base == "bc"  # which has no critic of its own
     for planner, message in (
-        ("{critic_from: value, horizon: [1, 0]}", "horizon 0 asks the critic about an action"),
-        ("{kind: action, critic_from: value, horizon: 0}", "horizon 0 asks the critic about an action"),
+        ("{critic_from: value, horizon: [1, 0]}", "horizon 0 needs a critic of actions"),
+        ("{kind: action, critic_from: value, horizon: 0}", "horizon 0 needs a critic of actions"),
         ("{critic_from: value, objective: advantage}", "objective: advantage asks the critic about actions"),
         ("{critic_from: [rebrac, value], objective: advantage}", "objective: advantage asks the critic about actions"),
     ):
