@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from cluster.ray import start as ray_cluster
-from cluster.ray.attempts import Finished, death_line
+from cluster.ray.attempts import Finished
 from cluster.ray.pool import Pool
 from cluster.store import Store
 from cluster.store.lease import hold
@@ -181,16 +181,6 @@ def test_a_worker_that_dies_every_time_is_given_up_with_a_reason(store: Store, t
     assert finished.error == "the worker died (killed, out of memory, or its machine was lost)"
     assert (store.failure("dies-s0") or {})["log"] == finished.log
     assert Path(finished.log).exists()
-
-
-def test_running_out_of_memory_says_what_to_do() -> None:
-    line = death_line("Task was killed due to the node running low on memory.\n…")
-    assert line.startswith("the worker ran out of memory: ")
-
-
-def test_an_error_before_the_pack_begins_is_said_in_its_own_words() -> None:
-    text = "The actor died because of an error raised in its creation task, ray::Worker.__init__()\nOSError: no torch"
-    assert death_line(text) == "OSError: no torch"
 
 
 def test_a_pack_held_by_another_process_is_waited_for_and_says_so(pool: Pool, store: Store) -> None:

@@ -127,6 +127,31 @@ def test_a_heartbeat_that_stopped_is_taken_over(tmp_path: Path, monkeypatch: pyt
     assert not is_held(store, "pack")
 
 
+def taken_over(store: Store) -> None:
+    """Write the fresh heartbeat of another process."""
+    record = {"host": "elsewhere", "pid": 1, "token": "another", "renewed": time.time()}
+    store.write_text("work/pack/lease", json.dumps(record))
+
+
+def test_of_two_takers_at_once_the_one_that_was_overwritten_lets_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store = open_store(f"memory://takers-{tmp_path.name}")
+    monkeypatch.setattr(lease.time, "sleep", lambda _: taken_over(store))  # while the first waits to settle
+    with pytest.raises(Busy, match="pid 1 on elsewhere"), hold(store, "pack", wait=False):
+        pytest.fail("two holders")
+
+
+def test_who_lost_a_lease_leaves_the_record_of_its_new_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(lease, "SETTLE", 0.02)
+    store = open_store(f"memory://lost-{tmp_path.name}")
+    with hold(store, "pack", wait=False):
+        taken_over(store)
+    assert (holder(store, "pack") or {})["token"] == "another"
+
+
 def test_a_file_system_without_locks_falls_back_to_heartbeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_locks(monkeypatch)
     monkeypatch.setattr(lease, "SETTLE", 0.02)

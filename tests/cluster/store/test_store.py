@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cluster.store import Store, open_store
+from cluster.store import Store, open_store, urls
 from mpcwdwm.errors import UserError
 
 PUBLISH_FOREVER = """
@@ -258,8 +258,11 @@ def test_uploads_that_were_never_committed_are_removed(tmp_path: Path, monkeypat
     store.publish("component", "whole", artifact())
     store.write_text("components/half/elsewhere~1~1000~x/weights", "half")
     store.write_text("components/whole/elsewhere~1~1000~x/weights", "lost the race")
-    assert store.keys("component") == ["whole"]
+    monkeypatch.setattr(urls, "writer_name", lambda: "elsewhere~1~1000~y")
+    store.publish("component", "old", artifact())  # by a writer that is dead now
+    assert store.keys("component") == ["old", "whole"]
     assert store.sweep_up() == 2
+    assert store.names("components/old") == ["elsewhere~1~1000~y", "manifest.json"]
     assert store.names("components/half") == []
     assert (store.folder("component", "whole") / "weights").read_bytes() == b"w" * 1000
 

@@ -1,0 +1,47 @@
+"""How often a pack is tried, and what is said of a process that was lost."""
+
+from pathlib import Path
+
+from cluster.ray.attempts import Attempts, death_line
+from cluster.store import Store
+from cluster.units import ComponentUnit, Pack, TaskRef
+from cluster.work import PackFailure
+
+TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", None, 1000, "local")
+
+
+def pack(name: str) -> Pack:
+    return Pack((ComponentUnit(f"{name}-s0", name, {}, TASK, 0),))
+
+
+def test_a_pack_is_tried_once_and_then_as_often_as_retries_says(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    attempts, failure = Attempts(store, retries=2), PackFailure("no luck", "a log")
+    ends = [attempts.fail(pack("bc"), failure) for _ in range(3)]
+    assert ends[:2] == [None, None]
+    assert ends[2] is not None
+    assert (ends[2].error, ends[2].log) == ("no luck", "a log")
+    assert (store.failure("bc-s0") or {})["error"] == "no luck"
+    assert attempts.fail(pack("iql"), failure) is None  # counted for each pack
+
+
+def test_a_hopeless_pack_is_not_tried_again(tmp_path: Path) -> None:
+    ended = Attempts(Store(tmp_path), retries=2).fail(pack("bc"), PackFailure("the dataset is wrong", "", True))
+    assert ended is not None
+    assert ended.error == "the dataset is wrong"
+
+
+def test_running_out_of_memory_says_what_to_do() -> None:
+    line = death_line("Task was killed due to the node running low on memory.\n…")
+    assert line.startswith("the worker ran out of memory: ")
+
+
+def test_an_error_before_the_pack_begins_is_said_in_its_own_words() -> None:
+    text = "The actor died because of an error raised in its creation task, ray::Worker.__init__()\nOSError: no torch"
+    assert death_line(text) == "OSError: no torch"
+
+
+def test_a_lost_worker_is_said_whatever_ray_says_of_it() -> None:
+    assert death_line("The actor died unexpectedly\nbefore finishing").startswith("the worker died (killed")
+    assert death_line("node 3 is gone\n…") == "node 3 is gone"
+    assert death_line("") == "no reason is known"
