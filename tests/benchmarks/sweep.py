@@ -6,7 +6,7 @@ Cells compute nothing (or sleep for a second), everything around them is real: R
 sqlite, the table. Measured are
 
 - imports and starts;
-- trials: sixty cells of one second, one to a trial, on two slots, against the ideal of thirty seconds;
+- trials: sixty cells of one second on two slots, against the ideal of thirty seconds;
 - a whole sweep of a thousand cells that compute nothing, each a computation of its own, from plan to table;
 - how planning, recording and the table grow with the number of cells.
 
@@ -174,15 +174,15 @@ def spread(values: list[float]) -> str:
 
 
 def trials() -> list[tuple[str, float]]:
-    """Measure trials of one second, one pack each, and of nothing, one and several packs each."""
+    """Measure trials of one second, and of nothing."""
     print(f"\ntrials on {SLOTS} slots")
     ray, _ = timed(lambda: ray_cluster.start("local", cpus=SLOTS))
     print(f"  Ray                      {ray:8.2f} s")
     with folder() as place:
-        spec = sweep_of(SEEDS * 3 * (TRIALS + SLOTS), place)
+        spec = sweep_of(SEEDS * 2 * (TRIALS + SLOTS), place)
         store = open_store(spec.storage)
         packs = iter(cell_packs(build_plan(spec, store)))
-        slow = Evaluation(store, compute=sleeping(SECONDS), bundled=False)
+        slow = Evaluation(store, compute=sleeping(SECONDS))
         slow.allow(SLOTS)
         ends = drive(slow, [next(packs) for _ in range(SLOTS + TRIALS)])
         actors = ends[SLOTS - 1] - SECONDS
@@ -191,21 +191,17 @@ def trials() -> list[tuple[str, float]]:
         rounds = [later - earlier for earlier, later in itertools.pairwise(marks)]
         ideal = each * SECONDS / SLOTS
         print(f"  Tune and its actors      {actors:8.2f} s")
-        print(f"  {each} × {SECONDS:g} s, one a trial   {spread(rounds)} s; ideal {ideal:g}")
+        print(f"  {each} × {SECONDS:g} s               {spread(rounds)} s; ideal {ideal:g}")
         slow.close()
-        nothing: dict[bool, float] = {}
-        for bundled in (False, True):
-            evaluation = Evaluation(store, compute=sleeping(0.0), bundled=bundled)
-            evaluation.allow(SLOTS)
-            ends = drive(evaluation, [next(packs) for _ in range(SLOTS + TRIALS)])
-            nothing[bundled] = (ends[-1] - ends[SLOTS - 1]) / TRIALS
-            evaluation.close()
-        print(f"  of nothing, per cell     {nothing[False]:8.3f} s one a trial, {nothing[True]:.3f} s several a trial")
+        nothing = Evaluation(store, compute=sleeping(0.0))
+        nothing.allow(SLOTS)
+        ends = drive(nothing, [next(packs) for _ in range(SLOTS + TRIALS)])
+        print(f"  of nothing, per cell     {(ends[-1] - ends[SLOTS - 1]) / TRIALS:8.3f} s")
+        nothing.close()
     ray_cluster.stop()
     return [
         ("trials_over_ideal", sum(rounds) / (ideal * ROUNDS)),
         ("trials_with_start_over_ideal", (sum(rounds) + actors) / (ideal * ROUNDS)),
-        ("cell_of_nothing_alone_over_bundled", nothing[False] / nothing[True]),
     ]
 
 

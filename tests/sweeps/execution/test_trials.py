@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from cluster.ray import start as ray_cluster
 from cluster.ray.attempts import Finished
 from cluster.store import Store
 from cluster.units import CellUnit, Pack, TaskRef
+from cluster.work import PackFailure
 from mpcwdwm.errors import UserError
-from sweeps.execution.feed import Feed
+from sweeps.execution.search_algorithm import ReadyPacks
 from sweeps.execution.trials import Evaluation
 
 TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", (-20.0, 3234.0), 1000, "local")
@@ -166,16 +168,12 @@ def test_closing_does_not_wait_for_trials_that_run(evaluation: Evaluation, store
 
 
 @pytest.mark.slow
-def test_of_several_packs_in_one_trial_each_fails_and_is_tried_again_alone(
+def test_packs_that_fail_are_tried_again_alone_and_those_behind_them_are_computed_once(
     evaluation: Evaluation, store: Store, tmp_path: Path
 ) -> None:
-    evaluation.submit(pack("a"))
-    wait_for(evaluation, 1)  # from now on it is known that such packs are short
-    names = ["b", "flaky", "c", "hopeless", "d", "bad", "e", "dies", "f"]
+    names = ["a", "flaky", "b", "hopeless", "c", "bad", "d", "dies", "e"]
     for name in names:
-        evaluation._feed.add(pack(name))
-    evaluation._feed._pace.ended.append((0.0, 1000.0))
-    evaluation.allow(1)
+        evaluation.submit(pack(name))
     ended = {end.pack.units[0].method: end.error for end in wait_for(evaluation, len(names), 120)}
     failed = {name: error.split(":")[0] for name, error in ended.items() if error}
     assert failed.keys() == {"hopeless", "bad", "dies"}
@@ -183,8 +181,8 @@ def test_of_several_packs_in_one_trial_each_fails_and_is_tried_again_alone(
     assert failed["hopeless"] == "the dataset is wrong"
     assert "died" in str(ended["dies"])
     tries = {name: (tmp_path / f"{name}-tries").read_text() for name in names}
-    assert tries == {**dict.fromkeys("bcdef", "1"), "flaky": "3", "hopeless": "1", "bad": "3", "dies": "3"}
-    assert set(store.keys("cell")) == {f"{name}-s0" for name in "abcdef"} | {"flaky-s0"}
+    assert tries == {**dict.fromkeys("abcde", "1"), "flaky": "3", "hopeless": "1", "bad": "3", "dies": "3"}
+    assert set(store.keys("cell")) == {f"{name}-s0" for name in "abcde"} | {"flaky-s0"}
 
 
 @pytest.mark.slow
@@ -204,74 +202,60 @@ def test_what_may_not_run_holds_no_processor_and_runs_when_it_may(evaluation: Ev
     assert store.has("cell", "b-s0")
 
 
-def test_the_feed_hands_out_what_is_ready_in_order_and_no_more_than_there_are_slots(store: Store) -> None:
-    feed = Feed(store)
-    assert feed.suggest("t0") is None
-    for name in "abc":
-        feed.add(pack(name))
-    feed.slots = 2
-    given = [feed.suggest(f"t{i}") for i in range(3)]
-    assert [names_in(g) for g in given[:2]] == [["a"], ["b"]]  # while nothing is known of how long they take
-    assert given[2] is None
-    report(feed, "t0", "a", seconds=0.5)
-    feed.close("t0")
-    assert feed.suggest("t3") is not None
-    feed.finished = True
-    assert feed.suggest("t4") == Feed.FINISHED
+def test_packs_are_handed_out_in_order_and_no_more_than_there_are_slots(store: Store) -> None:
+    search = ReadyPacks(store)
+    assert search.suggest("t0") is None
+    search.ready.extend(pack(name) for name in "abc")
+    search.slots = 2
+    assert [name_in(search.suggest(f"t{i}")) for i in range(2)] == ["a", "b"]
+    assert search.suggest("t2") is None
+    end_well(search, store, "t0", "a")
+    assert search.ended.get_nowait() == Finished(pack("a"))
+    assert name_in(search.suggest("t3")) == "c"
+    search.finished = True
+    assert search.suggest("t4") == ReadyPacks.FINISHED
 
 
-@pytest.mark.parametrize(
-    ("seconds", "waiting", "slots", "expected"),
-    [
-        (0.5, 400, 2, 20),  # ten seconds of work
-        (0.5, 60, 2, 7),  # an eighth of what is ready: four trials more for each of two slots
-        (30.0, 60, 2, 1),
-        (0.001, 4000, 2, 50),  # their description has to travel
-        (0.5, 3, 2, 1),
-    ],
-)
-def test_a_trial_gets_as_many_packs_as_are_short_and_no_more_than_a_share(
-    store: Store, seconds: float, waiting: int, slots: int, expected: int
-) -> None:
-    feed = Feed(store)
-    feed.slots = slots
-    feed.add(pack("first"))
-    feed.suggest("t0")
-    report(feed, "t0", "first", seconds=seconds)
-    for number in range(waiting):
-        feed.add(pack(f"p{number}"))
-    assert names_in(feed.suggest("t1")) == [f"p{number}" for number in range(expected)]
-    unbundled = Feed(store, bundled=False)
-    unbundled._pace = feed._pace
-    unbundled.add(pack("a"))
-    unbundled.add(pack("b"))
-    assert names_in(unbundled.suggest("t0")) == ["a"]
+def test_a_pack_that_fails_is_tried_again_before_all_others_unless_that_is_hopeless(store: Store) -> None:
+    search = ReadyPacks(store, retries=1)
+    search.ready.extend(pack(name) for name in "ab")
+    for trial in ("t0", "t1"):
+        assert name_in(search.suggest(trial)) == "a"
+        report(search, trial, failure=PackFailure("no luck", "log"))
+        search.close(trial, "the text of the exception by which the process gives itself up")
+    assert name_in(search.suggest("t2")) == "b"
+    report(search, "t2", failure=PackFailure("wrong data", "log", hopeless=True))
+    search.close("t2")
+    ended = [search.ended.get_nowait() for _ in range(2)]
+    assert [(end.pack.units[0].method, end.error) for end in ended] == [("a", "no luck"), ("b", "wrong data")]
+    assert search.suggest("t3") is None
 
 
-def test_what_a_lost_trial_left_undone_is_done_by_others_and_only_what_it_was_at_counts_as_failed(store: Store) -> None:
-    feed = Feed(store, retries=1)
-    feed._pace.ended.append((0.0, 1.0))
-    for name in "abcd":
-        feed.add(pack(name))
-    feed.slots = 1
-    assert names_in(feed.suggest("t0")) == ["a", "b", "c", "d"]
-    report(feed, "t0", "a")
-    store.publish("cell", "b-s0", lambda folder: (folder / "manifest.json").write_text("{}") and None)
-    feed.close("t0", "killed")  # it had published b and was at c
-    assert names_in(feed.suggest("t1")) == ["c"]
-    feed.close("t1", "killed")
-    assert names_in(feed.suggest("t2")) == ["d"]
-    ended = [feed.ended.get_nowait() for _ in range(3)]
-    assert [(end.pack.units[0].method, end.error) for end in ended] == [("a", None), ("b", None), ("c", "killed")]
-    assert store.failure("c-s0") is not None
-    assert store.failure("d-s0") is None
+def test_a_process_that_dies_before_it_publishes_has_failed_and_one_that_dies_after_has_not(store: Store) -> None:
+    search = ReadyPacks(store, retries=0)
+    search.ready.extend(pack(name) for name in "ab")
+    search.suggest("t0")
+    report(search, "t0", fraction=0.5)
+    store.publish("cell", "a-s0", lambda folder: (folder / "manifest.json").write_text("{}") and None)
+    search.close("t0", "killed")
+    search.suggest("t1")
+    search.close("t1", "killed")
+    ended = [search.ended.get_nowait() for _ in range(2)]
+    assert [(end.pack.units[0].method, end.error) for end in ended] == [("a", None), ("b", "killed")]
+    assert store.failure("a-s0") is None
+    assert store.failure("b-s0") is not None
 
 
-def names_in(given: object) -> list[str]:
+def name_in(given: object) -> str:
     assert isinstance(given, dict)
-    return [each["units"][0]["method"] for each in json.loads(given["packs"])]
+    (unit,) = json.loads(given["pack"])["units"]
+    return str(unit["method"])
 
 
-def report(feed: Feed, trial: str, name: str, seconds: float = 0.0) -> None:
-    end = {"pack": pack(name).id, "seconds": seconds, "failure": None}
-    feed.hear(trial, {"pack": end["pack"], "fraction": 1.0, "note": "", "ended": [end]})
+def report(search: ReadyPacks, trial: str, fraction: float = 0.0, failure: PackFailure | None = None) -> None:
+    search.hear(trial, {"fraction": fraction, "note": "", "failure": failure and asdict(failure)})
+
+
+def end_well(search: ReadyPacks, store: Store, trial: str, name: str) -> None:
+    store.publish("cell", f"{name}-s0", lambda folder: (folder / "manifest.json").write_text("{}") and None)
+    search.close(trial)

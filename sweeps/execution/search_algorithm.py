@@ -1,0 +1,127 @@
+"""The search algorithm of the evaluation: which pack Ray Tune runs next, and how each one ended.
+
+It proposes no configurations: it hands out packs of cells, one to a trial, in the order in which
+their components were published. A pack that fails, or whose process dies, is tried again by another
+process before any other pack starts.
+
+Tune calls it from a thread of its own; the driver's thread only adds packs and reads.
+"""
+
+import json
+import queue
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from cluster import packs
+from cluster.ray.attempts import Attempts, Finished, Heard
+from cluster.store import Store
+from cluster.units import Pack
+from cluster.work import PackFailure
+
+__all__ = ["Outcomes", "ReadyPacks"]
+
+
+@dataclass
+class _Running:
+    """A pack in a trial, and what the trial has reported."""
+
+    pack: Pack
+    heard: Heard = (0.0, "")
+    failure: PackFailure | None = None
+
+
+class ReadyPacks(Searcher):
+    """Hands out the packs that are ready, to as many trials at a time as there are slots.
+
+    Args:
+        store: where failures are recorded, and what has been published is looked up.
+        retries: how often a pack that fails is tried again.
+    """
+
+    def __init__(self, store: Store, retries: int = 0) -> None:
+        super().__init__()
+        self.slots = 1
+        self.finished = False  # nothing is handed out any more
+        self.abort = False  # nor is anything waited for
+        self.ready: deque[Pack] = deque()
+        self.running: dict[str, _Running] = {}  # by trial id
+        self.ended: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self._store, self._attempts = store, Attempts(store, retries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its search algorithm beside its snapshots, which nobody reads
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next trial's pack; None: ask again; FINISHED: nothing will follow."""
+        if self.abort or self.finished:
+            return Searcher.FINISHED
+        if not self.ready or len(self.running) >= self.slots:
+            return None
+        pack = self.ready[0]
+        self.running[trial_id] = _Running(pack)
+        self.ready.popleft()  # only now: at no moment is it neither ready nor running
+        return {"pack": json.dumps(pack.to_dict())}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: `Outcomes` reports the end of a trial, with the text of an error."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the artifact store is what a sweep continues from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    def hear(self, trial_id: str, report: dict[str, Any]) -> None:
+        """Take a trial's report: how far it is, whom it waits for, why it failed."""
+        running, failure = self.running[trial_id], report["failure"]
+        running.heard = (report["fraction"], report["note"])
+        running.failure = None if failure is None else PackFailure(**failure)
+
+    def close(self, trial_id: str, death: str = "the trial ended without a result") -> None:
+        """Take note that a trial has ended, and free its slot.
+
+        Args:
+            trial_id: of the trial.
+            death: what Ray says of its process; used if the trial reported no failure and published nothing.
+        """
+        if self.abort:
+            return
+        pack, failure = self.running[trial_id].pack, self.running[trial_id].failure
+        if failure is None and packs.missing(self._store, pack):  # else it died, if at all, after publishing
+            failure = self._attempts.death(pack, death)
+        end = Finished(pack) if failure is None else self._attempts.fail(pack, failure)
+        if end is None:
+            self.ready.appendleft(pack)
+        else:
+            self.ended.put(end)
+        del self.running[trial_id]
+
+
+class Outcomes(tune.Callback):
+    """Tells the search algorithm what trials report and how they end."""
+
+    def __init__(self, search: ReadyPacks) -> None:
+        self._search = search
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as for the search algorithm
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Pass on a report."""
+        self._search.hear(trial.trial_id, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Pass on the end of a trial."""
+        self._search.close(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Pass on the end of a process: one that gave itself up after a failure, or one that died."""
+        self._search.close(trial.trial_id, Path(trial.error_file).read_text(encoding="utf-8"))
