@@ -158,7 +158,7 @@ def _termination_faults(dataset: Dataset, rule: str) -> list[Fault]:
     upright = ~fallen & dataset.has_next_obs
     return [
         _fault(f"row not terminal though '{rule}' ends there", fallen & ~dataset.terminal, "kept as flagged"),
-        _fault(f"row terminal though '{rule}' goes on there", upright & dataset.terminal, "kept as flagged"),
+        _fault(f"row terminal though '{rule}' does not end there", upright & dataset.terminal, "kept as flagged"),
     ]
 
 

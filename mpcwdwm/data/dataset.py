@@ -13,9 +13,10 @@ A timed-out last row thus serves the world and reward models, but not a critic t
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,11 @@ class Dataset:
     episode: NDArray[np.int64]  # (N,) index of the row's episode, 0 … E-1
     sha256: str  # of the file
     path: Path
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by name."""
+        return {field.name: vars(self)[field.name] for field in fields(self) if field.name not in ("sha256", "path")}
 
     @property
     def obs_dim(self) -> int:

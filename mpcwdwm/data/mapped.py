@@ -7,7 +7,6 @@ nothing for others.
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -25,7 +24,6 @@ from mpcwdwm.data.fingerprint import cache_folder, sha256_of
 __all__ = ["mapped_dataset"]
 
 SIZES = "sizes.json"  # file name → bytes; beside the arrays
-ARRAYS = [field.name for field in dataclasses.fields(Dataset) if field.name not in ("sha256", "path")]
 
 
 def mapped_dataset(path: Path | str) -> Dataset:
@@ -41,10 +39,10 @@ def mapped_dataset(path: Path | str) -> Dataset:
         return read_dataset(path)  # raises the error
     sha256 = sha256_of(path)
     folder = cache_folder() / "arrays" / f"{sha256[:32]}-{_code()}"
-    with contextlib.suppress(OSError, ValueError, KeyError):  # absent or damaged: made anew
+    with contextlib.suppress(OSError, ValueError, TypeError):  # absent or damaged: made anew
         return _mapped(folder, sha256, path)
     read = read_dataset(path)
-    with contextlib.suppress(OSError, ValueError, KeyError):  # no room, or no right to write
+    with contextlib.suppress(OSError, ValueError, TypeError):  # no room, or no right to write
         _write(folder, read)
         return _mapped(folder, sha256, path)
     return read
@@ -58,14 +56,14 @@ def _code() -> str:
 
 
 def _mapped(folder: Path, sha256: str, path: Path) -> Dataset:
-    """Return the dataset whose arrays lie in a folder; raises OSError, ValueError or KeyError if it is damaged."""
+    """Return the dataset whose arrays lie in a folder; raises OSError, ValueError or TypeError if it is damaged."""
     arrays = {}
     for name, size in json.loads((folder / SIZES).read_text()).items():
         file = folder / name
         if file.stat().st_size != size:
             raise ValueError(f"{file} has {file.stat().st_size} bytes, not {size}")
         arrays[file.stem] = np.load(file, mmap_mode="c", allow_pickle=False).view(np.ndarray)
-    return Dataset(**{name: arrays[name] for name in ARRAYS}, sha256=sha256, path=path)
+    return Dataset(**arrays, sha256=sha256, path=path)
 
 
 def _write(folder: Path, read: Dataset) -> None:
@@ -74,9 +72,9 @@ def _write(folder: Path, read: Dataset) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        for name in ARRAYS:
+        for name, array in read.arrays.items():
             with (partial / f"{name}.npy").open("wb") as file:
-                np.save(file, getattr(read, name), allow_pickle=False)
+                np.save(file, array, allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())  # a rename must not outrun the content
         sizes = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}

@@ -59,7 +59,7 @@ class Buffer:
         offsets = {id(dataset): start for dataset, start in zip(distinct, starts, strict=False)}
 
         def gathered(name: str) -> Tensor:
-            values = torch.cat([torch.from_numpy(getattr(d, name)) for d in distinct]).to(dtype)
+            values = torch.cat([torch.from_numpy(dataset.arrays[name]) for dataset in distinct]).to(dtype)
             return values if values.dim() == 2 else values.unsqueeze(1)
 
         fields = {name: gathered(name) for name in ("obs", "action", "reward", "next_obs", "next_action", "terminal")}

@@ -115,7 +115,7 @@ class _Sample:
 
         def gathered(name: str) -> Tensor:
             members = zip(self.datasets, rows, strict=True)
-            own = [torch.from_numpy(getattr(dataset, name))[picked] for dataset, picked in members]
+            own = [torch.from_numpy(dataset.arrays[name])[picked] for dataset, picked in members]
             return torch.stack(own).to(self.device, self.dtype)
 
         names = ("obs", "action", "reward", "next_obs", "next_action")

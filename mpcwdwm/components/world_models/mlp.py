@@ -30,7 +30,7 @@ class MlpConfig(WorldModelConfig):
     ensemble: Int = setting(5, "networks of the ensemble", unit="networks", ge=1, le=100)
     probabilistic: Flag = setting(True, "Gaussian with learnt variances; false: squared error, no noise")
     member: Literal["drawn", "mean"] = setting(
-        "drawn", "who predicts a transition: one network, drawn by the noise, or the mean of all"
+        "drawn", "what predicts a transition: one network, drawn by the noise, or the mean of all"
     )
 
 

@@ -147,6 +147,8 @@ def test_a_known_robot_brings_its_rule_and_reference(tmp_path):
     task = custom_task("mine", tmp_path / "a.hdf5", "HalfCheetah-v4")
     assert (task.source, task.termination, task.max_episode_steps) == ("local", "halfcheetah", 1000)
     assert task.reference == (-280.178953, 12135.0)
+    ant = custom_task("mine", tmp_path / "a.hdf5", "Ant-v5")  # none of its tasks is registered
+    assert (ant.termination, ant.reference, ant.max_episode_steps) == ("ant", (-325.6, 3879.7), 1000)
     own = custom_task("mine", tmp_path / "a.hdf5", "Hopper-v4", reference=(0, 10), max_episode_steps=50)
     assert (own.reference, own.max_episode_steps) == ((0.0, 10.0), 50)
 
@@ -285,7 +287,7 @@ def test_the_audit_compares_with_the_tasks_time_limit_and_rule(tmp_path):
     assert found == {
         "episode longer than 6 steps, an end may be unmarked": (1, (11,)),
         "row not terminal though 'hopper' ends there": (1, (15,)),
-        "row terminal though 'hopper' goes on there": (1, (4,)),
+        "row terminal though 'hopper' does not end there": (1, (4,)),
     }
 
 
