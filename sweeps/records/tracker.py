@@ -21,7 +21,6 @@ import json
 import os
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -104,8 +103,8 @@ class Tracker:
                 tags = {KIND_TAG: "sweep", KEY_TAG: sweep_key(self.sweep), SWEEP_TAG: self.sweep}
                 run = self._client.create_run(self._store.experiment_id, run_name=self.sweep, tags=tags)
                 self._parent = run.info.run_id
-            self._log_text(self._parent, PLAN_FILE, json.dumps(plan, indent=1))
-            self._log_text(self._parent, SPEC_FILE, spec_text)
+            self._client.log_text(self._parent, json.dumps(plan, indent=1), PLAN_FILE)
+            self._client.log_text(self._parent, spec_text, SPEC_FILE)
 
     def log(self, unit: Unit, folder: Path) -> bool:
         """Record one finished unit; return False if MLflow already holds it complete."""
@@ -125,7 +124,7 @@ class Tracker:
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], failed: dict[str, str]) -> None:
         """Close the parent run; ``failed`` maps keys to one-line reasons, shown in the table."""
         with self._writing():
-            self._log_text(self._parent, PLAN_FILE, json.dumps({**self._plan, "failed": failed}, indent=1))
+            self._client.log_text(self._parent, json.dumps({**self._plan, "failed": failed}, indent=1), PLAN_FILE)
             self._client.set_terminated(self._parent, status=status)
             if self._file is not None:
                 with closing(sqlite3.connect(self._file)) as connection:
@@ -181,12 +180,6 @@ class Tracker:
             self._client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH], params=params[:PARAMS_PER_BATCH])
             metrics, params = metrics[METRICS_PER_BATCH:], params[PARAMS_PER_BATCH:]
 
-    def _log_text(self, run_id: str, name: str, text: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            path.write_text(text, encoding="utf-8")
-            self._client.log_artifact(run_id, str(path))
-
     # The store
 
     @property
@@ -229,7 +222,7 @@ class Tracker:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Have the records to oneself: two drivers on a machine would make a key's run twice, or delete both."""
+        """Hold the lock while writing: two drivers on a machine could make a key's run twice, or delete both."""
         with self._locked(), self._store.reachable():
             if self._written != self._state():
                 self._index = None
@@ -256,15 +249,11 @@ class Tracker:
             lock.release()
 
     def _state(self) -> str:
-        """Return size and time of the sqlite file and its log: who writes changes them, also outside this program."""
+        """Return size and time of the sqlite file and its log, which every writer changes."""
         if self._file is None:
             return ""
-        there = [file.stat() for file in (self._file, _log_of(self._file)) if file.exists()]
+        there = [file.stat() for file in (self._file, Path(f"{self._file}-wal")) if file.exists()]
         return " ".join(f"{status.st_size} {status.st_mtime_ns}" for status in there)
-
-
-def _log_of(file: Path) -> Path:
-    return file.with_name(f"{file.name}-wal")
 
 
 def _create_sqlite_store(file: Path) -> None:
@@ -292,7 +281,7 @@ def _write_ahead(connection: Any, _: Any) -> None:
     """Have a new connection to a sqlite store log its commits and not wait for the disk."""
     if isinstance(connection, sqlite3.Connection):
         file = next(iter(connection.execute("PRAGMA database_list")))[2]
-        if not file.endswith(".new"):  # is renamed while it is open, which its log would not be
+        if not file.endswith(".new"):  # that one is renamed while it is open, and its log would not be
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
 

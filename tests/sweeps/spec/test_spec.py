@@ -207,6 +207,15 @@ def test_a_mapping_given_by_a_flag_may_use_short_names(tmp_path: Path) -> None:
         load(tmp_path, text(), sets=["planners.mpc={H: -1}"])
 
 
+def test_an_empty_section_counts_as_left_out(tmp_path: Path) -> None:
+    sections = ("components", "overrides", "evaluation", "compute", "resources", "tracking")
+    plain, empty = load(tmp_path, text()), load(tmp_path, text("".join(f"{name}:\n" for name in sections)))
+    for field in ("tasks", "components", "evaluation", "compute", "resources", "tracking_uri"):
+        assert getattr(empty, field) == getattr(plain, field)
+    with pytest.raises(UserError, match="missing key 'seeds'"):
+        load(tmp_path, text(seeds=""))
+
+
 def test_tasks_can_be_filtered_without_breaking_overrides_of_the_others(tmp_path: Path) -> None:
     content = text(
         "overrides: [{tasks: [hopper-medium-v2], planners: {mpc: {H: 9}}}]", tasks=f"[{HOPPER}, hopper-medium-v2]"
