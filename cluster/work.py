@@ -208,10 +208,11 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
 
 def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progress) -> dict[str, Writer]:
     """Evaluate a pack of cells, all episodes of all seeds in lockstep."""
+    from mpcwdwm.components import load_component
     from mpcwdwm.envs.termination import RULES
     from mpcwdwm.evaluation.evaluate import evaluate
     from mpcwdwm.nn.compute import ComputeConfig, execution_of, record
-    from mpcwdwm.planning import load_parts, planner_config
+    from mpcwdwm.planning import assemble, planner_config
 
     units = [unit for unit in pack.units if isinstance(unit, CellUnit)]
     unit = units[0]  # the others differ in the seed and its parts alone
@@ -220,8 +221,8 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     planner = None if unit.planner is None else planner_config(unit.planner)
     started = time.monotonic()
     folders = {name: [store.folder("component", each.parts[name]) for each in units] for name in unit.parts}
-    parts = load_parts(
-        folders,
+    parts = assemble(
+        {name: load_component(paths) for name, paths in folders.items()},
         unit.base,
         termination=RULES[unit.task.termination] if unit.task.termination else None,
         device=facts["device"],

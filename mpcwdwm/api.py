@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mpcwdwm.components.artifact import read_manifest
+from mpcwdwm.components.loading import load_component
 from mpcwdwm.data import TASKS, Dataset, dataset_path, find_task, read_dataset
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError, did_you_mean
-from mpcwdwm.planning.assemble import load_parts
+from mpcwdwm.planning.assemble import assemble
 from mpcwdwm.planning.parts import Parts
 from mpcwdwm.planning.planner import LookaheadConfig, PlannerConfig
 
@@ -70,8 +71,8 @@ def load(
     names = dict.fromkeys((base, *needs))
     found = {name: [folder / _choose(ours, name, one, keys, folder)["key"] for one in seeds] for name in names}
     facts = read_manifest(found[base][0])["task"]
-    return load_parts(
-        found,
+    return assemble(
+        {name: load_component(paths) for name, paths in found.items()},
         base,
         critic_from=critic_from,
         device=device,

@@ -1,7 +1,7 @@
 """Planning at run time: the parts, and the planners that adapt a policy with them."""
 
 from mpcwdwm.planning.action import ActionAscent, ActionConfig
-from mpcwdwm.planning.assemble import assemble, load_parts
+from mpcwdwm.planning.assemble import assemble
 from mpcwdwm.planning.frozen import Frozen, FrozenConfig
 from mpcwdwm.planning.mpc import AdaptiveMpc, MpcConfig, adapt, imagine, objective
 from mpcwdwm.planning.mppi import Mppi, MppiConfig
@@ -30,7 +30,6 @@ __all__ = [
     "adapt",
     "assemble",
     "imagine",
-    "load_parts",
     "objective",
     "planner_class",
     "planner_config",

@@ -80,10 +80,15 @@ def climb(
     return variables, value, fallen
 
 
+def by_row(values: Tensor, like: Tensor) -> Tensor:
+    """Return values (N,) in a shape that multiplies the rows of `like`, (N, …)."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
 def _step(variable: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
     """Return variable + α gradient, in the gradient's place: new memory for all policies costs page faults."""
     if isinstance(step_size, Tensor):
-        return gradient.mul_(step_size.view(-1, *[1] * (gradient.dim() - 1))).add_(variable)
+        return gradient.mul_(by_row(step_size, gradient)).add_(variable)
     return torch.add(variable, gradient, alpha=step_size, out=gradient)
 
 
@@ -91,7 +96,7 @@ def restored(variables: Params, safe: Params, fallen: Tensor) -> Params:
     """Return the variables, with the safe ones in the rows that fell back."""
     if looking_is_free(fallen.device) and not fallen.any():  # spares a pass over them
         return variables
-    return {name: torch.where(fallen.view(-1, *[1] * (p.dim() - 1)), safe[name], p) for name, p in variables.items()}
+    return {name: torch.where(by_row(fallen, p), safe[name], p) for name, p in variables.items()}
 
 
 def looking_is_free(device: torch.device) -> bool:

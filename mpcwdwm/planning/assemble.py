@@ -1,14 +1,13 @@
-"""Parts from trained components: in memory, or read from their artifacts first."""
+"""Parts from trained components."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol, TypedDict, Unpack, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from mpcwdwm.components.component import ActorComponent, Component, CriticComponent, Member
-from mpcwdwm.components.loading import load_component, stacked
+from mpcwdwm.components.loading import stacked
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning.parts import (
@@ -24,7 +23,7 @@ from mpcwdwm.planning.parts import (
     TransitionModel,
 )
 
-__all__ = ["Facts", "assemble", "load_parts"]
+__all__ = ["Facts", "assemble"]
 
 
 @runtime_checkable
@@ -35,26 +34,13 @@ class _Discounted(Protocol):
 
 
 class Facts(TypedDict, total=False):
-    """What parts know beside their networks: fields of `Parts`."""
+    """Fields of `Parts` beside its networks."""
 
     termination: Callable[[Tensor], Tensor] | None
     env_id: str
     max_episode_steps: int
     reference: tuple[float, float] | None
     dataset: Dataset | None
-
-
-def load_parts(
-    folders: Mapping[str, Sequence[Path]],
-    base: str,
-    *,
-    critic_from: str | None = None,
-    device: str | torch.device = "cpu",
-    **facts: Unpack[Facts],
-) -> Parts:
-    """Read finished artifacts, component name → one folder per member, and put them together: see `assemble`."""
-    components = {name: load_component(paths) for name, paths in folders.items()}
-    return assemble(components, base, critic_from=critic_from, device=device, **facts)
 
 
 def assemble(

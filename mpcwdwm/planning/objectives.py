@@ -60,10 +60,9 @@ class ObjectiveConfig(AdaptingConfig):
 
     @model_validator(mode="after")
     def _critic_suffices(self) -> "ObjectiveConfig":
-        critic = self.base if self.critic_from == "base" else self.critic_from
-        if self.asks_critics and critic in ("bc", "none"):
+        if self.asks_critics and self.lender in ("bc", "none"):
             raise ValueError(NO_CRITIC)
-        if self.objective == "advantage" and critic == "value":
+        if self.objective == "advantage" and self.lender == "value":
             raise ValueError(
                 "objective: advantage asks the critic about actions, and critic_from: value knows states only"
             )

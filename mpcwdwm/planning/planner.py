@@ -98,12 +98,16 @@ class LookaheadConfig(PlannerConfig):
         """Sets of the model's noise in a real step."""
         return 1
 
+    @property
+    def lender(self) -> str:
+        """The component whose critic ends the plan, or "none"."""
+        return self.base if self.critic_from == "base" else self.critic_from
+
     @model_validator(mode="after")
     def _something_to_maximise(self) -> "LookaheadConfig":
-        critic = self.base if self.critic_from == "base" else self.critic_from
-        if self.horizon == 0 and critic == "value":
+        if self.horizon == 0 and self.lender == "value":
             raise ValueError(STATES_ONLY)
-        if self.horizon == 0 and (critic == "none" or not issubclass(COMPONENTS[critic], CriticComponent)):
+        if self.horizon == 0 and (self.lender == "none" or not issubclass(COMPONENTS[self.lender], CriticComponent)):
             raise ValueError(NO_CRITIC)
         return self
 
@@ -275,8 +279,8 @@ def _sufficient(parts: Parts, config: PlannerConfig) -> Parts:
         )
     if not isinstance(config, LookaheadConfig):
         return parts
-    wanted = config.base if config.critic_from == "base" else config.critic_from
-    if config.critic_from == "none":
+    wanted = config.lender
+    if wanted == "none":
         parts = replace(parts, critic=None)
     elif parts.critic_of not in (None, wanted) or (parts.critic is None and config.critic_from != "base"):
         held = f"the critic of {parts.critic_of}" if parts.critic_of else "no critic"

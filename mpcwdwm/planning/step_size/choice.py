@@ -47,22 +47,13 @@ def check_judge(name: str) -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """Every estimator's scores, and what was chosen.
+    """Every estimator's scores, and what was chosen."""
 
-    Attributes:
-        judge: the estimator that chose.
-        candidates: step sizes, ascending, 0 first; every other once with each reset.
-        resets: the reset of each of them; with 0, which never leaves ψ₀, it makes no difference.
-        scores: estimator → [member][candidate], in its own unit; what is not finite was never chosen.
-        chosen: step size of each member.
-        chosen_resets: reset of each member.
-    """
-
-    judge: str
-    candidates: list[float]
-    resets: list[str]
-    scores: dict[str, list[list[float]]]
-    chosen: list[float]
+    judge: str  # the estimator that chose
+    candidates: list[float]  # step sizes, ascending, 0 first; every other once with each reset
+    resets: list[str]  # of each candidate; with 0, which never leaves ψ₀, it makes no difference
+    scores: dict[str, list[list[float]]]  # estimator → [member][candidate]; what is not finite was never chosen
+    chosen: list[float]  # step size of each member
     chosen_resets: list[str]
 
     def by_member(self) -> list[dict[str, Any]]:

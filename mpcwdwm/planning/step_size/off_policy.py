@@ -162,18 +162,15 @@ def _products(recorded_obs: Tensor, recorded_action: Tensor, obs: Tensor, action
 
 
 def _halves(windows: Windows) -> Tensor:
-    """Return which stretches belong to the second half of their member's episodes, (S, W)."""
+    """Return which stretches are of every second episode of their member, (S, W)."""
     episodes = windows.episode.view(windows.members, -1)
-    half = [torch.unique(own, return_inverse=True)[1] % 2 == 1 for own in episodes]
-    return torch.stack(half)
+    return torch.stack([torch.unique(own, return_inverse=True)[1] % 2 == 1 for own in episodes])
 
 
 # ------------------------------------------------------------------------------------ imagination
 
 
-def imagination(
-    parts: Parts, windows: Windows, planner: Planner, seeds: Sequence[int], *, steps: int = IMAGINED_STEPS
-) -> Tensor:
+def imagination(parts: Parts, windows: Windows, planner: Planner, seeds: Sequence[int]) -> Tensor:
     """Discounted reward of T imagined steps with the planner acting, minus that with the pretrained policy.
 
     In the critic's unit, from the first observation of every stretch; an ended rollout earns nothing more. The sum
@@ -186,7 +183,6 @@ def imagination(
         windows: where to start.
         planner: with one row for each stretch.
         seeds: one per member; every planner gets the same noise.
-        steps: T.
     """
     psi0 = parts.policy.initial(1)
     w = windows.per_member
@@ -199,18 +195,13 @@ def imagination(
             return planner.act(obs)[0].detach().clone()
 
     planner.rewind()
-    noise = _imagination_noise(parts, windows, seeds, steps)
+    assert parts.world_model is not None
+    size = (w, IMAGINED_STEPS, 1, *parts.world_model.noise_shape)
+    drawn = [torch.randn(size, generator=generator(seed, "judge/imagination"), dtype=torch.float64) for seed in seeds]
+    noise = torch.cat(drawn).to(windows.obs)  # (N, T, 1, *noise_shape)
     gain = _imagined_return(parts, windows, adapted, noise) - _imagined_return(parts, windows, pretrained, noise)
     stderr = gain.std(1, correction=0) / max(1, w - 1) ** 0.5
     return gain.mean(1) - MARGIN * stderr
-
-
-def _imagination_noise(parts: Parts, windows: Windows, seeds: Sequence[int], steps: int) -> Tensor:
-    """Return (N, T, 1, *noise_shape), a member's rows from its own seed."""
-    assert parts.world_model is not None
-    size = (windows.per_member, steps, 1, *parts.world_model.noise_shape)
-    drawn = [torch.randn(size, generator=generator(seed, "judge/imagination"), dtype=torch.float64) for seed in seeds]
-    return torch.cat(drawn).to(windows.obs)
 
 
 @torch.no_grad()

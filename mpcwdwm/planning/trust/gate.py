@@ -104,7 +104,7 @@ def error_slopes(parts: Parts, config: LookaheadConfig, seeds: tuple[int, ...]) 
     return ErrorSlopes(of_model, of_critic)
 
 
-def slope(error: Tensor, distance: Tensor, margin: float = 0.0) -> Tensor:
+def slope(error: Tensor, distance: Tensor, margin: float) -> Tensor:
     """Return κ of error² ≈ c + κ² distance, with c and κ² at least 0, by least squares.
 
     Args:
@@ -117,12 +117,12 @@ def slope(error: Tensor, distance: Tensor, margin: float = 0.0) -> Tensor:
     """
     y, x = error.square(), distance
     centred = x - x.mean(1, keepdim=True)
-    free = (centred * y).sum(1) / centred.square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
-    through_zero = (x * y).sum(1) / x.square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
+    tiny = torch.finfo(x.dtype).tiny
+    spread = centred.square().sum(1).clamp_min(tiny)
+    free = (centred * y).sum(1) / spread
+    through_zero = (x * y).sum(1) / x.square().sum(1).clamp_min(tiny)
     intercept = y.mean(1) - free * x.mean(1)
     fitted = torch.where(intercept < 0, through_zero, free)
-    if margin:
-        rest = y - intercept.unsqueeze(1) - free.unsqueeze(1) * x
-        spread = centred.square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
-        fitted = fitted + margin * (centred * rest).square().sum(1).sqrt() / spread
+    rest = y - intercept.unsqueeze(1) - free.unsqueeze(1) * x
+    fitted = fitted + margin * (centred * rest).square().sum(1).sqrt() / spread
     return fitted.clamp_min(0).sqrt()

@@ -7,7 +7,7 @@ is measured from the pretrained policy, which also bounds a ψ that is carried o
 import torch
 from torch import Tensor
 
-from mpcwdwm.planning.ascent import looking_is_free
+from mpcwdwm.planning.ascent import by_row, looking_is_free
 from mpcwdwm.planning.parts import Params, Parts
 
 __all__ = ["action_change", "shrunk"]
@@ -52,8 +52,7 @@ def shrunk(parts: Parts, psi0: Params, psi: Params, states: Tensor, bound: float
 
 def _between(psi0: Params, psi: Params, share: Tensor) -> Params:
     """Return ψ₀ + share (ψ − ψ₀), exactly ψ where the share is 1."""
-    shares = {name: share.view(-1, *[1] * (p.dim() - 1)) for name, p in psi.items()}
-    return {name: torch.lerp(psi0[name], p, shares[name]) for name, p in psi.items()}
+    return {name: torch.lerp(psi0[name], p, by_row(share, p)) for name, p in psi.items()}
 
 
 def action_change(parts: Parts, psi0: Params, psi: Params, states: Tensor) -> Tensor:

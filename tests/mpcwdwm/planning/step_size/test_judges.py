@@ -162,20 +162,22 @@ def simulated(state, gain, steps, fallen):
     return total
 
 
-def test_imagination_sums_the_rewards_of_those_who_stand(known):
+def test_imagination_sums_the_rewards_of_those_who_stand(known, monkeypatch):
+    monkeypatch.setattr(off_policy, "IMAGINED_STEPS", 8)
     parts, windows = known
     fallen = {"never": lambda s: np.abs(s[..., 0]) > 1e9, "often": lambda s: np.abs(s[..., 0]) > 0.1}
     for rule in fallen.values():
         ending = dataclasses.replace(parts, termination=lambda s, rule=rule: torch.from_numpy(rule(s.numpy())))
         planner = Acts()
-        found = imagination(ending, windows, planner, (0,), steps=8)
+        found = imagination(ending, windows, planner, (0,))
         starts = windows.obs[:, 0].numpy()
         difference = [simulated(s, BEST, 8, rule) - simulated(s, PRETRAINED, 8, rule) for s in starts]
         assert found.item() == pytest.approx(np.mean(difference) - stats.sem(difference), rel=1e-9)
         assert planner.resets == 1
 
 
-def test_imagination_goes_on_with_the_value_where_there_is_one(known):
+def test_imagination_goes_on_with_the_value_where_there_is_one(known, monkeypatch):
+    monkeypatch.setattr(off_policy, "IMAGINED_STEPS", 8)
     parts, windows = known
     networks = SharedValue(lambda obs: torch.stack([obs.square().sum(-1), 3 * obs.square().sum(-1)], 1), 1)
     endless = dataclasses.replace(parts, termination=None)
@@ -186,7 +188,7 @@ def test_imagination_goes_on_with_the_value_where_there_is_one(known):
             state = (A - B @ gain) @ state
         return 2 * DISCOUNT**8 * state @ state
 
-    found = imagination(valued, windows, Acts(), (0,), steps=8)
+    found = imagination(valued, windows, Acts(), (0,))
     starts = windows.obs[:, 0].numpy()
     gains = [
         simulated(s, BEST, 8, lambda _: False)
@@ -196,7 +198,7 @@ def test_imagination_goes_on_with_the_value_where_there_is_one(known):
         for s in starts
     ]
     assert found.item() == pytest.approx(np.mean(gains) - stats.sem(gains), rel=1e-9)
-    assert found.item() != pytest.approx(imagination(endless, windows, Acts(), (0,), steps=8).item(), rel=1e-3)
+    assert found.item() != pytest.approx(imagination(endless, windows, Acts(), (0,)).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("terminate", [True, False])

@@ -150,14 +150,14 @@ def test_the_slope_of_errors_that_grow_with_the_distance_is_found():
     rows, kappa = 20_000, torch.tensor([0.5, 3.0, 0.0], dtype=DOUBLE).unsqueeze(1)
     distance = random(3, rows, purpose="test/distance").square()
     sigma = (0.8 + kappa.square() * distance).sqrt()
-    found = slope(sigma * random(3, rows, purpose="test/noise"), distance)
+    found = slope(sigma * random(3, rows, purpose="test/noise"), distance, 0.0)
     assert torch.allclose(found[:2], kappa[:2, 0], rtol=0.1)
     assert found[2] < 0.15  # 0 within the error of 20,000 rows
-    falling = slope((2 - distance.clamp(max=1.9)).sqrt(), distance)
+    falling = slope((2 - distance.clamp(max=1.9)).sqrt(), distance, 0.0)
     assert falling.tolist() == [0, 0, 0]
-    convex = slope(distance, distance)  # a line through it would cut the axis below 0, where no variance is
+    convex = slope(distance, distance, 0.0)  # a line through it would cut the axis below 0, where no variance is
     assert convex.tolist() == pytest.approx([fitted(d, d) for d in distance.numpy()], rel=1e-9)
-    exact = slope(1.7 * distance.sqrt(), distance)
+    exact = slope(1.7 * distance.sqrt(), distance, 0.0)
     assert torch.allclose(exact, torch.full((3,), 1.7, dtype=DOUBLE))
 
 
