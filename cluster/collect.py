@@ -45,7 +45,7 @@ OBS_EPSILON = 1e-8  # added to their standard deviation, as RLlib does
 MIN_BATCH = 32  # steps between two snapshots, at least: one update from fewer is noise
 ENV_NAME = "mpcwdwm-collect"  # in RLlib's registry
 
-OnProgress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def collect(
         noise_sd: standard deviation of the noise on the mean action, which lies in [-1, 1].
         seed: of training, starting states and noise.
         snapshots: how many policies contribute.
-        on_progress: called now and then with what is being done and how far it is.
+        on_progress: called with what is being done, steps done, steps in all.
 
     Raises:
         UserError: RLlib is not installed, the environment is unfit, the file exists or cannot be written,

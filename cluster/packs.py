@@ -88,7 +88,7 @@ def sweep_up(store: Store) -> None:
     """Remove what dead processes left: temporary names, and work folders that nothing needs.
 
     A process can be killed after publishing its last unit and before removing its work, or between
-    taking the lease and writing down the pack. Work that somebody holds is left alone.
+    taking the lease and writing down the pack. Work under a lease is kept.
     """
     store.sweep_up()
     unfinished = {pack.id for pack in open_packs(store)}

@@ -1,4 +1,4 @@
-"""Who computed something: host, process, versions, commit. Part of every manifest and lease."""
+"""Host, process, versions and commit of a computation: part of every manifest and lease."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ def now() -> str:
 
 
 def process() -> dict[str, Any]:
-    """Return this process as others find it: host, pid and time."""
+    """Return by what others identify this process: host, pid and time."""
     return {"host": host_name(), "pid": os.getpid(), "started": now()}
 
 

@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+from pydantic import TypeAdapter
+
 __all__ = ["KINDS", "CellUnit", "ComponentUnit", "Kind", "Pack", "TaskRef", "Unit", "pack_from_dict"]
 
 Kind = Literal["component", "cell"]
@@ -100,15 +102,12 @@ class Pack:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; `pack_from_dict` is the inverse."""
-        return {"kind": self.kind, "units": [asdict(unit) for unit in self.units], "compute": self.compute}
+        return asdict(self)
+
+
+_READER = TypeAdapter(Pack)
 
 
 def pack_from_dict(data: dict[str, Any]) -> Pack:
     """Rebuild a pack from `Pack.to_dict`, also after a trip through JSON."""
-    make = {"component": ComponentUnit, "cell": CellUnit}[data["kind"]]
-    units: list[Unit] = []
-    for fields in data["units"]:
-        reference = fields["task"]["reference"]
-        task = TaskRef(**{**fields["task"], "reference": tuple(reference) if reference else None})
-        units.append(make(**{**fields, "task": task}))
-    return Pack(tuple(units), data["compute"])
+    return _READER.validate_python(data)

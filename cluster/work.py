@@ -58,11 +58,11 @@ class PackResult:
 
 @dataclass(frozen=True)
 class PackFailure:
-    """Why a pack failed: one line, and where the traceback is."""
+    """Why a pack failed: one line, and the place of the traceback."""
 
     error: str
     log: str
-    hopeless: bool = False  # what the user gave is wrong: trying again will not help
+    hopeless: bool = False  # an error of the user's input: trying again will not help
 
 
 # Running
@@ -93,14 +93,14 @@ def run_pack(
     if not packs.missing(store, pack):
         return PackResult((), 0.0, skipped=True)
     with hold(store, pack.id, wait=True, on_wait=on_wait) as lease:
-        # Whoever held the lease until now has probably published all or part of it.
+        # The previous holder has probably published all or part of it.
         if packs.finish(store, pack):
             return PackResult((), 0.0, skipped=True)
         started = time.monotonic()
         packs.begin(store, pack)
 
         def report(fraction: float) -> None:
-            lease.check()  # lost, the work belongs to somebody else
+            lease.check()  # if it is lost, another process does the work
             if on_progress:
                 on_progress(fraction)
 
@@ -146,8 +146,8 @@ def error_line(error: BaseException) -> str:
 def compute_pack(store: Store, pack: Pack, device: str, threads: int, on_progress: Progress) -> dict[str, Writer]:
     """Compute all units of a pack and return what writes each unit's artifact.
 
-    Units that are published already are computed too: what a unit is stacked with shows in the last
-    bits of its numbers, so the composition is kept (see `cluster.packs`).
+    Units that are published already are computed, too: the units of a pack affect each other's
+    numbers in the last bits, so its composition is kept (see `cluster.packs`).
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What one field of a planner does to its gain: cells of a sweep that differ in nothing else, field by field.
+"""The gain over the values of one planner field: cells of a sweep that differ in that field alone.
 
 The gain is the table's: paired with the base policy, same training seed and same environment seed, mean over
 training seeds of per-seed means. Cells that only served to choose among settings have no base to be paired with.
@@ -63,7 +63,7 @@ def ablation_panels(
     Args:
         cells: rows of `analysis.runs.Records.units`.
         episodes: of every cell, by key.
-        labels: what the sweep calls a cell, by key: `labels` of its plan.
+        labels: the sweep's own facts about a cell, by key: `labels` of its plan.
     """
     by_task: dict[str, list[Cell]] = {}
     for key, recorded in facts_by_key(cells).items():
@@ -123,7 +123,7 @@ def _point(value: float | None, group: Group) -> Point:
 
 
 def _label(own: Settings, families: Sequence[Settings]) -> str:
-    """Return in what a family differs from the others of its panel; its planner's name if in nothing."""
+    """Return the settings in which a family differs from the others of its panel; its planner's name if in none."""
     kin = [other for other in families if other["planner"] == own["planner"]]
     differing = [name for name in own if len({other.get(name) for other in kin}) > 1]
     parts = [own["planner"]] if len(kin) < len(families) or not differing else []

@@ -1,4 +1,4 @@
-"""What all figures share: the style, plots side by side, axes, legend and caption, and the files they become.
+"""Style, layout, axes, legend, caption and files of all figures.
 
 Figures are made without pyplot and its global state, in the `styled` context. `rendered` turns one into the bytes of
 a PNG and an SVG file, the same for the same numbers and the same version of matplotlib.
@@ -48,7 +48,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # another for every time the colo
 GREY, LIGHT = "#666666", "#c8c8c8"
 LEVEL: Any = {"color": GREY, "linestyle": "--", "linewidth": 1.2}  # a line across
 UNSET = "unset"  # tick of a field without a value
-UNSET_GAP = 0.2  # share of the axis between what has no place on it and the smallest value
+UNSET_GAP = 0.2  # share of the axis between a value left of it and the smallest value
 TICK_GAP = 0.1  # of the axis between two ticks, so that their labels do not touch
 LOGARITHMIC = "step_size"  # part of the names of fields that always have a logarithmic axis
 WIDE_RANGE = 20.0  # largest over smallest value from which any field has
@@ -139,7 +139,7 @@ def add_legend(figure: Figure, by_label: Mapping[str, Look], level: str | None =
 
 
 def add_caption(figure: Figure, text: str) -> None:
-    """Say below the plots what is drawn."""
+    """Write a caption below the plots."""
     wrapped = textwrap.fill(text, int(CAPTION_CHARACTERS * figure.get_figwidth()))
     figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=8, color=GREY)
 
@@ -161,10 +161,10 @@ def log_ticks(axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a field's values lie on the x axis; what has no place on it, unset or 0 if logarithmic, is left of them.
+    """The x axis of a field; values that it cannot show (unset, or 0 if it is logarithmic) are drawn left of it.
 
     Attributes:
-        values: that lie on the axis, rising.
+        values: on the axis, rising.
         left: the others, from left to right.
         log: whether the axis is logarithmic.
     """
@@ -196,7 +196,7 @@ class Scale:
         return value + aside * (high - low or 1.0)
 
     def ticked(self) -> list[float]:
-        """Return the values that get a tick: both ends, and between them what is not too near to another."""
+        """Return the values that get a tick: both ends, and between them those not too near to another."""
         along = [math.log(value) if self.log else value for value in self.values]
         gap = TICK_GAP * (along[-1] - along[0])
         kept = [0]

@@ -1,4 +1,4 @@
-"""Figures of a sweep: learning curves of models and policies, and what each field of a planner does to its gain.
+"""Figures of a sweep: learning curves of models and policies, and the gain over each field of a planner.
 
 Every function takes numbers and returns a matplotlib `Figure`, or None where there is nothing to draw.
 """
@@ -57,7 +57,7 @@ LACKING = {  # why a figure is not drawn
 
 
 def sweep_figures(tracking_uri: str, sweep: str) -> tuple[dict[str, Figure], list[str]]:
-    """Return what there is to draw of a sweep, "ablation" and "policies" by name, and notes on what is left out.
+    """Return the figures of a sweep, "ablation" and "policies", by name, and notes on what is left out.
 
     Args:
         tracking_uri: where the sweep was recorded.

@@ -86,13 +86,10 @@ class ModelsReport:
     parts: list[Trained] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return the rows as a frame; an estimate is three columns: name, name_low, name_high."""
-        return pd.DataFrame([_columns(row) for row in self.rows])
-
     def to_csv(self) -> str:
-        """Return the CSV: six significant digits, nothing for None."""
-        return self.to_frame().to_csv(index=False, lineterminator="\n", float_format="%.6g")
+        """Return the CSV: six significant digits, nothing for None; an estimate is name, name_low and name_high."""
+        rows = pd.DataFrame([_columns(row) for row in self.rows])
+        return rows.to_csv(index=False, lineterminator="\n", float_format="%.6g")
 
     def to_markdown(self) -> str:
         """Return a Markdown page: for every task a table of world models and one of reward models."""

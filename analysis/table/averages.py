@@ -1,6 +1,6 @@
 """The average row: a method over all tasks, every task weighing the same.
 
-A method has an average only if it has a score on every task; otherwise a note says what it lacks.
+A method has an average only if it has a score on every task; otherwise a note names the missing tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from analysis.table.rows import NUMBERED, Group, Row, published_group, with_inte
 
 __all__ = ["AVERAGE", "average_groups"]
 
-AVERAGE = "average"  # stands where a task's name would
+AVERAGE = "average"  # in place of a task's name
 Members = dict[str, Group]  # task → the method's row there
 
 

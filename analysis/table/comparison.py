@@ -57,10 +57,6 @@ class Table:
     verdicts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return the rows as a frame whose columns are the CSV's."""
-        return pd.DataFrame([vars(row) for row in self.rows], columns=COLUMNS)
-
     def to_csv(self) -> str:
         """Return the CSV: four decimals for results, settings as they were given, nothing for None."""
         lines = [{name: _csv_field(name, value) for name, value in vars(row).items()} for row in self.rows]

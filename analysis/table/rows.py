@@ -21,7 +21,6 @@ from analysis.table.published_scores import PublishedScore, published_scores
 
 __all__ = [
     "NUMBERED",
-    "TIME_COLUMNS",
     "UNDER_TRAINED",
     "Cell",
     "Group",
@@ -31,10 +30,7 @@ __all__ = [
     "with_intervals",
 ]
 
-TIME_COLUMNS = ("ms_per_step", "cpu_hours", "gpu_hours")  # the only columns that differ between equal runs
-UNDER_TRAINED = (
-    "‡"  # stands behind the method where it is shown; `analysis.table.under_training` says which rows earn it
-)
+UNDER_TRAINED = "‡"  # mark behind a method; `analysis.table.under_training` decides which rows have it
 NUMBERED = ("denoising_steps", "horizon", "rollouts", "updates")  # columns that hold a whole number or nothing
 
 
@@ -119,13 +115,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """A row with the evidence behind it, from which averages and verdicts are computed."""
+    """A row with the values it is computed from, for averages and verdicts."""
 
     row: Row
     name: str = ""  # planner or baseline in the spec
     scores: Evidence | None = None
     gains: Evidence | None = None  # None: no paired gain
-    settings: tuple[str, ...] = ()  # all that tells it from the other cells of its planner
+    settings: tuple[str, ...] = ()  # in which it may differ from the other cells of its planner
     source: str = ""  # of a published score
     cells: tuple[Cell, ...] = ()  # of one task, in the order of the plan, those without a result included
 
@@ -148,7 +144,7 @@ def groups_of(cells: Sequence[Cell]) -> tuple[list[Group], list[str]]:
     for cell in cells:
         row, again = _identity(cell.facts), 0
         while any(other.seed == cell.seed for other in gathered.get((*row, again), [])):
-            again += 1  # labels that do not tell two cells apart must not hide one of them
+            again += 1  # cells with equal labels are rows of their own
         gathered.setdefault((*row, again), []).append(cell)
     notes: list[str] = []
     groups = [_group(members, baselines, notes) for members in gathered.values()]
@@ -283,7 +279,7 @@ def _dataset_row(facts: Mapping[str, Any]) -> Row | None:
 
 
 def published_group(task: str, score: PublishedScore) -> Group:
-    """Return the row of a published score; ``task`` is the task's name or what stands in its place."""
+    """Return the row of a published score; ``task`` is the task's name or `AVERAGE`."""
     row = Row(
         task=task,
         method=f"{score.method} (published)",

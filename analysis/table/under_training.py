@@ -1,18 +1,18 @@
-"""Which bases are not trained to the end: a gain over one of those is not yet a gain of adaptation.
+"""Which bases are under-trained: a gain over one of those may be one of longer training.
 
 A base (rebrac, iql, any trained policy but bc) is judged on each task by three questions:
 
 * *Does its score still move?* A seed's move is the rise, over the last 20 % of updates, of the least-squares line
   through the points of its learning curve from 80 % of the updates to the end, both included; with three equally
   spaced points it is the last minus the first. The base's move is the mean over training seeds. It counts if its
-  size exceeds the half width of the score's 95 % interval over new training seeds, so that it matters beside what
-  the table says of the score, and the half width of its own 95 % interval over new training seeds (Student's t on
-  the seeds' moves), so that it is not the noise of a few episodes. A move between the two cannot be told from noise.
+  size exceeds the half width of the score's 95 % interval over new training seeds, so that it is large beside the
+  uncertainty of the score, and the half width of its own 95 % interval over new training seeds (Student's t on the
+  seeds' moves), so that it is not the noise of a few episodes. A move between the two cannot be told from noise.
 * *Does it beat bc?* The mean paired difference to bc, same training seeds and environment seeds, is above zero. It
   is asked where the sweep has those episodes of bc.
 * *Does it beat its data?* Its score is above the mean return of the dataset's episodes.
 
-Under-trained is what moves, or fails to beat one of the two. Where nothing of this is shown but the move is not
+A base is under-trained if it moves, or fails to beat one of the two. If none of this is shown but the move is not
 known (fewer than three seeds, no curve, fewer than two points of it in that range, noise), it cannot be judged.
 """
 
@@ -88,9 +88,9 @@ def mark_under_trained(groups: Sequence[Group], curves: Mapping[str, Curve]) -> 
         if base not in clones:
             answers = [_moving(base, curves), *(_below_clone(base, clone) for clone in clones)]
             answers += [] if dataset is None else [_below_dataset(base, dataset)]
-            word = _joint(answer.against for answer in answers)
-            judged |= dict.fromkeys((str(cell.facts["base_key"]) for cell in base.cells), word)
-            notes += _notes(base, word, answers)
+            verdict = _joint(answer.against for answer in answers)
+            judged |= dict.fromkeys((str(cell.facts["base_key"]) for cell in base.cells), verdict)
+            notes += _notes(base, verdict, answers)
     return [_marked(group, (judged.get(str(c.facts["base_key"])) for c in group.cells)) for group in groups], notes
 
 
@@ -161,12 +161,12 @@ def _below(difference: float, interval: Interval | None, what: str) -> Answer:
     return Answer(difference <= 0, f"it is {abs(difference):.1f}{ends} below {what}")
 
 
-def _notes(base: Group, word: bool | None, answers: Sequence[Answer]) -> list[str]:
-    if word is False:
+def _notes(base: Group, verdict: bool | None, answers: Sequence[Answer]) -> list[str]:
+    if verdict is False:
         return []
     unknown = [f"whether its score still moves cannot be judged: {a.reason}" for a in answers if a.against is None]
     row = base.row
-    if word is None:
+    if verdict is None:
         return [f"{row.task}: {row.label} may be under-trained; {unknown[0]}"]
     reasons = [answer.reason for answer in answers if answer.against]
     return [f"{row.task}: {row.label} is under-trained {UNDER_TRAINED}: {'; '.join(reasons + unknown)}"]

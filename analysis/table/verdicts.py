@@ -1,7 +1,7 @@
 """Sentences below the table: whether adaptation helps, and whether the rows are comparable.
 
-A gain is called shown only if its interval excludes zero after counting how many cells it was the
-best of (Bonferroni): the best of many cells that do nothing looks like a gain.
+A gain is called shown only if its interval excludes zero after correcting for the number of cells it
+is the best of (Bonferroni): the best of many cells without effect looks like a gain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from analysis.table.rows import UNDER_TRAINED, Group, Row
 
 __all__ = ["chosen_notes", "mixture_notes", "verdict"]
 
-# What may change numbers or times although it is not part of a key.
+# May change numbers or times although they are not part of a key.
 COMPARABLE = ("device", "threads", "torch", "mujoco", "mpcwdwm")
 
 
@@ -44,7 +44,7 @@ def verdict(task: str, groups: Sequence[Group]) -> str | None:
 
 
 def _gain_text(row: Row) -> str:
-    """Return a gain and its interval; what one decimal would show as zero has two digits, its sign matters."""
+    """Return a gain and its interval; numbers that round to zero have two significant digits, for the sign."""
 
     def text(value: float) -> str:
         return number(value, "+.2g" if 0 < abs(value) < 0.05 else "+.1f")
@@ -73,7 +73,7 @@ def _conclusion(row: Row, counted: Interval | None, k: int) -> str:
 
 
 def chosen_notes(task: str, candidates: Sequence[Group], reported: Sequence[Group]) -> list[str]:
-    """Say on which evidence the reported cells of a task were chosen, if there was a selection."""
+    """Return a note on the scores by which the reported cells of a task were chosen, if there was a selection."""
     planners = [group for group in candidates if group.is_planner]
     if not planners:
         return []

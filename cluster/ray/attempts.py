@@ -1,4 +1,4 @@
-"""What pretraining and evaluation share: how often a pack is tried, and how it ends."""
+"""How often a pack is tried, and how it ends: shared by pretraining and evaluation."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from cluster.work import PackFailure, record_failures
 __all__ = ["Attempts", "Finished", "Heard", "death_line"]
 
 Heard = tuple[float, str]
-"""What a running pack has told: the fraction that is done, and whom it waits for."""
+"""Progress of a running pack: the fraction that is done, and the process it waits for ("" for none)."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Attempts:
     """Counts how often packs fail, and records the failure of those that are given up.
 
     Args:
-        store: where failures are recorded and what dead workers said is kept.
+        store: where failures and the last messages of dead workers are written.
         retries: further tries after the first.
     """
 
@@ -43,12 +43,12 @@ class Attempts:
         return Finished(pack, failure.error, failure.log)
 
     def death(self, pack: Pack, text: str) -> PackFailure:
-        """Return the failure of a pack whose process was lost; ``text`` is what Ray says of it."""
+        """Return the failure of a pack whose process was lost; ``text`` is Ray's message."""
         return PackFailure(death_line(text), self.store.append_log(pack.id, text))
 
 
 def death_line(text: str) -> str:
-    """Return in one line what happened to a process that did not answer, from what Ray says of it."""
+    """Return in one line what happened to a process that was lost, from Ray's message."""
     if "OutOfMemory" in text or "running low on memory" in text:
         return "the worker ran out of memory: stack fewer seeds, shrink the batch, or run fewer actors"
     lines = text.strip().splitlines() or ["no reason is known"]

@@ -1,6 +1,6 @@
 """Ray actors that pretrain packs: as many as there are slots, reused, replaced when lost.
 
-The pool knows nothing of artifacts: whatever happens to an actor, running its pack again is safe,
+Whatever happens to an actor, running its pack again is safe,
 because `cluster.work.run_pack` is idempotent and continues from the pack's checkpoint.
 """
 
@@ -41,7 +41,7 @@ class Worker:
         self.state = (fraction, "")
 
     def wait(self, note: str) -> None:
-        """Note whom the pack waits for."""
+        """Note which process the pack waits for."""
         self.state = (self.state[0], note)
 
     def progress(self) -> Heard:
@@ -174,5 +174,5 @@ class Pool:
 
 
 def _release(slot: _Slot) -> None:
-    """End an actor; everything it has written is complete at any moment, so no farewell is needed."""
+    """Kill an actor; all files it has written are complete at any moment."""
     ray.kill(slot.actor, no_restart=True)

@@ -1,4 +1,4 @@
-"""Starting Ray, here or on a cluster, and how much of it there is."""
+"""Starting Ray, on this machine or a cluster, and its capacity in actors."""
 
 import logging
 import os
@@ -13,12 +13,12 @@ from mpcwdwm.errors import UserError
 
 __all__ = ["THREAD_CAPS", "capacity", "start", "stop"]
 
-# Every library that starts a thread per core. Two actors on two cores would otherwise run four
-# threads; a pack raises its own number with torch.set_num_threads.
+# Of the libraries that start a thread per core: two actors on two cores would otherwise run four
+# threads. A pack raises its own number with torch.set_num_threads.
 THREAD_CAPS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 OBJECT_STORE_BYTES = 100 * 2**20  # paths travel through it, not arrays; Ray would take 30 % of the memory
 START_TRIES = 3
-TOO_LATE = "timed out during startup"  # what Ray says when its processes were not up after 30 seconds
+TOO_LATE = "timed out during startup"  # Ray's message when its processes were not up after 30 seconds
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU see none, and no warning says so
@@ -30,11 +30,11 @@ def start(address: str | None = None, *, quiet: bool = True, cpus: int | None = 
     """Connect to the cluster at ``address`` or ``$RAY_ADDRESS``, or start Ray on this machine.
 
     A local Ray binds to 127.0.0.1, has no dashboard and ends with this process. Workers have their
-    math libraries capped to one thread. Started already, nothing happens.
+    math libraries capped to one thread. If Ray runs already, nothing happens.
 
     Args:
         address: "auto", "host:port" or "ray://host:port"; "local" starts one here whatever is set.
-        quiet: keep what workers print out of this terminal.
+        quiet: do not show in this terminal what workers print.
         cpus: CPUs of a local Ray; all of the machine's by default.
 
     Raises:

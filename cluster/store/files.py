@@ -6,12 +6,12 @@
     <storage>/failures/<key>.json why a unit could not be computed; removed on success
     <storage>/logs/<name>.log     tracebacks; behind a URL a folder with one object per entry
     <storage>/sweeps/<name>/      resolved spec, tables
-    <storage>/.tmp/               what is being written, named after its writer
+    <storage>/.tmp/               files being written, named after their writer
 
-Whatever appears under its own name is complete: it is written under a temporary name, flushed to
-the disk and renamed. A process killed at any moment leaves at most a temporary name, which
-`Store.sweep_up` removes once its writer is dead. Publishing a key twice is a no-op: the first
-writer wins, nothing is ever overwritten.
+Files and folders are complete: each is written under a temporary name, flushed to the disk and
+renamed. A process killed at any moment leaves at most a temporary name, which `Store.sweep_up`
+removes once its writer is dead. Publishing a key twice is a no-op: the first writer wins, artifacts
+are never overwritten.
 
 `Store` is a folder that every worker sees: a local disk, NFS, Lustre. `cluster.store.urls.RemoteStore`
 keeps the same things behind a URL.
@@ -36,7 +36,7 @@ from mpcwdwm.errors import UserError
 __all__ = ["FOLDERS", "Store", "Writer"]
 
 FOLDERS: dict[Kind, str] = {"component": "components", "cell": "results"}
-STALE_AFTER = 24 * 3600.0  # seconds; of another host's writer we see only the age, and no write takes a day
+STALE_AFTER = 24 * 3600.0  # seconds, of another host's writer, whose process we cannot see; no write takes a day
 
 Writer = Callable[[Path], None]
 """Fills an existing empty folder with an artifact, its manifest.json included."""
@@ -94,7 +94,7 @@ class Store:
         return True
 
     def delete(self, kind: Kind, key: str) -> None:
-        """Remove an artifact; at no moment is half of it to be seen."""
+        """Remove an artifact in one step: readers never see a part of it."""
         self.delete_tree(f"{FOLDERS[kind]}/{_plain(key)}")
 
     # Failures and logs
@@ -212,7 +212,7 @@ class Store:
         return len(stale)
 
 
-# Writing so that it lasts
+# Writing durably
 
 
 def writer_name() -> str:
@@ -221,7 +221,7 @@ def writer_name() -> str:
 
 
 def is_stale(name: str) -> bool:
-    """Say whether the writer of a temporary name is dead, or as good as dead."""
+    """Say whether the writer of a temporary name is dead, or for another host too old to be alive."""
     host, pid, started, _ = name.rsplit("~", 3)
     return is_dead(host, int(pid)) or time.time() - int(started) > STALE_AFTER
 
@@ -235,7 +235,7 @@ def fill(folder: Path, key: str, write: Writer) -> None:
 
 
 def flush(folder: Path) -> None:
-    """Have the system put all of a folder on the disk, so that a rename never outruns the content."""
+    """Flush a folder to the disk, so that its content is complete before it is renamed."""
     for path in [*folder.rglob("*"), folder]:
         _flush_one(path)
 

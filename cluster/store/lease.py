@@ -98,7 +98,7 @@ def _record(text: str | None) -> dict[str, Any] | None:
     try:
         return dict(json.loads(text or "null"))
     except (ValueError, TypeError):
-        return None  # released, or caught between truncation and writing
+        return None  # released, or read between truncation and writing
 
 
 def _is_alive(record: dict[str, Any]) -> bool:
@@ -108,7 +108,7 @@ def _is_alive(record: dict[str, Any]) -> bool:
 
 
 def is_held(store: Store, pack_id: str) -> bool:
-    """Say whether a living process holds the lease, without leaving traces."""
+    """Say whether a living process holds the lease; the store stays unchanged."""
     if not store.exists(_name(pack_id)):
         return False
     try:

@@ -1,13 +1,12 @@
-"""A store behind a URL: S3, GCS, or whatever fsspec speaks.
+"""A store behind a URL: S3, GCS, or another file system of fsspec.
 
-Object stores have no rename, so an artifact's files are uploaded first, under a name of their own,
-and ``manifest.json``, which says where they are, last: it is the commit marker. Two writers of one
-key can therefore never mix their files, and where the store can create an object only if there is
-none, the manifest is written exactly once. What is read is downloaded once into the user's cache;
-keys name content, so a cached copy is never out of date.
+Object stores have no rename. An artifact's files are uploaded first, under a name of their own, and
+``manifest.json``, which names that place, last: it is the commit marker. Two writers of one key can
+therefore never mix their files, and where the store can refuse to overwrite an object, the manifest is
+written exactly once. Artifacts are downloaded once into the user's cache; keys name content, so a cached
+copy is never out of date.
 
-Checkpoints stay on the disk of the machine that writes them: work lost with its machine starts
-again, all that is published is kept.
+Checkpoints stay on the disk of the machine that writes them: if it is lost, unfinished work starts again.
 """
 
 import hashlib
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.dirfs import DirFileSystem
 
 from cluster.store.files import FOLDERS, Store, Writer, fill, is_stale, writer_name
 from cluster.units import Kind
@@ -40,12 +40,13 @@ class RemoteStore(Store):
     def __init__(self, location: str) -> None:
         location = location.rstrip("/")
         try:
-            self._files, self._root = fsspec.core.url_to_fs(location)
+            files, root = fsspec.core.url_to_fs(location)
         except (ImportError, ValueError) as error:  # no such protocol, or its package is missing
             raise UserError(f"storage '{location}' cannot be opened: {error}") from None
         super().__init__(cache_folder() / "stores" / hashlib.sha256(location.encode()).hexdigest()[:12])
         self.location = location
-        protocol = self._files.protocol
+        self._files = DirFileSystem(root, files)  # paths below the location
+        protocol = files.protocol
         self._creates = not EXCLUSIVE.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
         if not self._creates:
             warnings.warn(
@@ -60,18 +61,17 @@ class RemoteStore(Store):
     def keys(self, kind: Kind) -> list[str]:
         """Return the keys of all published artifacts of a kind, sorted, from one listing."""
         self._files.invalidate_cache()
-        found = self._files.glob(f"{self._root}/{FOLDERS[kind]}/*/{MANIFEST}")
+        found = self._files.glob(f"{FOLDERS[kind]}/*/{MANIFEST}")
         return sorted(str(path).split("/")[-2] for path in found)
 
     def folder(self, kind: Kind, key: str) -> Path:
         """Return a local folder with a published artifact; it is downloaded the first time."""
         if not self._cache.has(kind, key):
             manifest = self.manifest(kind, key)
-            source = f"{self._root}/{FOLDERS[kind]}/{key}/{manifest[UPLOAD]}"
 
             def download(folder: Path) -> None:
-                for path in self._files.ls(source, detail=False):
-                    self._files.get_file(path, str(folder / str(path).rstrip("/").split("/")[-1]))
+                for path in self._files.ls(f"{FOLDERS[kind]}/{key}/{manifest[UPLOAD]}", detail=False):
+                    self._files.get_file(path, str(folder / _last(path)))
                 (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
             self._cache.publish(kind, key, download)
@@ -81,21 +81,19 @@ class RemoteStore(Store):
         """Upload an artifact, its manifest last; False, and nothing changed, if it exists already."""
         if self.has(kind, key):
             return False
-        upload = writer_name()
+        place, upload = f"{FOLDERS[kind]}/{key}", writer_name()
         with self._cache.temporary() as folder:
             fill(folder, key, write)
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             for path in sorted(folder.iterdir()):
                 if path.name != MANIFEST:
-                    self._files.makedirs(f"{self._root}/{FOLDERS[kind]}/{key}/{upload}", exist_ok=True)
-                    self._files.put_file(str(path), f"{self._root}/{FOLDERS[kind]}/{key}/{upload}/{path.name}")
+                    self._files.makedirs(f"{place}/{upload}", exist_ok=True)
+                    self._files.put_file(str(path), f"{place}/{upload}/{path.name}")
         if not self.has(kind, key):  # another writer may have come first while we uploaded
-            self._commit(
-                f"{FOLDERS[kind]}/{key}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1).encode()
-            )
+            self._commit(f"{place}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1).encode())
         if self.manifest(kind, key)[UPLOAD] == upload:
             return True
-        self.delete_tree(f"{FOLDERS[kind]}/{key}/{upload}")
+        self.delete_tree(f"{place}/{upload}")
         return False
 
     def _commit(self, name: str, manifest: bytes) -> None:
@@ -109,7 +107,7 @@ class RemoteStore(Store):
     def delete(self, kind: Kind, key: str) -> None:
         """Remove an artifact, its manifest first, and our copy of it."""
         if self.has(kind, key):
-            self._files.rm_file(f"{self._root}/{FOLDERS[kind]}/{key}/{MANIFEST}")
+            self._files.rm_file(f"{FOLDERS[kind]}/{key}/{MANIFEST}")
         super().delete(kind, key)
         self._cache.delete(kind, key)
 
@@ -130,22 +128,21 @@ class RemoteStore(Store):
         """Return what lies under a prefix, sorted, dot names left out."""
         self._files.invalidate_cache()
         try:
-            found = self._files.ls(f"{self._root}/{name}", detail=False)
+            entries = set(map(_last, self._files.ls(name, detail=False)))
         except FileNotFoundError:
             return []
-        entries = {str(path).rstrip("/").split("/")[-1] for path in found}
         return sorted(entry for entry in entries if not entry.startswith("."))
 
     def exists(self, name: str) -> bool:
         """Say whether there is such an object."""
         self._files.invalidate_cache()
-        return bool(self._files.isfile(f"{self._root}/{name}"))
+        return bool(self._files.isfile(name))
 
     def read_text(self, name: str) -> str | None:
         """Return the content of an object; None if there is none."""
         self._files.invalidate_cache()
         try:
-            return bytes(self._files.cat_file(f"{self._root}/{name}")).decode()
+            return bytes(self._files.cat_file(name)).decode()
         except FileNotFoundError:
             return None
 
@@ -154,9 +151,8 @@ class RemoteStore(Store):
         self._write(name, content)
 
     def _write(self, name: str, content: bytes, **options: Any) -> None:
-        path = f"{self._root}/{name}"
-        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        self._files.pipe_file(path, content, **options)
+        self._files.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
+        self._files.pipe_file(name, content, **options)
 
     def _append(self, name: str, entry: bytes) -> None:
         """Write a log's entry as an object of its own: objects cannot be appended to."""
@@ -165,9 +161,8 @@ class RemoteStore(Store):
     def delete_tree(self, name: str) -> None:
         """Remove an object, or all below a prefix."""
         self._files.invalidate_cache()
-        path = f"{self._root}/{name}"
-        if self._files.exists(path):
-            self._files.rm(path, recursive=True)
+        if self._files.exists(name):
+            self._files.rm(name, recursive=True)
 
     def sweep_up(self) -> int:
         """Remove what dead writers left, uploads without a commit included; return how many there were."""
@@ -180,3 +175,7 @@ class RemoteStore(Store):
                         self.delete_tree(f"{folder}/{key}/{upload}")
                         removed += 1
         return removed
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]

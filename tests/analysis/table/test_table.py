@@ -8,7 +8,7 @@ from scipy import stats
 
 from analysis.statistics import Evidence, seed_interval
 from analysis.table.comparison import build_table
-from analysis.table.rows import TIME_COLUMNS, Row
+from analysis.table.rows import Row
 from sweeps.records.fields import plan_record
 from sweeps.records.tracker import Tracker
 from tests.support.recorded_sweeps import baseline, component, mpc, publish_result, record, task
@@ -29,6 +29,7 @@ PROMISED = (
     *("score_mean", "score_low", "score_high", "gain_mean", "gain_low", "gain_high", "gain_seed_low", "gain_seed_high"),
     *("n_seeds", "n_episodes", "ms_per_step", "env_id", "mujoco"),
 )
+TIME_COLUMNS = ("ms_per_step", "cpu_hours", "gpu_hours")  # the only columns that differ between equal runs
 KINDS = ("random", "medium", "expert", "medium-expert", "medium-replay", "full-replay")
 GYM = [f"{robot}-{kind}-v2" for robot in ("halfcheetah", "hopper", "walker2d") for kind in KINDS]
 
@@ -60,8 +61,8 @@ def known(store, tmp_path_factory):
 
 
 def test_the_columns_are_those_promised_and_more_come_after_them(known):
-    assert tuple(known.to_frame().columns[: len(PROMISED)]) == PROMISED
     header = next(csv.reader(io.StringIO(known.to_csv())))
+    assert tuple(header[: len(PROMISED)]) == PROMISED
     assert header == [column.name for column in fields(Row)]
 
 
