@@ -82,8 +82,7 @@ def ablation_panels(
 
 
 def _settings(group: Group) -> Settings:
-    pairs = (text.partition("=") for text in group.settings)
-    return {"planner": group.name, **{name.removeprefix(PREFIX): value for name, _, value in pairs}}
+    return {"planner": group.name, **{name.removeprefix(PREFIX): value for name, value in group.settings}}
 
 
 def _numeric_fields(cells: Iterable[Settings]) -> list[str]:

@@ -121,7 +121,9 @@ class Group:
     name: str = ""  # planner or baseline in the spec
     scores: Evidence | None = None
     gains: Evidence | None = None  # None: no paired gain
-    settings: tuple[str, ...] = ()  # in which it may differ from the other cells of its planner
+    settings: tuple[
+        tuple[str, str], ...
+    ] = ()  # names and values, in which it may differ from the other cells of its planner
     source: str = ""  # of a published score
     cells: tuple[Cell, ...] = ()  # of one task, in the order of the plan, those without a result included
 
@@ -209,7 +211,8 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
         gpu_hours=sum(cell.hours[1] for cell in done),
     )
     values = {seed: np.array([own[e] for e in sorted(own)]) for seed, own in scores.items()}
-    settings = tuple(f"{n}={v}" for n, v in sorted(done[0].facts.items()) if n.startswith("planner.") or n == "variant")
+    recorded = sorted(done[0].facts.items())
+    settings = tuple((name, str(v)) for name, v in recorded if name.startswith("planner.") or name == "variant")
     return with_intervals(Group(row, facts["name"], Evidence((values,)), gains, settings, cells=tuple(cells)))
 
 
