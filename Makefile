@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 PEERS := .venv-peers
 
-.PHONY: quickstart test test-fast lint bench bench-peers install clean
+.PHONY: quickstart test test-fast test-cluster lint bench bench-peers install clean
 
 install: $(VENV)/installed
 
@@ -17,11 +17,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 quickstart: install  ## the main job on the embedded dataset; prints the comparison table
 	$(BIN)/mpcwdwm sweep run quickstart.yaml
 
-test: install  ## every test; two processes, since those with clusters wait more than they compute
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: install  ## all but test-cluster; two processes, since tests that start Ray wait more than they compute
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not services"
 
 test-fast: install  ## without clusters and long trainings
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+test-cluster: install  ## what needs several nodes or a server; one after the other
+	$(BIN)/python -m pytest -m services
 
 lint: install  ## style and types
 	$(BIN)/ruff check .

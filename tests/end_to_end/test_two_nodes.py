@@ -1,0 +1,82 @@
+"""A sweep on a running Ray cluster of two nodes, which its YAML names."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from cluster.ray import start as ray_cluster
+from cluster.store import open_store
+from sweeps.execution.driver import run
+from sweeps.plan.plan import build_plan
+from sweeps.spec.document import write_yaml
+from sweeps.spec.spec import Spec, load_spec
+from tests.support.parts import BUNDLED
+
+pytestmark = [pytest.mark.services, pytest.mark.slow]
+
+TINY = {"steps": 20, "hidden_dim": 8, "batch_size": 16, "evaluations": 1}
+NODE = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": ray_cluster.OBJECT_STORE_BYTES}
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """Two nodes of one CPU each, so that a pack at a time fits on each."""
+    with ray_cluster._loopback_only():
+        cluster = Cluster(initialize_head=True, head_node_args=NODE)
+        cluster.add_node(**NODE)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def spec_in(folder: Path, address: str) -> Spec:
+    file = folder / "two.yaml"
+    spec = {
+        "name": "two",
+        "tasks": [BUNDLED],
+        "seeds": 2,
+        "components": {"rebrac": TINY, "reward": TINY, "world_model": {**TINY, "denoising_steps": 2}},
+        "baselines": ["rebrac"],
+        "planners": {"mpc": {"kind": "policy", "horizon": [1, 2], "rollouts": 2, "updates": 1}},
+        "evaluation": {"episodes": 1},
+        "resources": {"address": address, "retries": 1},
+    }
+    file.write_text(write_yaml(spec))
+    return load_spec(file)
+
+
+def noting(folder: Path):
+    """Return what computes a pack and notes on which node."""
+    place = str(folder)
+
+    def compute(store, pack, device, threads, on_progress):  # nested: pickled by value, workers see no tests
+        from pathlib import Path
+
+        import ray
+
+        from cluster.work import compute_pack
+
+        (Path(place) / f"{ray.get_runtime_context().get_node_id()} {pack.units[0].key}").touch()
+        return compute_pack(store, pack, device, threads, on_progress)
+
+    return compute
+
+
+def notes_in(folder: Path) -> list[list[str]]:
+    """Return (node, key) of every pack that was begun."""
+    return [path.name.split() for path in folder.iterdir()]
+
+
+def test_a_sweep_uses_both_nodes_of_the_cluster_its_yaml_names(nodes: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    spec = spec_in(tmp_path, nodes.address)
+    outcome = run(spec, compute=noting(tmp_path / "notes"))
+    plan = build_plan(spec, store := open_store(spec.storage))
+    assert (outcome.trained, outcome.evaluated, outcome.failed) == (len(plan.components), len(plan.cells), {})
+    assert set(plan.states(store).values()) == {"cached"}
+    for units in (plan.components, plan.cells):  # of a pack, the first unit is noted
+        keys = {unit.key for unit in units}
+        assert len({node for node, key in notes_in(tmp_path / "notes") if key in keys}) == 2
