@@ -34,7 +34,7 @@ def load(
     Args:
         storage: the folder a sweep wrote to (its YAML's `storage`).
         task: the task's name.
-        planner: a planner's config, which says what it needs: base, critic, further components, the dataset.
+        planner: a planner's config; its base, critic, further components and, if needed, the dataset are loaded.
         seed: one training seed, or several, which then become the members of the parts.
         base: without a config: whose policy and critic, "rebrac" or "iql"; "bc" has a policy only.
         critic_from: without a config: whose critic instead, "rebrac", "iql" or "value", with its discount and reward
@@ -85,7 +85,7 @@ def load(
 
 
 def _dataset(facts: Mapping[str, Any]) -> Dataset:
-    """Return what the components were trained on, from where it lay then or where the registry says it lies."""
+    """Return the dataset that the components were trained on, from its path then or from that of its task."""
     path = Path(facts["dataset"])
     if not path.is_file() and facts["name"] in TASKS:
         path = dataset_path(find_task(facts["name"]))

@@ -20,7 +20,7 @@ Transition = Callable[[int, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Imagined:
-    """Rollouts of H steps from states of any leading shape; behind an end stand finite states without a meaning."""
+    """Rollouts of H steps from states of any leading shape; states behind an end are finite and meaningless."""
 
     obs: list[Tensor]  # H + 1 of (…, obs_dim)
     action: list[Tensor]  # H of (…, act_dim); H + 1 where one is chosen at the last state, too

@@ -211,12 +211,12 @@ class AdaptiveMpc(SteppingPlanner):
         overflown = ~action.isfinite().all(1)  # finite parameters can still overflow in the network
         psi = restored(psi, self.psi0, overflown)
         if self.slopes is not None:
-            action = torch.where(self.believed(psi).unsqueeze(1), action, self.pretrained_action())
+            action = torch.where(self.accepted(psi).unsqueeze(1), action, self.pretrained_action())
         self.keep(psi)
         return action, value, fallen | overflown
 
-    def believed(self, psi: Params) -> Tensor:
-        """Return the rows (N,) whose promised gain is more than the models' errors can explain."""
+    def accepted(self, psi: Params) -> Tensor:
+        """Return the rows (N,) whose promised gain exceeds the models' errors."""
         config, noise, gate = self.config, self.noises[-1], self.config.gate
         assert self.slopes is not None
         assert gate is not None

@@ -60,9 +60,9 @@ class MppiConfig(AdaptingConfig):
     def _consistent(self) -> "MppiConfig":
         if not self.length:
             raise ValueError("horizon 0 leaves no action to plan; give a horizon of 1 or more, or last_action: planned")
-        for name in ("elites", "policy_samples"):
-            if getattr(self, name) > self.samples:
-                raise ValueError(f"{name} is {getattr(self, name)}, more than the {self.samples} samples")
+        for name, number in (("elites", self.elites), ("policy_samples", self.policy_samples)):
+            if number > self.samples:
+                raise ValueError(f"{name} is {number}, more than the {self.samples} samples")
         if self.min_std > self.max_std:
             raise ValueError(f"min_std is {self.min_std}, above max_std, {self.max_std}")
         return self

@@ -54,17 +54,18 @@ class ObjectiveConfig(AdaptingConfig):
         return tuple(dict.fromkeys((*super().needs, *cloned)))
 
     @property
-    def asks_critics(self) -> bool:
+    def needs_critic(self) -> bool:
         """Whether a term beside the return needs a critic."""
         return self.objective == "advantage" or bool(self.uncertainty and self.disagreement == "critics")
 
     @model_validator(mode="after")
     def _critic_suffices(self) -> "ObjectiveConfig":
-        if self.asks_critics and self.lender in ("bc", "none"):
+        if self.needs_critic and self.lender in ("bc", "none"):
             raise ValueError(NO_CRITIC)
         if self.objective == "advantage" and self.lender == "value":
             raise ValueError(
-                "objective: advantage asks the critic about actions, and critic_from: value knows states only"
+                "objective: advantage needs a critic of actions, and critic_from: value is one of states only; "
+                "give critic_from: base, rebrac or iql"
             )
         return self
 
@@ -75,7 +76,7 @@ def check_objective(parts: Parts, config: ObjectiveConfig) -> None:
     Raises:
         UserError: no critic, no cloned policy, or a world model without `disagreement`.
     """
-    if parts.critic is None and config.asks_critics:
+    if parts.critic is None and config.needs_critic:
         raise UserError(NO_CRITIC)
     if parts.behavior is None and (config.anchor or config.critic_penalty):
         raise UserError("anchor and critic_penalty need a policy cloned from the data: set parts.behavior")

@@ -171,7 +171,7 @@ class Planner:
         # how far the last action lies from the pretrained policy's, (N,); 0 exactly where that acts
         self.change = torch.zeros(self.rows, dtype=self.dtype, device=parts.device)
         self.kept: Params = {}  # from step to step; there from the first step on
-        self.noises: list[Tensor] = []  # drawn for this real step, each (N, *shape) as `noise_shapes` asked for
+        self.noises: list[Tensor] = []  # drawn for this real step, each (N, *shape), by `noise_shapes`
         step = self._plan_or_fall_back
         self._step = Captured(step, parts.device) if self.path == "graph" else step
         self.rewind()

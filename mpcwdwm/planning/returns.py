@@ -19,7 +19,7 @@ def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, 
         parts: world model and termination rule.
         obs: the real observation, (N, obs_dim).
         noise: (N, H, B, *noise_shape).
-        choose: gives ã_j; all rollouts begin at one state, for which it is asked once, (N, 1, obs_dim).
+        choose: gives ã_j; all rollouts begin at one state, for which it is called once, (N, 1, obs_dim).
         terminate: whether rollouts end by the known rule.
     """
     n, horizon, b = noise.shape[:3]

@@ -1,7 +1,7 @@
 """Stretches of held-out episodes on which step sizes are compared without the environment.
 
-A planner is asked for its action at every recorded observation, in order; `mpcwdwm.planning.step_size.off_policy`
-estimates what these actions are worth.
+A planner acts at every recorded observation, in order; `mpcwdwm.planning.step_size.off_policy` estimates the return of
+these actions.
 """
 
 from collections.abc import Sequence

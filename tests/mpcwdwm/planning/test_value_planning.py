@@ -130,8 +130,8 @@ def test_what_a_value_cannot_answer_is_refused_at_its_line(tmp_path):
     for planner, message in (
         ("{critic_from: value, horizon: [1, 0]}", "horizon 0 needs a critic of actions"),
         ("{kind: action, critic_from: value, horizon: 0}", "horizon 0 needs a critic of actions"),
-        ("{critic_from: value, objective: advantage}", "objective: advantage asks the critic about actions"),
-        ("{critic_from: [rebrac, value], objective: advantage}", "objective: advantage asks the critic about actions"),
+        ("{critic_from: value, objective: advantage}", "objective: advantage needs a critic of actions"),
+        ("{critic_from: [rebrac, value], objective: advantage}", "objective: advantage needs a critic of actions"),
     ):
         with pytest.raises(UserError, match=rf"s\.yaml:5: planners\.mine: .*{message}") as caught:
             spec_with(tmp_path, planner)
