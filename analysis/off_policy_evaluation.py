@@ -88,7 +88,7 @@ def to_text(rows: pd.DataFrame) -> str:
 
 
 def _choices(truth: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFrame:
-    """Return what every estimator and reference chose: one row per task, seed and judge."""
+    """Return the choice of every estimator and reference: one row per task, seed and judge."""
     known = {pair: own.set_index("candidate") for pair, own in truth.groupby(PAIR)}
     true: dict[Pair, pd.DataFrame] = {}
     rows = []

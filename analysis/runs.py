@@ -117,7 +117,7 @@ class Records:
     def _read(
         self, units: pd.DataFrame, name: str, read: Callable[[Path], Any], skip_broken: bool = False
     ) -> dict[str, Any]:
-        """Return what one artifact of each unit holds, by key."""
+        """Return the content of one artifact of each unit, by key."""
 
         def content(run: Any) -> Any:
             try:

@@ -31,7 +31,7 @@ LEVEL = 0.95
 # seed is fixed so that the same episodes always give the same table.
 RESAMPLES = 10_000
 BOOTSTRAP_SEED = 20_260_301
-MIN_SEEDS = 3  # with two seeds the t quantile is 12.7: an interval that says nothing
+MIN_SEEDS = 3  # with two seeds the t quantile is 12.7: an interval without information
 
 
 class Interval(NamedTuple):
@@ -47,7 +47,7 @@ class Interval(NamedTuple):
 
 
 class UnpairedError(ValueError):
-    """Two evaluations do not consist of the same episodes; the message says what is missing."""
+    """Two evaluations do not consist of the same episodes; the message names the missing one."""
 
 
 def seed_interval(seed_means: Sequence[float]) -> Interval | None:

@@ -267,7 +267,7 @@ def roll(
 
 
 def _states(env: Any) -> Callable[[], dict[str, NDArray[np.float64]]]:
-    """Return what reads the simulator's state; for environments that are not MuJoCo's, nothing."""
+    """Return a function that reads MuJoCo's state; for other environments it returns an empty mapping."""
     from gymnasium.envs.mujoco import MujocoEnv
 
     robot = env.unwrapped

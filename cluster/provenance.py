@@ -33,7 +33,7 @@ def now() -> str:
 
 
 def process() -> dict[str, Any]:
-    """Return by what others identify this process: host, pid and time."""
+    """Return host, pid and time, which identify this process."""
     return {"host": host_name(), "pid": os.getpid(), "started": now()}
 
 
@@ -71,6 +71,6 @@ _version = cache(version)  # looking one up reads a file, which takes millisecon
 
 
 def provenance() -> dict[str, Any]:
-    """Return the fields of a manifest that say by what it was computed."""
+    """Return the fields of a manifest on commit, versions, host and time."""
     versions = {name: _version(name) for name in ("torch", "mpcwdwm")}
     return {"git_sha": git_sha(), **versions, "host": host_name(), "finished_at": now()}

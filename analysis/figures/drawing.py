@@ -20,12 +20,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 __all__ = [
+    "LEVEL",
     "LIGHT",
     "Look",
     "Scale",
     "add_caption",
     "add_legend",
-    "draw_level",
     "label_columns",
     "log_ticks",
     "looks",
@@ -40,7 +40,7 @@ PANEL = (3.7, 2.7)  # inches, width and height of one plot
 MARGIN = 0.6  # inches, height of legend and caption
 PADS = (0.07, 0.06)  # inches, beside and above every plot
 CHARACTER = 0.075  # inches, of a legend
-HANDLE = 0.55  # inches, what a legend's entry has beside its text
+HANDLE = 0.55  # inches, of a legend's entry beside its text
 CAPTION_CHARACTERS = 16  # in an inch
 # Okabe and Ito's palette, told apart by colour-blind readers too; its yellow is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -131,7 +131,7 @@ def label_columns(labels: Collection[str], width: float) -> int:
 
 
 def add_legend(figure: Figure, by_label: Mapping[str, Look], level: str | None = None) -> None:
-    """Put one legend for all plots above them, with the name of what `draw_level` drew."""
+    """Put one legend for all plots above them, and for a dashed line of style `LEVEL`."""
     lines = [Line2D([], [], color=colour, marker=marker, label=label) for label, (colour, marker) in by_label.items()]
     lines += [Line2D([], [], **LEVEL, label=level)] if level else []
     columns = label_columns([str(line.get_label()) for line in lines], figure.get_figwidth())
@@ -142,11 +142,6 @@ def add_caption(figure: Figure, text: str) -> None:
     """Write a caption below the plots."""
     wrapped = textwrap.fill(text, int(CAPTION_CHARACTERS * figure.get_figwidth()))
     figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=8, color=GREY)
-
-
-def draw_level(axes: Axes, level: float, label: str) -> None:
-    """Draw a dashed line across."""
-    axes.axhline(level, **LEVEL, label=f"_{label}")
 
 
 def log_ticks(axes: Axes) -> None:

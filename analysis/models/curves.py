@@ -60,7 +60,7 @@ class Trained:
         score_unit: "normalized" or "return", in which policies are judged on the task.
         component: "rebrac", "world_model", …
         kind: of the world model; for other components their name.
-        label: the kind, and what tells this config from others of its kind on the task.
+        label: the kind, and the fields in which this config differs from others of its kind on the task.
         curves: training seed → the points of its learning curve.
         updates_per_second: of the processes that trained it, mean over seeds; None where it is not recorded.
     """
@@ -131,17 +131,9 @@ def trained_parts(records: Records, plan: Mapping[str, Any], names: Collection[s
     for group, members in groups.items():
         facts = units.loc[next(iter(members.values()))]
         pace = units.reindex(columns=[PACE]).loc[list(members.values()), PACE].mean()
-        parts.append(
-            Trained(
-                task=group.task,
-                score_unit=str(facts["score_unit"]),
-                component=group.component,
-                kind=group.kind,
-                label=_label(group, groups),
-                curves={seed: curves[key] for seed, key in members.items()},
-                updates_per_second=None if math.isnan(pace) else float(pace),
-            )
-        )
+        label, own = _label(group, groups), {seed: curves[key] for seed, key in members.items()}
+        unit, speed = str(facts["score_unit"]), None if math.isnan(pace) else float(pace)
+        parts.append(Trained(group.task, unit, group.component, group.kind, label, own, speed))
     return parts, _missing([key for key in planned if key not in units.index], plan.get("failed", {}))
 
 

@@ -49,7 +49,7 @@ class Table:
         sweep: its name.
         rows: in the order of the plan, task by task, the average last.
         verdicts: one sentence per task on whether adaptation helps.
-        notes: what is missing, what was chosen where, what may not be comparable, sources.
+        notes: on missing results, choices of cells, comparability, and sources.
     """
 
     sweep: str

@@ -1,4 +1,4 @@
-"""Scores that papers report for the D4RL tasks, to be shown beside our own.
+"""Scores that papers report for the D4RL tasks, shown beside our own.
 
 `published/scores.csv` holds one row per (task, method): mean and standard deviation over training
 seeds as printed, the source, and whether the number reached us second-hand (quoted by others, not
@@ -17,7 +17,7 @@ __all__ = ["PUBLISHED_METHODS", "PublishedScore", "published_average", "publishe
 
 PUBLISHED_METHODS = ("ReBRAC", "IQL", "MPCwDWM")
 _AVERAGE = "average:"
-# A paper's average is over its whole suite; it stands beside ours only if our tasks are that suite.
+# A paper's average is over its whole suite; it is shown only if our tasks are that suite.
 _SUITES = {"gym-mujoco-v2": ("halfcheetah-", "hopper-", "walker2d-"), "antmaze-v2": ("antmaze-",)}
 
 

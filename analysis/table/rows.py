@@ -192,7 +192,7 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
         try:
             gains = Evidence((paired_differences(scores, base),))
         except UnpairedError as error:
-            if row.role == "report":  # what is only chosen from need not be paired
+            if row.role == "report":  # candidates of a selection need not be paired
                 notes.append(f"{row.task}, {row.label}: no gain is shown, because {error}")
     by_seed = {cell.seed: cell.episodes for cell in done if cell.episodes is not None}
     episodes = pd.concat(by_seed.values())

@@ -47,8 +47,8 @@ def move(curve: Curve, column: str) -> float | None:
     """Return by how much a learning curve rose over the last 20 % of updates; None below two points there.
 
     Args:
-        curve: its points; the last one stands at the end of training.
-        column: what is followed, in whose unit the move is.
+        curve: its points; the last one is at the end of training.
+        column: the metric, in whose unit the move is.
     """
     end = float(curve[-1]["step"])
     points = pd.DataFrame([(point["step"], point.get(column)) for point in curve], dtype=float)
@@ -139,7 +139,7 @@ def _moving(base: Group, curves: Mapping[str, Curve]) -> Answer:
 
 
 def _below_clone(base: Group, clone: Group) -> Answer:
-    """Judge whether a base fails to beat bc on the same seeds and starting states; passes where bc lacks some."""
+    """Judge whether a base fails to beat bc on the same seeds and starting states; it does not where bc lacks some."""
     try:
         evidence = Evidence((paired_differences(_scores(base), _scores(clone)),))
     except UnpairedError:
@@ -149,7 +149,7 @@ def _below_clone(base: Group, clone: Group) -> Answer:
 
 
 def _below_dataset(base: Group, dataset: float) -> Answer:
-    """Say whether a base fails to beat the mean return of its data."""
+    """Judge whether a base fails to beat the mean return of its data."""
     assert base.scores is not None
     interval = base.scores.for_new_seeds() or base.scores.for_these_policies()
     shifted = Interval(interval.low - dataset, interval.high - dataset) if interval else None

@@ -51,7 +51,7 @@ class Worker:
 
 @dataclass
 class _Slot:
-    """An actor and what it is doing."""
+    """An actor and its pack."""
 
     actor: Any
     pack: Pack

@@ -62,7 +62,7 @@ class Store:
         return [key for key in self.names(FOLDERS[kind]) if self.has(kind, key)]
 
     def manifest(self, kind: Kind, key: str) -> dict[str, Any]:
-        """Return what is known about a published artifact; UserError if there is none."""
+        """Return the manifest of a published artifact; UserError if there is none."""
         text = self.read_text(f"{FOLDERS[kind]}/{_plain(key)}/{MANIFEST}")
         if text is None:
             raise UserError(f"{kind} '{key}' is not in the store {self.location}: run the sweep again")
@@ -196,7 +196,7 @@ class Store:
 
     @contextmanager
     def temporary(self) -> Iterator[Path]:
-        """Yield an unused name that says who writes there; what is left of it at the end is removed."""
+        """Yield an unused path named after this process; what is still there at the end is removed."""
         path = self.root / ".tmp" / writer_name()
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -37,11 +37,11 @@ POLL = 0.2  # seconds between two looks while waiting: short against any work, l
 RENEW = 15.0  # seconds between two heartbeats
 EXPIRY = 90.0  # seconds without a heartbeat until the holder counts as dead: several were missed
 SETTLE = 1.0  # seconds between writing a heartbeat and trusting it: another taker would show by then
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems without flock answer
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of file systems without flock
 
 
 class Busy(RuntimeError):
-    """Another process holds the lease; the message says which."""
+    """Another process holds the lease; the message names it."""
 
 
 class Lost(RuntimeError):
