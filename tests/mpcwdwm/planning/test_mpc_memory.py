@@ -93,7 +93,7 @@ print((peak() - before) / 1e6)
             {"kind": "policy", "horizon": 5, "rollouts": 1024, "memory_gb": 0.3, **ALL, "trust_region": 0.1, "gate": 1},
             "planner._chunk < 1024",
         ),
-        ({"kind": "mppi", "horizon": 1, "rollouts": 30, "updates": 1, "memory_gb": 0.3}, "planner._samples < 512 / 5"),
+        ({"kind": "mppi", "horizon": 1, "rollouts": 120, "updates": 1, "memory_gb": 0.3}, "planner._samples < 512 / 5"),
     ],
     ids=["policy", "mppi"],
 )
