@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import rendering
-from analysis.rendering import DASH, Section, interval_text, number, signed
+from analysis.rendering import DASH, TableSection, interval_text, number, signed
 from analysis.statistics import Evidence
 from analysis.table.averages import AVERAGE
 from mpcwdwm.errors import UserError
@@ -81,7 +81,9 @@ def agreement(truth: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFrame:
 def to_text(rows: pd.DataFrame) -> str:
     """Return the rows of `agreement` for a terminal, a table for each task."""
     tasks = rows.groupby("task", sort=False)
-    return rendering.to_text([Section(str(task), [list(map(_shown, own.itertuples()))]) for task, own in tasks], LEGEND)
+    return rendering.to_text(
+        [TableSection(str(task), [list(map(_shown, own.itertuples()))]) for task, own in tasks], LEGEND
+    )
 
 
 # ---- choices ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 __all__ = [
     "DASH",
-    "Section",
+    "TableSection",
     "interval_text",
     "number",
     "reason_missing",
@@ -26,7 +26,7 @@ DASH = "–"
 
 
 @dataclass(frozen=True)
-class Section:
+class TableSection:
     """Tables below a heading.
 
     Attributes:
@@ -40,7 +40,7 @@ class Section:
     remarks: Sequence[str] | None = None
 
 
-def to_text(sections: Sequence[Section], notes: Sequence[str], width: int = 100, *, fold: bool = True) -> str:
+def to_text(sections: Sequence[TableSection], notes: Sequence[str], width: int = 100, *, fold: bool = True) -> str:
     """Return the sections and notes for a terminal of ``width`` columns, without colours.
 
     Args:
@@ -68,7 +68,7 @@ def to_text(sections: Sequence[Section], notes: Sequence[str], width: int = 100,
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def to_markdown(title: str, sections: Sequence[Section], notes: Sequence[str]) -> str:
+def to_markdown(title: str, sections: Sequence[TableSection], notes: Sequence[str]) -> str:
     """Return a Markdown page with the sections and a list of the notes."""
     parts = [f"# {title}"]
     for section in sections:

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["LEVEL", "Episodes", "Evidence", "Interval", "UnpairedError", "paired_differences", "seed_interval"]
+__all__ = ["LEVEL", "EpisodeValues", "Evidence", "Interval", "UnpairedError", "paired_differences", "seed_interval"]
 
-Episodes = NDArray[np.float64]  # (n,) one value per episode, of one seed
+EpisodeValues = NDArray[np.float64]  # (n,) one value per episode, of one seed
 
 LEVEL = 0.95
 # 10 000 resamples put the ends of a 95 % interval within about 2 % of its width; the generator's
@@ -62,7 +62,7 @@ def seed_interval(seed_means: Sequence[float]) -> Interval | None:
 
 def paired_differences(
     method: Mapping[int, Mapping[int, float]], base: Mapping[int, Mapping[int, float]]
-) -> dict[int, Episodes]:
+) -> dict[int, EpisodeValues]:
     """Return, per training seed, method minus base for each environment seed, in rising order.
 
     Args:
@@ -93,7 +93,7 @@ class Evidence:
         tasks: for each task, training seed → (episodes,).
     """
 
-    tasks: tuple[Mapping[int, Episodes], ...]
+    tasks: tuple[Mapping[int, EpisodeValues], ...]
 
     def mean(self) -> float:
         """Return the mean over tasks of the mean over seeds of per-seed means."""
@@ -122,7 +122,7 @@ class Evidence:
             return None
         return seed_interval([float(np.mean([task[seed].mean() for task in self.tasks])) for seed in sorted(seeds)])
 
-    def _strata(self) -> tuple[list[Episodes], NDArray[np.float64]]:
+    def _strata(self) -> tuple[list[EpisodeValues], NDArray[np.float64]]:
         """Return the episodes of every seed of every task, and their weights, which add up to 1."""
         strata = [task[seed] for task in self.tasks for seed in sorted(task)]
         if not strata or not all(map(len, strata)):

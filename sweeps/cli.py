@@ -221,7 +221,7 @@ def judges(spec: SpecArgument) -> None:
     import pandas as pd
 
     from analysis.off_policy_evaluation import agreement, to_text
-    from sweeps.plan.off_policy_evaluation import true_and_estimated
+    from sweeps.plan.step_size_scores import true_and_estimated
 
     true, estimated = true_and_estimated(*_plan(spec))
     print(to_text(agreement(pd.DataFrame(true), pd.DataFrame(estimated))))

@@ -52,7 +52,7 @@ class Panel:
     families: list[Family]
 
 
-Settings = dict[str, str]  # a cell's planner fields as text, its planner's name and variant
+CellSettings = dict[str, str]  # a cell's planner fields as text, its planner's name and variant
 
 
 def ablation_panels(
@@ -81,11 +81,11 @@ def ablation_panels(
     return panels
 
 
-def _settings(group: Group) -> Settings:
+def _settings(group: Group) -> CellSettings:
     return {"planner": group.name, **{name.removeprefix(PREFIX): value for name, value in group.settings}}
 
 
-def _numeric_fields(cells: Iterable[Settings]) -> list[str]:
+def _numeric_fields(cells: Iterable[CellSettings]) -> list[str]:
     """Return the fields with at least two values of which one is a number; those of the paper first."""
     values: dict[str, set[str]] = {}
     for settings in cells:
@@ -96,7 +96,7 @@ def _numeric_fields(cells: Iterable[Settings]) -> list[str]:
     return sorted(found, key=lambda name: (first.index(name) if name in first else len(first), name))
 
 
-def _families(name: str, cells: Sequence[tuple[Settings, Group]]) -> list[Family]:
+def _families(name: str, cells: Sequence[tuple[CellSettings, Group]]) -> list[Family]:
     """Return the sets of cells that differ in this field alone and have at least two values of it."""
     gathered: dict[tuple[tuple[str, str], ...], dict[str, Group]] = {}
     for settings, group in cells:
@@ -121,7 +121,7 @@ def _point(value: float | None, group: Group) -> Point:
     return Point(value, gain, by_seed)
 
 
-def _label(own: Settings, families: Sequence[Settings]) -> str:
+def _label(own: CellSettings, families: Sequence[CellSettings]) -> str:
     """Return the settings in which a family differs from the others of its panel; its planner's name if in none."""
     kin = [other for other in families if other["planner"] == own["planner"]]
     differing = [name for name in own if len({other.get(name) for other in kin}) > 1]

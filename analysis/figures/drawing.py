@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 __all__ = [
-    "LEVEL",
+    "LEVEL_LINE",
     "LIGHT",
     "Look",
     "Scale",
@@ -46,7 +46,7 @@ CAPTION_CHARACTERS = 16  # in an inch
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # another for every time the colours are used up
 GREY, LIGHT = "#666666", "#c8c8c8"
-LEVEL: Any = {"color": GREY, "linestyle": "--", "linewidth": 1.2}  # a line across
+LEVEL_LINE: Any = {"color": GREY, "linestyle": "--", "linewidth": 1.2}  # a line across
 UNSET = "unset"  # tick of a field without a value
 UNSET_GAP = 0.2  # share of the axis between a value left of it and the smallest value
 TICK_GAP = 0.1  # of the axis between two ticks, so that their labels do not touch
@@ -131,9 +131,9 @@ def label_columns(labels: Collection[str], width: float) -> int:
 
 
 def add_legend(figure: Figure, by_label: Mapping[str, Look], level: str | None = None) -> None:
-    """Put one legend for all plots above them, and for a dashed line of style `LEVEL`."""
+    """Put one legend for all plots above them, and for a dashed line of style `LEVEL_LINE`."""
     lines = [Line2D([], [], color=colour, marker=marker, label=label) for label, (colour, marker) in by_label.items()]
-    lines += [Line2D([], [], **LEVEL, label=level)] if level else []
+    lines += [Line2D([], [], **LEVEL_LINE, label=level)] if level else []
     columns = label_columns([str(line.get_label()) for line in lines], figure.get_figwidth())
     figure.legend(handles=lines, loc="outside upper left", ncols=columns)
 

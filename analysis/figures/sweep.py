@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from analysis.figures.ablation import Panel, Point, ablation_panels
 from analysis.figures.drawing import (
-    LEVEL,
+    LEVEL_LINE,
     LIGHT,
     PANEL,
     Look,
@@ -114,7 +114,7 @@ def models_figure(report: ModelsReport) -> Figure | None:
                 _draw_curves(axes, own, metric, by_label)
                 still = unchanged(own, metric)
                 if still is not None:
-                    axes.axhline(still.mean, **LEVEL, label=f"_{UNCHANGED}")
+                    axes.axhline(still.mean, **LEVEL_LINE, label=f"_{UNCHANGED}")
                 if axes is not here[0]:
                     axes.sharey(here[0])  # a task's errors compare by height
             here[0].set_ylabel("RMSE, standard deviations")
@@ -144,7 +144,7 @@ def policies_figure(parts: Sequence[Trained], dataset_means: Mapping[str, float]
             axes.set_ylabel(UNITS[own[0].score_unit])
             _draw_curves(axes, own, SCORES[own[0].score_unit], by_label)
             if task in dataset_means:
-                axes.axhline(dataset_means[task], **LEVEL, label=f"_{DATASET_LEVEL}")
+                axes.axhline(dataset_means[task], **LEVEL_LINE, label=f"_{DATASET_LEVEL}")
         add_legend(figure, by_label, DATASET_LEVEL if dataset_means.keys() & set(tasks) else None)
         add_caption(figure, CURVES_CAPTION)
     return figure

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis import rendering
 from analysis.models.curves import Estimate, Trained, trained_parts
-from analysis.rendering import DASH, Section, interval_text, number, seeds_text
+from analysis.rendering import DASH, TableSection, interval_text, number, seeds_text
 from analysis.runs import Records
 from mpcwdwm.errors import UserError
 
@@ -99,13 +99,13 @@ class ModelsReport:
         """Return the tables for a terminal of ``width`` columns, without colours."""
         return rendering.to_text(self._sections(), [*self.notes, *LEGEND], width, fold=False)
 
-    def _sections(self) -> list[Section]:
+    def _sections(self) -> list[TableSection]:
         sections = []
         for task in dict.fromkeys(row.task for row in self.rows):
             worlds = [row for row in self.rows if row.task == task and row.component != "reward"]
             rewards = [row for row in self.rows if row.task == task and row.component == "reward"]
             tables = (_world_cells(worlds), [_reward_cells(row) for row in rewards])
-            sections.append(Section(task, [table for table in tables if table]))
+            sections.append(TableSection(task, [table for table in tables if table]))
         return sections
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import rendering
-from analysis.rendering import DASH, Section, interval_text, number, reason_missing, signed
+from analysis.rendering import DASH, TableSection, interval_text, number, reason_missing, signed
 from analysis.runs import Records, facts_by_key, part_keys
 from analysis.table.averages import AVERAGE, average_groups
 from analysis.table.rows import UNDER_TRAINED, Cell, Group, Row, groups_of
@@ -22,7 +22,7 @@ from analysis.table.verdicts import chosen_notes, mixture_notes, verdict
 __all__ = ["Table", "build_table"]
 
 COLUMNS = [column.name for column in fields(Row)]
-Facts = Mapping[str, Mapping[str, Any]]  # by key
+FactsByKey = Mapping[str, Mapping[str, Any]]  # by key
 LEGEND = (
     "score: mean over training seeds of per-seed means, with the 95 % interval over episodes for these trained "
     "policies (bootstrap within each seed)",
@@ -70,14 +70,14 @@ class Table:
         """Return the table for a terminal of ``width`` columns, without colours."""
         return rendering.to_text(self._sections("score, new seeds", "seeds × episodes"), self._notes(), width)
 
-    def _sections(self, *hidden: str) -> list[Section]:
+    def _sections(self, *hidden: str) -> list[TableSection]:
         """Return a section for each task; ``hidden`` are headers of columns to leave out."""
         sections = []
         for task in dict.fromkeys(row.task for row in self.rows):
             rows = [row for row in self.rows if row.task == task]
             table = [{name: text for name, text in _shown(row).items() if name not in hidden} for row in rows]
             verdicts = [line for line in self.verdicts if line.startswith(f"{task}: ")]
-            sections.append(Section(_heading(task, rows), [table], verdicts))
+            sections.append(TableSection(_heading(task, rows), [table], verdicts))
         return sections
 
     def _notes(self) -> list[str]:
@@ -122,7 +122,7 @@ def build_table(tracking_uri: str, sweep: str) -> Table:
 
 
 def _cells_by_task(
-    plan: Mapping[str, Any], recorded: Facts, trained: Facts, episodes: Mapping[str, pd.DataFrame]
+    plan: Mapping[str, Any], recorded: FactsByKey, trained: FactsByKey, episodes: Mapping[str, pd.DataFrame]
 ) -> tuple[dict[str, dict[str, list[Cell]]], list[str]]:
     """Return task → role → cells in the order of the plan, and notes on cells of which nothing is known."""
     notes: list[str] = []
@@ -153,7 +153,7 @@ def _sources(groups: Sequence[Group]) -> list[str]:
     return [PUBLISHED_NOTE, *notes] if notes else []
 
 
-def _hours(cell: Mapping[str, Any], trained: Facts) -> tuple[float, float]:
+def _hours(cell: Mapping[str, Any], trained: FactsByKey) -> tuple[float, float]:
     """Return (CPU-hours, GPU-hours) of a cell's evaluation and the training of its components."""
     used = [key for name, key in cell.items() if name.startswith("part.")]
     cpu = gpu = 0.0

@@ -121,9 +121,7 @@ class Group:
     name: str = ""  # planner or baseline in the spec
     scores: Evidence | None = None
     gains: Evidence | None = None  # None: no paired gain
-    settings: tuple[
-        tuple[str, str], ...
-    ] = ()  # names and values, in which it may differ from the other cells of its planner
+    settings: tuple[tuple[str, str], ...] = ()  # (name, value) in which cells of the planner may differ
     source: str = ""  # of a published score
     cells: tuple[Cell, ...] = ()  # of one task, in the order of the plan, those without a result included
 

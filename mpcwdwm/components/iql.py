@@ -67,11 +67,8 @@ class Iql(ActorComponent, CriticComponent):
     def build(self, dtype: torch.dtype) -> None:
         """Make policy, value, critics and their target."""
         super().build(dtype)
-        config, dims, hidden = (
-            self.config,
-            (self.obs_dim, self.act_dim),
-            [self.config.hidden_dim] * self.config.hidden_layers,
-        )
+        config, dims = self.config, (self.obs_dim, self.act_dim)
+        hidden = [config.hidden_dim] * config.hidden_layers
         self.actor = Actor(self.stack, *dims, hidden, dtype)
         self.log_std = nn.Parameter(torch.zeros(*self.stack, 1, self.act_dim, dtype=dtype))
         self.value = StateValue(self.stack, self.obs_dim, hidden, dtype)

@@ -42,7 +42,7 @@ ATTEMPTS = 3  # per address; each continues the one before
 PAUSE_S = 1.0  # before another attempt
 SILENCE_S = 30.0  # without a byte, a connection counts as broken
 
-OnProgress = Callable[[int, int | None], None]
+OnBytes = Callable[[int, int | None], None]
 
 
 class _Broken(Exception):
@@ -86,7 +86,7 @@ def mirrors_from_settings() -> list[str]:
 # ── Downloading ───────────────────────────────────────────────────────────────
 
 
-def download(task: Task, *, mirrors: Sequence[str] | None = None, on_progress: OnProgress | None = None) -> Path:
+def download(task: Task, *, mirrors: Sequence[str] | None = None, on_progress: OnBytes | None = None) -> Path:
     """Return the path of the task's dataset, downloading it first if it is not there.
 
     Args:
@@ -131,7 +131,7 @@ def _alone(part: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on_progress: OnProgress | None) -> None:
+def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on_progress: OnBytes | None) -> None:
     """Complete the part from the first address that can; raises UserError if none does."""
     failures = []
     for address in addresses:
@@ -151,7 +151,7 @@ def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on
     )
 
 
-def _complete(address: str, file: IO[bytes], on_progress: OnProgress | None) -> None:
+def _complete(address: str, file: IO[bytes], on_progress: OnBytes | None) -> None:
     """Fetch what the part lacks, in several attempts; raises _Refused or, after the last one, _Broken."""
     for _ in range(ATTEMPTS - 1):
         try:
@@ -161,7 +161,7 @@ def _complete(address: str, file: IO[bytes], on_progress: OnProgress | None) -> 
     return _fetch(address, file, on_progress)
 
 
-def _fetch(address: str, file: IO[bytes], on_progress: OnProgress | None) -> None:
+def _fetch(address: str, file: IO[bytes], on_progress: OnBytes | None) -> None:
     """Make one request for what the part lacks and append what comes."""
     note = _read_note(file)
     start = _size(file) if note.get("address") == address else 0  # a part from elsewhere is not continued
@@ -188,7 +188,7 @@ def _fetch(address: str, file: IO[bytes], on_progress: OnProgress | None) -> Non
         raise _Broken(str(getattr(error, "reason", None) or error or type(error).__name__)) from None
 
 
-def _append(response: Any, file: IO[bytes], total: int | None, on_progress: OnProgress | None) -> None:
+def _append(response: Any, file: IO[bytes], total: int | None, on_progress: OnBytes | None) -> None:
     """Append the body block by block; raises _Broken if it ends before the announced length."""
     done = _size(file)
     while block := response.read(BLOCK):

@@ -17,8 +17,8 @@ from mpcwdwm.planning.ascent import Objective, StepSize, climb, restored, rollou
 from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective, worth
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.presets import PRESETS
-from mpcwdwm.planning.step_size.choice import ESTIMATORS, Choice
-from mpcwdwm.planning.step_size.units import SteppingPlanner, StepSizeConfig, alpha_at_state, step_sizes
+from mpcwdwm.planning.step_size.alpha import SteppingPlanner, StepSizeConfig, alpha_at_state, step_sizes
+from mpcwdwm.planning.step_size.choice import ESTIMATORS, StepSizeChoice
 from mpcwdwm.planning.trust.gate import ErrorSlopes, error_slopes
 from mpcwdwm.planning.trust.region import action_change, shrunk
 
@@ -174,7 +174,7 @@ class AdaptiveMpc(SteppingPlanner):
     config: MpcConfig
     afresh: Tensor | None = None  # the rows (N,) that start from ψ₀ at every step; None: `reset` holds for all
     slopes: ErrorSlopes | None = None
-    choice: Choice | None = None
+    choice: StepSizeChoice | None = None
 
     @property
     def psi(self) -> Params:

@@ -2,7 +2,7 @@
 
 A run computes the plan minus what is published, so the same command starts a sweep, continues one that was
 killed, and does nothing for a finished one. Components go to the actors of `cluster.ray.pool.Pool`, cells to
-the trials of `sweeps.execution.trials.Evaluation`, each as soon as the components it needs are published.
+the trials of `sweeps.execution.trials.TrialPool`, each as soon as the components it needs are published.
 This process computes nothing itself: it schedules, draws progress, and alone writes to MLflow, in a thread.
 """
 

@@ -7,7 +7,7 @@ of a second, not seconds. A failed pack is tried again in a trial of its own; th
 `run_pack` returns at once if the results exist.
 
 An actor that waits for a next trial keeps its processor. While no cell is ready, or none may run,
-`Evaluation.rest` ends the Tuner and gives the slots back to pretraining; the next trial starts another.
+`TrialPool.rest` ends the Tuner and gives the slots back to pretraining; the next trial starts another.
 
 Tune runs in a thread: signals, progress and records belong to the main one. Its files go to a
 temporary folder, because a sweep is continued from the artifact store, never from there.
@@ -34,7 +34,7 @@ from cluster.units import Pack, pack_from_dict
 from cluster.work import Compute, PackFailure, attempt_pack
 from sweeps.execution.search_algorithm import Outcomes, ReadyPacks
 
-__all__ = ["Evaluation"]
+__all__ = ["TrialPool"]
 
 BEAT = 5.0  # seconds between two signs of life of a trial: a few results a second from a hundred trials
 REST_WITHIN = 15.0  # seconds until a Tuner without trials has ended; it takes two
@@ -50,7 +50,7 @@ SETTINGS = {  # of Tune; what the user has set in the environment wins
 }
 
 
-class Evaluation:
+class TrialPool:
     """Runs packs of cells as trials; closed, it leaves nothing behind.
 
     Args:

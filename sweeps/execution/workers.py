@@ -10,7 +10,7 @@ from cluster.store import Store
 from cluster.units import Kind, Pack
 from cluster.work import Compute
 from sweeps.execution.interrupt import catch_signals
-from sweeps.execution.trials import Evaluation
+from sweeps.execution.trials import TrialPool
 from sweeps.spec.schema import Resources
 
 __all__ = ["Workers"]
@@ -37,19 +37,19 @@ class Workers:
         # actors at once while no trial runs; trials at once
         self._actors, self._trials = (min(most, wants.concurrency or most) for most in fitting)
         self._pool = Pool(store, slots=self._actors, cpus=cpus, gpus=gpus, retries=wants.retries, compute=compute)
-        self._evaluation = Evaluation(store, cpus=trial_cpus, gpus=trial_gpus, retries=wants.retries, compute=compute)
+        self._trial_pool = TrialPool(store, cpus=trial_cpus, gpus=trial_gpus, retries=wants.retries, compute=compute)
 
     def submit(self, pack: Pack) -> None:
         """Queue a pack whose parts are published."""
-        (self._pool if pack.kind == "component" else self._evaluation).submit(pack)
+        (self._pool if pack.kind == "component" else self._trial_pool).submit(pack)
 
     def poll(self) -> list[Finished]:
         """Return the packs that ended since the last call, without waiting."""
-        return [*self._pool.poll(timeout=0.0), *self._evaluation.poll()]
+        return [*self._pool.poll(timeout=0.0), *self._trial_pool.poll()]
 
     def heard(self) -> dict[Kind, dict[str, Heard]]:
         """Return what was last heard of each running pack: kind → pack id → fraction done and note."""
-        return {"component": self._pool.heard(), "cell": self._evaluation.heard()}
+        return {"component": self._pool.heard(), "cell": self._trial_pool.heard()}
 
     def share_out(self, *, has_trained_task: bool) -> None:
         """Divide the slots between training and evaluation.
@@ -61,24 +61,24 @@ class Workers:
             has_trained_task: whether cells are left of a task of which nothing is left to train.
         """
         free = max(0.0, 1 - self._pool.pending / self._actors)
-        if self._evaluation.waiting + self._evaluation.running == 0:
+        if self._trial_pool.waiting + self._trial_pool.running == 0:
             self._pool.resize(self._actors)
             if free == 0.0:
-                self._evaluation.rest()
+                self._trial_pool.rest()
             return
         if self._actors > 1 and self._trials > 1 and has_trained_task:
             free = max(free, 0.5)
-        self._evaluation.allow(int(free * self._trials))
+        self._trial_pool.allow(int(free * self._trials))
         if free * self._trials < 1:
-            self._evaluation.rest()  # its actors, idle by now, would keep processors that training may have
+            self._trial_pool.rest()  # its actors, idle by now, would keep processors that training may have
         self._pool.resize(self._actors - int(free * self._actors))
 
     def rest(self) -> None:
         """Give the processors of idle trials back, so that training may have them."""
-        self._evaluation.rest()
+        self._trial_pool.rest()
 
     def close(self) -> None:
         """Stop; what the workers have checkpointed is continued by the next run."""
-        self._evaluation.close()
+        self._trial_pool.close()
         self._pool.close()
         ray_cluster.stop()

@@ -2,10 +2,10 @@
 
 import pytest
 
-from analysis.rendering import Section, interval_text, number, reason_missing, seeds_text, to_markdown, to_text
+from analysis.rendering import TableSection, interval_text, number, reason_missing, seeds_text, to_markdown, to_text
 
 ROWS = [{"method": "bc", "score": "50.0"}, {"method": "rebrac", "score": "−7.5"}]
-SECTIONS = [Section("hopper", [ROWS], ["no gain"]), Section("walker", [ROWS[:1], ROWS[1:]])]
+SECTIONS = [TableSection("hopper", [ROWS], ["no gain"]), TableSection("walker", [ROWS[:1], ROWS[1:]])]
 
 
 def test_text_has_a_table_under_each_heading_and_notes_at_the_end():
@@ -37,7 +37,7 @@ def test_text_has_a_table_under_each_heading_and_notes_at_the_end():
 def test_text_stays_within_its_width():
     wide = [{"method": "m" * 50, "score": "50.0 [48.2, 51.8]"}]
     for fold in (True, False):
-        lines = to_text([Section("hopper", [wide])], ["long " * 30], 40, fold=fold).splitlines()
+        lines = to_text([TableSection("hopper", [wide])], ["long " * 30], 40, fold=fold).splitlines()
         assert max(map(len, lines)) <= 40
         assert sum(line.count("m") for line in lines) == 51  # the 50 and that of "method": broken, not cut
 

@@ -41,7 +41,7 @@ from cluster.units import Pack
 from cluster.work import write_result
 from sweeps.execution.driver import run
 from sweeps.execution.progress import ProgressLines
-from sweeps.execution.trials import Evaluation
+from sweeps.execution.trials import TrialPool
 from sweeps.plan.plan import Plan, build_plan, cell_packs
 from sweeps.records.fields import plan_record
 from sweeps.records.tracker import Tracker
@@ -182,7 +182,7 @@ def trials() -> list[tuple[str, float]]:
         spec = sweep_of(SEEDS * 2 * (TRIALS + SLOTS), place)
         store = open_store(spec.storage)
         packs = iter(cell_packs(build_plan(spec, store)))
-        slow = Evaluation(store, compute=sleeping(SECONDS))
+        slow = TrialPool(store, compute=sleeping(SECONDS))
         slow.allow(SLOTS)
         ends = drive(slow, [next(packs) for _ in range(SLOTS + TRIALS)])
         actors = ends[SLOTS - 1] - SECONDS
@@ -193,7 +193,7 @@ def trials() -> list[tuple[str, float]]:
         print(f"  Tune and its actors      {actors:8.2f} s")
         print(f"  {each} × {SECONDS:g} s               {spread(rounds)} s; ideal {ideal:g}")
         slow.close()
-        nothing = Evaluation(store, compute=sleeping(0.0))
+        nothing = TrialPool(store, compute=sleeping(0.0))
         nothing.allow(SLOTS)
         ends = drive(nothing, [next(packs) for _ in range(SLOTS + TRIALS)])
         print(f"  of nothing, per cell     {(ends[-1] - ends[SLOTS - 1]) / TRIALS:8.3f} s")
@@ -205,7 +205,7 @@ def trials() -> list[tuple[str, float]]:
     ]
 
 
-def drive(evaluation: Evaluation, packs: list[Pack]) -> list[float]:
+def drive(evaluation: TrialPool, packs: list[Pack]) -> list[float]:
     """Return when each of these packs ended, in seconds from now."""
     began, ends = time.perf_counter(), list[float]()
     for pack in packs:

@@ -19,7 +19,7 @@ from mpcwdwm.planning.step_size.off_policy import NEEDS, Estimator, imagination
 from mpcwdwm.planning.step_size.windows import Windows, actions_along, pretrained_actions
 from mpcwdwm.registry import Registry, is_function
 
-__all__ = ["ESTIMATORS", "Choice", "candidate_labels", "check_judge", "choose_step_sizes", "chosen_index"]
+__all__ = ["ESTIMATORS", "StepSizeChoice", "candidate_labels", "check_judge", "choose_step_sizes", "chosen_index"]
 
 ESTIMATORS: Registry[Estimator] = Registry(
     "judge",
@@ -46,7 +46,7 @@ def check_judge(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
+class StepSizeChoice:
     """Every estimator's scores, and what was chosen."""
 
     judge: str  # the estimator that chose
@@ -78,7 +78,7 @@ def candidate_labels(choice: Mapping[str, Any]) -> list[float | str]:
     """Return the names of a recorded choice's candidates: step sizes, with their reset if there are two.
 
     Args:
-        choice: as `Choice.by_member` gave it; older ones have no resets.
+        choice: as `StepSizeChoice.by_member` gave it; older ones have no resets.
     """
     sizes = [float(size) for size in choice["candidates"]]
     resets = choice.get("resets", [])
@@ -102,7 +102,7 @@ def choose_step_sizes(
     judge: str,
     seeds: Sequence[int],
     resets: Sequence[str],
-) -> Choice:
+) -> StepSizeChoice:
     """Score step sizes on held-out episodes and choose one for every member, and its reset.
 
     All estimators for which the parts suffice are recorded; one of them chooses.
@@ -138,7 +138,7 @@ def choose_step_sizes(
             table[name].append(score.cpu())
     scores = {name: torch.stack(rows).T.tolist() for name, rows in table.items()}  # [member][candidate]
     chosen = [pairs[chosen_index(member)] for member in scores[judge]]
-    return Choice(
+    return StepSizeChoice(
         judge=judge,
         candidates=[size for size, _ in pairs],
         resets=[reset for _, reset in pairs],

@@ -14,7 +14,7 @@ from mpcwdwm.planning import AdaptiveMpc, ModulePolicy, MpcConfig, Parts, adapt,
 from mpcwdwm.planning.ascent import ascent
 from mpcwdwm.planning.mpc import promised_gain
 from mpcwdwm.planning.presets import PRESETS
-from mpcwdwm.planning.step_size.units import action_unit
+from mpcwdwm.planning.step_size.alpha import action_unit
 from mpcwdwm.random import generator
 from tests.support.linear_quadratic import STATES, system, tensor
 from tests.support.linear_quadratic import planner as linear_planner

@@ -16,7 +16,7 @@ from cluster.units import CellUnit, Pack, TaskRef
 from cluster.work import PackFailure
 from mpcwdwm.errors import UserError
 from sweeps.execution.search_algorithm import ReadyPacks
-from sweeps.execution.trials import Evaluation
+from sweeps.execution.trials import TrialPool
 
 TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", (-20.0, 3234.0), 1000, "local")
 
@@ -73,13 +73,13 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def evaluation(store: Store, tmp_path: Path) -> Iterator[Evaluation]:
-    running = Evaluation(store, retries=2, compute=computing(tmp_path))
+def evaluation(store: Store, tmp_path: Path) -> Iterator[TrialPool]:
+    running = TrialPool(store, retries=2, compute=computing(tmp_path))
     yield running
     running.close()
 
 
-def wait_for(evaluation: Evaluation, count: int, seconds: float = 60) -> list[Finished]:
+def wait_for(evaluation: TrialPool, count: int, seconds: float = 60) -> list[Finished]:
     ended: list[Finished] = []
     deadline = time.monotonic() + seconds
     while len(ended) < count and time.monotonic() < deadline:
@@ -90,7 +90,7 @@ def wait_for(evaluation: Evaluation, count: int, seconds: float = 60) -> list[Fi
 
 
 @pytest.mark.slow
-def test_packs_run_in_order_in_one_process_also_when_they_come_late(evaluation: Evaluation, store: Store) -> None:
+def test_packs_run_in_order_in_one_process_also_when_they_come_late(evaluation: TrialPool, store: Store) -> None:
     names = ["a", "b", "c"]
     for name in names:
         evaluation.submit(pack(name, seeds=2))
@@ -104,7 +104,7 @@ def test_packs_run_in_order_in_one_process_also_when_they_come_late(evaluation: 
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_twice_is_tried_a_third_time(evaluation: Evaluation, store: Store, tmp_path: Path) -> None:
+def test_a_trial_that_fails_twice_is_tried_a_third_time(evaluation: TrialPool, store: Store, tmp_path: Path) -> None:
     evaluation.submit(pack("flaky"))
     (end,) = wait_for(evaluation, 1)
     assert end.error is None
@@ -115,7 +115,7 @@ def test_a_trial_that_fails_twice_is_tried_a_third_time(evaluation: Evaluation, 
 
 @pytest.mark.slow
 def test_a_trial_that_always_fails_says_why_in_one_line_and_where_the_traceback_is(
-    evaluation: Evaluation, store: Store, tmp_path: Path
+    evaluation: TrialPool, store: Store, tmp_path: Path
 ) -> None:
     evaluation.allow(2)
     evaluation.submit(pack("bad", seeds=2))
@@ -134,7 +134,7 @@ def test_a_trial_that_always_fails_says_why_in_one_line_and_where_the_traceback_
 
 
 @pytest.mark.slow
-def test_an_error_of_the_user_is_not_tried_again(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_an_error_of_the_user_is_not_tried_again(evaluation: TrialPool, tmp_path: Path) -> None:
     evaluation.submit(pack("hopeless"))
     (end,) = wait_for(evaluation, 1)
     assert end.error == "the dataset is wrong: mend it"
@@ -142,7 +142,7 @@ def test_an_error_of_the_user_is_not_tried_again(evaluation: Evaluation, tmp_pat
 
 
 @pytest.mark.slow
-def test_at_rest_it_holds_no_processor_and_starts_again_when_needed(evaluation: Evaluation, store: Store) -> None:
+def test_at_rest_it_holds_no_processor_and_starts_again_when_needed(evaluation: TrialPool, store: Store) -> None:
     evaluation.submit(pack("a"))
     wait_for(evaluation, 1)
     evaluation.rest()
@@ -156,7 +156,7 @@ def test_at_rest_it_holds_no_processor_and_starts_again_when_needed(evaluation: 
 
 
 @pytest.mark.slow
-def test_closing_does_not_wait_for_trials_that_run(evaluation: Evaluation, store: Store) -> None:
+def test_closing_does_not_wait_for_trials_that_run(evaluation: TrialPool, store: Store) -> None:
     evaluation.submit(pack("slow"))
     deadline = time.monotonic() + 30
     while not store.work_ids() and time.monotonic() < deadline:
@@ -169,7 +169,7 @@ def test_closing_does_not_wait_for_trials_that_run(evaluation: Evaluation, store
 
 @pytest.mark.slow
 def test_packs_that_fail_are_tried_again_alone_and_those_behind_them_are_computed_once(
-    evaluation: Evaluation, store: Store, tmp_path: Path
+    evaluation: TrialPool, store: Store, tmp_path: Path
 ) -> None:
     names = ["a", "flaky", "b", "hopeless", "c", "bad", "d", "dies", "e"]
     for name in names:
@@ -186,7 +186,7 @@ def test_packs_that_fail_are_tried_again_alone_and_those_behind_them_are_compute
 
 
 @pytest.mark.slow
-def test_what_may_not_run_holds_no_processor_and_runs_when_it_may(evaluation: Evaluation, store: Store) -> None:
+def test_what_may_not_run_holds_no_processor_and_runs_when_it_may(evaluation: TrialPool, store: Store) -> None:
     evaluation.submit(pack("a"))
     wait_for(evaluation, 1)
     evaluation.allow(0)

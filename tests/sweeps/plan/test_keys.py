@@ -319,7 +319,7 @@ MOVES = {
     "planning.registry": NONE,
     "planning.step_size.choice": "auto",
     "planning.step_size.off_policy": "auto",
-    "planning.step_size.units": ASCENDING,
+    "planning.step_size.alpha": ASCENDING,
     "planning.step_size.windows": "auto",
     "planning.trust.gate": "gate",
     "planning.trust.region": "trust gate",

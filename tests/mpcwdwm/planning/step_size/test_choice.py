@@ -9,8 +9,8 @@ import torch
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig
 from mpcwdwm.planning.step_size import choice as auto
+from mpcwdwm.planning.step_size.alpha import sizes
 from mpcwdwm.planning.step_size.choice import ESTIMATORS, candidate_labels
-from mpcwdwm.planning.step_size.units import sizes
 from tests.support.plans import spec_with
 from tests.support.random_parts import OBS, random
 from tests.support.trusted_parts import trusted_parts

@@ -14,7 +14,7 @@ from analysis.table.comparison import build_table
 from cluster.store import open_store
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig, planner_config
-from sweeps.plan.off_policy_evaluation import true_and_estimated
+from sweeps.plan.step_size_scores import true_and_estimated
 from tests.support.random_parts import OBS
 from tests.support.recorded_sweeps import baseline, mpc, publish_result, record
 from tests.support.trusted_parts import trusted_parts

@@ -18,12 +18,11 @@ __all__ = ["true_and_estimated"]
 # fields of a planner in which a chosen and a fixed step size may differ
 CHOOSING = ("step_size", "reset", "judge", "smallest", "largest", "candidates", "candidate_resets")
 
-Row = dict[str, Any]
 Candidate = tuple[float, str | None]
 """Step size and reset; not adapting, step size 0, has none."""
 
 
-def true_and_estimated(plan: Plan, store: Store) -> tuple[list[Row], list[Row]]:
+def true_and_estimated(plan: Plan, store: Store) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return (true, estimated): rows of task, seed, candidate and true_score, and of judge and score.
 
     Raises:
@@ -36,8 +35,8 @@ def true_and_estimated(plan: Plan, store: Store) -> tuple[list[Row], list[Row]]:
             f"sweep {plan.spec.name}: no finished cell has 'step_size: auto', so there are no estimates; "
             "add such a planner and run the sweep"
         )
-    true: list[Row] = []
-    estimated: list[Row] = []
+    true: list[dict[str, Any]] = []
+    estimated: list[dict[str, Any]] = []
     for cell in chosen:
         where = {"task": f"{cell.task.name}, {cell.method}", "seed": cell.seed}
         estimates = done[cell.key]["judgement"]["judges"]

@@ -19,7 +19,7 @@ from mpcwdwm.config import Int, Real, setting
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.parts import Params, Policy
 from mpcwdwm.planning.planner import AdaptingConfig, Planner
-from mpcwdwm.planning.step_size.choice import Choice, check_judge, choose_step_sizes
+from mpcwdwm.planning.step_size.choice import StepSizeChoice, check_judge, choose_step_sizes
 from mpcwdwm.planning.step_size.windows import heldout_windows
 from mpcwdwm.random import generator
 
@@ -92,7 +92,7 @@ class SteppingPlanner(Planner):
         return type(self)(self.parts, config, seeds=self.seeds, episodes=episodes, compute=compute)
 
 
-def step_sizes(planner: SteppingPlanner) -> tuple[float | Tensor, Choice | None]:
+def step_sizes(planner: SteppingPlanner) -> tuple[float | Tensor, StepSizeChoice | None]:
     """Return α, one or one per row (N,), and how it was chosen, if it was.
 
     Raises:
