@@ -197,15 +197,19 @@ def resolve(
     """
     grids = Grids(document, tasks, layers)
     planners = [name for section, name in layers[0].settings if section == "planners"]
+    adapting = [{name: grids.points(("planners", name), task, planner_config) for name in planners} for task in tasks]
+    configs = [choice.config for own in adapting for choices in own.values() for choice in choices]
+    used = itertools.chain(*((config.base, *config.needs) for config in configs))
     components = [name for layer in layers for section, name in layer.settings if section == "components"]
-    named = dict.fromkeys([*COMPONENTS, *components, *baselines, *grids.own_components(planners)])
-    found = []
-    for task in tasks:
-        build = {name: functools.partial(component_config, name, published_config(task, name)) for name in named}
-        trained = {name: grids.points(("components", name), task, build[name]) for name in named}
-        adapting = {name: grids.points(("planners", name), task, planner_config) for name in planners}
-        found.append(ResolvedTask(task, trained, adapting))
-    return tuple(found)
+    named = list(dict.fromkeys([*COMPONENTS, *components, *baselines, *used]))
+    trained: list[dict[str, list[Choice[ComponentConfig]]]] = [{} for _ in tasks]
+    for name in named:  # it grows by what they build on
+        for task, own in zip(tasks, trained, strict=True):
+            build = functools.partial(component_config, name, published_config(task, name))
+            own[name] = grids.points(("components", name), task, build)
+            bases = itertools.chain(*(choice.config.builds_on for choice in own[name]))
+            named += dict.fromkeys(base for base in bases if base not in named)
+    return tuple(ResolvedTask(*each) for each in zip(tasks, trained, adapting, strict=True))
 
 
 class Grids:
@@ -221,12 +225,6 @@ class Grids:
             }
             for owner in owners
         }
-
-    def own_components(self, planners: Iterable[str]) -> list[str]:
-        """Return the components from outside this package that planners are based on or take their critic from."""
-        each = [settings for name in planners for settings in self._settings["planners", name].values()]
-        values = [str(v) for s in each for field in ("base", "critic_from") if field in s for v in s[field].values]
-        return [value for value in values if ":" in value]
 
     def points(self, owner: Owner, task: Task, build: Callable[[dict[str, Any]], C]) -> list[Choice[C]]:
         """Return every point of an owner's grid on a task, each a validated config.

@@ -393,3 +393,39 @@ def test_a_selection_trains_the_tilted_model_every_candidate_uses(tmp_path: Path
     made = plan(tmp_path, text)
     assert made.awaiting_choice == 2
     assert {u.seed for u in made.components if u.component == "world_model"} == {0, 1, 8}
+
+
+OWN_PARTS = """
+from mpcwdwm.components.bc import BcConfig, BehaviorCloning
+from mpcwdwm.components.registry import COMPONENTS
+from mpcwdwm.planning import Frozen, FrozenConfig
+
+
+class Clone(BehaviorCloning):
+    config_class = BcConfig
+
+
+class NearConfig(FrozenConfig):
+    kind: str = "{name}:Near"
+
+    @property
+    def needs(self):
+        return ("{name}:Clone",)
+
+
+class Near(Frozen):
+    config_class = NearConfig
+"""
+
+
+@pytest.mark.parametrize("of", ["planner", "component"])
+def test_a_component_of_ones_own_is_trained_where_a_part_of_the_sweep_needs_it(tmp_path: Path, of: str) -> None:
+    name = f"parts_of_a_{of}"
+    (tmp_path / f"{name}.py").write_text(OWN_PARTS.replace("{name}", name))
+    near, base = f'{{kind: "{name}:Near"}}', f'"{name}:Clone"'
+    made = plan(tmp_path, tilted(planner=near) if of == "planner" else tilted(base=base, planner="{H: 1}"))
+    own = [unit for unit in made.components if unit.component == f"{name}:Clone"]
+    assert [unit.seed for unit in own] == list(made.spec.seeds)
+    keys_of_own = {unit.key for unit in own}
+    users = [unit for unit in (*made.cells, *made.components) if keys_of_own & set(unit.parts.values())]
+    assert len(users) == len(made.spec.seeds)
