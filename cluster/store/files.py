@@ -46,6 +46,7 @@ class Store:
     """An artifact store in a folder. Names are relative paths below it, with "/"."""
 
     has_locks = True  # whether a lease can be a lock on a file; behind a URL there are none
+    notices: tuple[str, ...] = ()  # what the user should know of the store, one line each
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -13,7 +13,6 @@ import hashlib
 import json
 import time
 import uuid
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,9 @@ class RemoteStore(Store):
         protocol = files.protocol
         self._creates = not EXCLUSIVE.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
         if not self._creates:
-            warnings.warn(
+            self.notices = (
                 f"storage '{location}' cannot refuse to overwrite an object: of two sweeps that publish the same"
                 " at once, the later one is kept",
-                stacklevel=2,
             )
         self._cache = Store(self.root)
 

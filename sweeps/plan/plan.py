@@ -130,7 +130,7 @@ def build_plan(spec: Spec, store: Store) -> Plan:
         for task in spec.tasks
     }
     checked = check(spec, {name: _learners(itertools.chain(*groups)) for name, groups in methods.items()})
-    notices = [*checked.notices, *_notices(spec, itertools.chain(*itertools.chain(*methods.values())))]
+    notices = [*store.notices, *checked.notices, *_notices(spec, itertools.chain(*itertools.chain(*methods.values())))]
     plan = Plan(spec, [], [], notices=notices, facts=checked.facts)
     for name, (baselines, *grids) in methods.items():
         _add_task(plan, store, checked, name, baselines, grids)

@@ -27,6 +27,8 @@ baselines: [rebrac, bc]
 class FakeStore:
     """A store in which keys are published by saying so."""
 
+    notices: tuple[str, ...] = ()
+
     def __init__(self) -> None:
         self.published: dict[str, dict[str, Any]] = {}
         self.failures: dict[str, dict[str, Any]] = {}

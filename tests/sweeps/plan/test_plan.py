@@ -331,6 +331,12 @@ def test_the_user_is_told_where_rollouts_do_not_end_and_what_nothing_uses(tmp_pa
     assert plan(tmp_path).notices == []
 
 
+def test_the_user_is_told_what_the_store_cannot_do(tmp_path: Path) -> None:
+    store = FakeStore()
+    store.notices = ("it forgets",)
+    assert plan(tmp_path, store=store).notices[0] == "it forgets"
+
+
 def test_the_real_store_serves_as_a_view(tmp_path: Path) -> None:
     store: Store = open_store(tmp_path / "runs")
     made = plan(tmp_path, BASE, store)
