@@ -1,1 +1,1 @@
-"""What came out: statistics and tables read from MLflow."""
+"""Statistics, tables and figures of sweeps, read from MLflow."""

@@ -32,7 +32,7 @@ class TableSection:
     Attributes:
         heading: of the section.
         tables: each a list of rows, header → cell; the first column is aligned to the left.
-        remarks: sentences below the tables; None for a section that has no place for any.
+        remarks: sentences below the tables, followed by an empty line; None: neither.
     """
 
     heading: str

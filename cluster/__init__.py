@@ -1,1 +1,1 @@
-"""Where work runs: units and packs of work, the artifact store, leases, Ray actors."""
+"""Units and packs of work, running them, the artifact store with its leases, Ray actors."""

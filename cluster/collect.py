@@ -211,7 +211,7 @@ def _snapshot(steps: int, module: Any, scaling: Any) -> Snapshot:
 
 @contextmanager
 def _local_ray() -> Iterator[None]:
-    """Have a Ray in the block, a small one unless one runs, and one thread: with layers of 64 more would wait."""
+    """Use one thread, enough for layers of 64, and start Ray with one CPU for the block, unless it runs already."""
     import ray
 
     running, threads = ray.is_initialized(), torch.get_num_threads()

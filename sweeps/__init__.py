@@ -1,1 +1,1 @@
-"""What to run: the YAML spec, the plan with its keys, and the driver that carries it out."""
+"""The YAML spec of a sweep, its plan with keys, the driver that carries it out, and its records."""

@@ -1,1 +1,1 @@
-"""The figures."""
+"""Figures of a sweep."""

@@ -139,7 +139,7 @@ def _moving(base: Group, curves: Mapping[str, Curve]) -> Answer:
 
 
 def _below_clone(base: Group, clone: Group) -> Answer:
-    """Judge whether a base fails to beat bc on the same seeds and starting states; it does not where bc lacks some."""
+    """Judge whether a base fails to beat bc on the same episodes; if bc lacks some of them, it counts as no failure."""
     try:
         evidence = Evidence((paired_differences(_scores(base), _scores(clone)),))
     except UnpairedError:

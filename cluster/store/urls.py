@@ -95,7 +95,7 @@ class RemoteStore(Store):
         return False
 
     def _commit(self, name: str, manifest: bytes) -> None:
-        """Write a manifest unless there is one; who wrote it shows on reading, also after an answer that was lost."""
+        """Write a manifest unless there is one; read it back to see whose it is, as an answer may be lost."""
         try:
             self._write(name, manifest, **({"mode": "create"} if self._creates else {}))
         except Exception:  # the back ends have no error in common for an object that exists

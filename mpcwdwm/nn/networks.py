@@ -167,15 +167,15 @@ def uniform_init(bound: float | None = None, bias: float | None = None) -> Init:
     return init
 
 
-def orthogonal_init(gain: float = math.sqrt(2)) -> Init:
-    """Orthogonal weights times `gain`, zero bias (the IQL authors' initialisation)."""
+def orthogonal_init() -> Init:
+    """Orthogonal weights times √2, zero bias (the IQL authors' initialisation)."""
 
     def init(weight: Tensor, bias_row: Tensor, g: torch.Generator) -> None:
         rows, columns = weight.shape
         tall = torch.randn(max(rows, columns), min(rows, columns), generator=g, dtype=torch.float64)
         q, r = torch.linalg.qr(tall)
         q = q * r.diagonal().sign()  # makes the distribution uniform over orthogonal matrices
-        weight.copy_((gain * (q if rows >= columns else q.T)).to(weight.dtype))
+        weight.copy_((math.sqrt(2) * (q if rows >= columns else q.T)).to(weight.dtype))
         bias_row.zero_()
 
     return init

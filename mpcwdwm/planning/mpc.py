@@ -152,7 +152,7 @@ def promised_gain(
 ) -> Tensor:
     """Return what the objective gains from ψ₀ to ψ under the same noise, (N,), in the critic's unit.
 
-    States at which the objective's gradient stops are those that ψ₀ reaches, for both.
+    Terms whose gradient stops at the states are evaluated at those that ψ₀ reaches, for both.
     """
     rollouts = noise.shape[2]
     gain = torch.zeros_like(obs[:, 0])

@@ -111,9 +111,10 @@ def objective(parts: Parts, psi: Params, obs: Tensor, noise: Tensor, config: Obj
 
 
 def worth(parts: Parts, psi: Params, imagined: Imagined, still: Imagined, config: ObjectiveConfig) -> Tensor:
-    """Return the objective (N,) of rollouts of ψ, with those of `still` where the gradient stops at the states.
+    """Return the objective (N,) of rollouts of ψ.
 
-    To ascend, they are the same. To compare two ψ, `still` is the same for both, as in the gradient.
+    Terms whose gradient stops at the states take the states from `still`: for the ascent the rollouts themselves, to
+    compare two ψ the same rollouts for both.
     """
     total = returns_of(parts, imagined, config)  # (N, B)
     if config.objective == "advantage":

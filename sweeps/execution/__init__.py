@@ -1,1 +1,1 @@
-"""Doing it: the driver, its trials and its progress."""
+"""The driver of a sweep, its workers, trials and progress."""

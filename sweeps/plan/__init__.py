@@ -1,1 +1,1 @@
-"""What has to be done: the units of a sweep, and their keys."""
+"""The plan of a sweep: its units of work, and their keys."""

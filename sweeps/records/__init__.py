@@ -1,1 +1,1 @@
-"""What is recorded of it in MLflow."""
+"""The records of a sweep in MLflow."""

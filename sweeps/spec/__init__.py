@@ -1,1 +1,1 @@
-"""What is asked for: a sweep's YAML, read and checked."""
+"""The YAML of a sweep, read and checked."""

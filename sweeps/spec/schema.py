@@ -88,7 +88,7 @@ class Resources(Section):
     address: str | None = setting(None, "address of a running Ray cluster; unset: Ray on this machine")
 
     def fitted(self) -> "Resources":
-        """Return them with the unset shares of a GPU filled in: none where this machine has none."""
+        """Return these resources with unset GPU shares filled in: 0 on a machine without a GPU, or for a cluster."""
         import torch
 
         gpus = GPU_SHARE if self.address is None and torch.cuda.is_available() else 0.0

@@ -1,7 +1,7 @@
 """The MLP world model: an ensemble of regressions, deterministic or Gaussian (PETS, arXiv 1805.12114).
 
 It predicts the next observation in one pass. The noise of a transition chooses the network and the Gaussian
-sample, so `sample` is deterministic in (s, a). Planners read the ensemble's disagreement from `predict_members`.
+sample, so `sample` is deterministic in (s, a). The networks' disagreement estimates the error.
 """
 
 from collections.abc import Mapping
