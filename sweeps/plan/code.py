@@ -2,7 +2,8 @@
 
 Comments, docstrings, formatting, the wording of errors and imports for type checkers do not count. An imported name
 is followed to the module that defines it, so that ReBRAC's key does not depend on a planner, nor a planner's result
-on IQL. Imports within `mpcwdwm` are followed, and within the package of a component or planner from elsewhere.
+on IQL. Imports within `mpcwdwm` are followed, and within the package of a component or planner from elsewhere; unless
+that is installed in site-packages, also to the modules beside it.
 """
 
 import ast
@@ -10,7 +11,7 @@ import copy
 import hashlib
 import importlib.util
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ BLOCKS = (
     *(ast.AsyncWith, ast.Try, ast.TryStar, ast.ExceptHandler, ast.match_case),
 )
 
-Places = Mapping[str, Path]
+Places = dict[str, Path]
 """Top-level name → the package's folder, or the file of a module that stands alone."""
 
 
@@ -78,14 +79,21 @@ def closure(*modules: str, without: Collection[str] = (), package: Path | None =
 
 def _places(modules: tuple[str, ...], package: Path | None) -> dict[str, Path]:
     package = package or PACKAGE
-    places = {package.name: package}
-    for top in {module.partition(".")[0] for module in modules}.difference(places):
+    places: Places = {}
+    for top in {module.partition(".")[0] for module in modules} - {package.name}:
         spec = importlib.util.find_spec(top)
         found = spec and (*(spec.submodule_search_locations or ()), spec.origin)
         if not found or not found[0]:
             raise UserError(f"'{top}' cannot be imported, so its code cannot be part of a key: install it")
-        places[top] = Path(found[0])
-    return places
+        places |= _beside(Path(found[0])) | {top: Path(found[0])}
+    return {**places, package.name: package}
+
+
+def _beside(place: Path) -> Places:
+    """Return the modules in the same folder: a user's own import them, too. Beside an installed one are libraries."""
+    if place.parent.name in ("site-packages", "dist-packages"):
+        return {}
+    return {path.stem: path for path in place.parent.iterdir() if path.is_dir() or path.suffix == ".py"}
 
 
 def _source(module: str, places: Places) -> Path | None:

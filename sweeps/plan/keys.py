@@ -6,6 +6,8 @@ keys of its parts, the environment and the code. What only changes how the work 
 threads, torch's version, what it is packed with, and the names a user chooses. `sweeps.plan.code` hashes the code.
 """
 
+import importlib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from cluster.units import TaskRef
 from mpcwdwm.components import ComponentConfig, component_class
 from mpcwdwm.components.registry import curve_played
+from mpcwdwm.envs.factory import env_spec
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.planning import FrozenConfig, PlannerConfig
 from mpcwdwm.planning.registry import planner_class
@@ -121,7 +124,12 @@ def _played_in(task: TaskRef) -> dict[str, Any]:
 
 
 def component_code(
-    component: str, config: ComponentConfig, *, termination: str | None = None, package: Path | None = None
+    component: str,
+    config: ComponentConfig,
+    *,
+    termination: str | None = None,
+    env_id: str | None = None,
+    package: Path | None = None,
 ) -> str:
     """Return the hash of the code that trains a component with this config.
 
@@ -129,10 +137,13 @@ def component_code(
         component: its name.
         config: its config.
         termination: name of the task's rule, of which the code counts where episodes are imagined.
+        env_id: the task's environment, of which the code counts where a curve is played.
         package: another copy of `mpcwdwm`.
     """
-    roots = [*config.code_roots, component_class(component, config).__module__]
-    idle = () if curve_played(component, config) else PLAYING
+    played = curve_played(component, config)
+    own_env = _env_modules(env_id) if played else []
+    roots = [*config.code_roots, component_class(component, config).__module__, *own_env]
+    idle = () if played else PLAYING
     return code_hash(*_with_rule(roots, termination), without=idle, package=package)
 
 
@@ -141,6 +152,7 @@ def cell_code(
     components: Mapping[str, ComponentConfig],
     *,
     termination: str | None = None,
+    env_id: str | None = None,
     package: Path | None = None,
 ) -> str:
     """Return the hash of the code that evaluates a planner with these components.
@@ -149,11 +161,12 @@ def cell_code(
         planner: its config; None for a policy that acts as it was trained.
         components: name → config of each part.
         termination: name of the task's rule, of which the code counts where rollouts end by it.
+        env_id: the task's environment, of which the code counts.
         package: another copy of `mpcwdwm`.
     """
     config = planner or FrozenConfig()
     modules = {component_class(name, own).__module__ for name, own in components.items()}
-    roots = [*config.code_roots, planner_class(config).__module__, *sorted(modules)]
+    roots = [*config.code_roots, planner_class(config).__module__, *sorted(modules), *_env_modules(env_id)]
     return code_hash(*_with_rule(roots, termination), without=config.idle_modules, package=package)
 
 
@@ -162,3 +175,13 @@ def _with_rule(roots: list[str], termination: str | None) -> list[str]:
     if termination is None or RULES_MODULE not in roots:
         return roots
     return [*roots, RULES[termination].__module__]
+
+
+def _env_modules(env_id: str | None) -> list[str]:
+    """Return the module that defines an environment; none for Gymnasium's own, whose id has their version."""
+    entry = env_spec(env_id).entry_point if env_id else None
+    module = entry.partition(":")[0] if isinstance(entry, str) else entry.__module__ if entry else "gymnasium"
+    if module.partition(".")[0] == "gymnasium":
+        return []
+    source = inspect.getsourcefile(importlib.import_module(module))
+    return [module] if source else []

@@ -102,7 +102,9 @@ class _Units:
         config = choice.config
         which = (component_class(name, config), config.code_roots, curve_played(name, config))
         if which not in self._codes:
-            self._codes[which] = component_code(name, config, termination=self.task.termination)
+            self._codes[which] = component_code(
+                name, config, termination=self.task.termination, env_id=self.task.env_id
+            )
         return self._codes[which]
 
     def _cell_code(self, method: Method) -> str:
@@ -112,7 +114,7 @@ class _Units:
         runs = planner and (planner.kind, planner.code_roots, planner.idle_modules)
         which = (runs, *(component_class(name, config) for name, config in parts.items()))
         if which not in self._codes:
-            self._codes[which] = cell_code(planner, parts, termination=self.task.termination)
+            self._codes[which] = cell_code(planner, parts, termination=self.task.termination, env_id=self.task.env_id)
         return self._codes[which]
 
 

@@ -30,6 +30,16 @@ CELL: dict[str, Any] = {
 }  # fmt: skip
 COMPONENT: dict[str, Any] = {"component": "rebrac", "config": CONFIG, "task": TASK, "seed": 0, "code": "c"}
 
+OWN_ENVIRONMENT = """
+import gymnasium
+from gymnasium.envs.mujoco.hopper_v4 import HopperEnv
+
+class Mine(HopperEnv):
+    pass
+
+gymnasium.register("StrangersHopper-v0", entry_point=Mine)
+"""
+
 
 # What is in a key
 
@@ -221,6 +231,45 @@ def test_the_source_of_ones_own_judge_counts_where_it_chooses(tmp_path: Path, mo
     file.write_text("def mine(parts, windows, base, candidate):\n    return 2\n")
     assert cell_code(asked, {}) != before[0]
     assert cell_code(unasked, {}) == before[1]
+
+
+def test_a_module_beside_ones_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lone_planners.py").write_text("import numpy\nfrom lone_helpers import std\n")
+    helpers = tmp_path / "lone_helpers.py"
+    helpers.write_text("std = 0.2")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = code_hash("lone_planners")
+    helpers.write_text("std = 0.3")
+    assert code_hash("lone_planners") != before
+    assert closure("lone_planners") == ["lone_helpers", "lone_planners"]
+
+
+def test_installed_libraries_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "strangers_lone.py").write_text("from strangers_library import std\n")
+    (installed / "strangers_library.py").write_text("std = 0.2")
+    monkeypatch.syspath_prepend(str(installed))
+    assert closure("strangers_lone") == ["strangers_lone"]
+
+
+def test_the_source_of_ones_own_environment_counts_where_it_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "strangers_envs.py"
+    file.write_text(OWN_ENVIRONMENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    played, unplayed = component_config("bc", {}, {}), component_config("bc", {}, {"eval_episodes": 0})
+
+    def codes() -> list[str]:
+        env_id = "strangers_envs:StrangersHopper-v0"
+        own = [component_code("bc", config, env_id=env_id) for config in (unplayed, played)]
+        return [*own, cell_code(None, {}, env_id=env_id)]
+
+    before = codes()
+    file.write_text(f"{OWN_ENVIRONMENT}\nGRAVITY = 2\n")
+    assert [new == old for new, old in zip(codes(), before, strict=True)] == [True, False, False]
+    assert cell_code(None, {}, env_id="Hopper-v4") == cell_code(None, {})
 
 
 @pytest.mark.parametrize(
