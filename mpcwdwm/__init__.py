@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the types of what is imported on first use
     from mpcwdwm.api import load as load
     from mpcwdwm.components import component_config as component_config
+    from mpcwdwm.components.loading import stacked as stacked
     from mpcwdwm.data import find_task as find_task
     from mpcwdwm.data import read_dataset as read_dataset
     from mpcwdwm.envs.factory import make_env as make_env
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "mpcwdwm.api": "load",
     "mpcwdwm.components": "component_config",
+    "mpcwdwm.components.loading": "stacked",
     "mpcwdwm.data": "find_task read_dataset",
     "mpcwdwm.envs.factory": "make_env",
     "mpcwdwm.errors": "UserError",

@@ -48,6 +48,8 @@ def load(
     """
     folder = Path(storage) / "components"
     seeds = [seed] if isinstance(seed, int) else list(seed)
+    if not seeds:
+        raise UserError("seed is empty: give one training seed or more")
     manifests = [read_manifest(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
     if not manifests:
         raise UserError(f"{folder}: no finished components; run 'mpcwdwm sweep run SPEC' first")

@@ -42,6 +42,8 @@ def env_spec(env_id: str) -> Any:
     Raises:
         UserError: the id is malformed or unknown, or names a -v2 or -v3 robot Gymnasium has given up.
     """
+    if not env_id:
+        raise UserError("no environment is given: name its Gymnasium id, such as Hopper-v4 (parts.env_id)")
     module, _, name = env_id.rpartition(":")
     old = re.fullmatch(r"(\w+)-v[0-3]", name)
     if old and f"{old[1]}-v4" in gymnasium.registry:

@@ -11,7 +11,7 @@ from mpcwdwm.planning.parts import Params, Parts, Policy, TransitionModel
 
 __all__ = ["check_answers", "check_methods"]
 
-COLUMNS = 2  # rollouts per row of what is tried out: one would hide a wrong shape
+COLUMNS = 7  # rollouts per row of what is tried out: unlike the number of critics, which would hide a swapped axis
 NUDGE = 0.1  # change of an input that shows whether an answer depends on it
 
 
@@ -22,10 +22,12 @@ def check_methods(parts: Parts) -> None:
         raise UserError(f"parts.policy is a {policy} without initial(): give mpcwdwm.ModulePolicy(module)")
     if parts.world_model is not None and not isinstance(parts.world_model, TransitionModel):
         raise UserError(f"parts.world_model is a {model} without noise_shape or sample(): see docs/python.md")
+    if parts.world_model is not None and not isinstance(parts.world_model.noise_shape, Sequence):
+        raise UserError(f"noise_shape of parts.world_model ({model}) has to be a tuple of sizes, such as (11,) or ()")
 
 
 def check_answers(parts: Parts, psi0: Params, obs: Tensor, *, gradient: bool) -> None:
-    """Ask every part once, and refuse answers of another shape, precision, or without a gradient.
+    """Ask every part once, and refuse answers of another shape, type, precision, or without a gradient.
 
     Args:
         parts: as the planner uses them.
@@ -43,7 +45,7 @@ def check_answers(parts: Parts, psi0: Params, obs: Tensor, *, gradient: bool) ->
     state = obs.unsqueeze(1).repeat(1, COLUMNS, 1)
 
     def check(name: str, part: Callable[..., Tensor], inputs: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        answer = _answer(name, part, tuple(inputs.values()), shape, obs)
+        answer = _answer(name, part, inputs, shape)
         try:
             lost = _detached_from(part, inputs) if gradient else None
         except RuntimeError as error:
@@ -62,6 +64,8 @@ def check_answers(parts: Parts, psi0: Params, obs: Tensor, *, gradient: bool) ->
         check("world_model", lambda obs, action: model.sample(obs, action, noise), inputs, (n, COLUMNS, obs_dim))
     if parts.reward is not None:
         check("reward", parts.reward, inputs, (n, COLUMNS))
+    if parts.termination is not None:
+        _answer("termination", parts.termination, {"observations": state}, (n, COLUMNS), torch.bool)
 
 
 def _detached_from(part: Callable[..., Tensor], inputs: Mapping[str, Tensor]) -> str | None:
@@ -75,7 +79,9 @@ def _detached_from(part: Callable[..., Tensor], inputs: Mapping[str, Tensor]) ->
                 total = (answer * _weights(answer)).sum()
             answers.append(answer.detach())
             slopes.append(torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None)
-        if not torch.equal(*answers) and all(slope is None or not slope.any() for slope in slopes):
+        before, after = answers
+        changed = not torch.allclose(before, after, rtol=0, atol=0, equal_nan=True)
+        if changed and all(slope is None or not slope.any() for slope in slopes):
             return name
     return None
 
@@ -87,19 +93,29 @@ def _weights(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _answer(
-    name: str, part: Callable[..., Tensor], inputs: Sequence[Tensor], shape: tuple[int, ...], obs: Tensor
+    name: str,
+    part: Callable[..., Tensor],
+    inputs: Mapping[str, Tensor],
+    shape: tuple[int, ...],
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Return a part's answer, if it is of this shape (−1: any) and of the precision of `obs`."""
+    """Return a part's answer, if it is of this shape (−1: any) and type (by default the inputs')."""
+    given = next(iter(inputs.values())).dtype
     try:
-        found = part(*inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        found: object = part(*inputs.values())
+    except Exception as error:  # whatever a user's own part raises
+        reason = " ".join(str(error).split())
+        sizes = " and ".join(f"{what} of {value.shape[-1]} numbers" for what, value in inputs.items())
         raise UserError(
-            f"parts.{name} does not take observations of {obs.shape[1]} numbers as planners give them: {reason}"
+            f"parts.{name} does not take {sizes} ({given}) as planners give them: {type(error).__name__}: {reason}"
         ) from error
+    if not isinstance(found, Tensor):
+        raise UserError(f"parts.{name} answers with a {type(found).__name__}, it should be a torch.Tensor")
     wanted = str(tuple("any" if size < 0 else size for size in shape)).replace("'", "")
     if found.dim() != len(shape) or any(-1 != want != size for want, size in zip(shape, found.shape, strict=True)):
         raise UserError(f"parts.{name} answers with shape {tuple(found.shape)}, it should be {wanted}")
-    if found.dtype != obs.dtype:
-        raise UserError(f"parts.{name} answers in {found.dtype}, the policy is {obs.dtype}: give both one precision")
+    if dtype is not None and found.dtype != dtype:
+        raise UserError(f"parts.{name} answers in {found.dtype}, it should be {dtype}")
+    if dtype is None and found.dtype != given:
+        raise UserError(f"parts.{name} answers in {found.dtype}, the policy is {given}: give both one precision")
     return found

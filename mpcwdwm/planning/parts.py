@@ -230,19 +230,27 @@ class ModulePolicy:
         modules: one per member, of equal architecture.
 
     Raises:
-        UserError: no module, or dropout or batch normalisation in training mode, whose output is not one of the
-            observation alone.
+        UserError: no modules, modules that differ or have no parameters, or dropout or batch normalisation in training
+            mode, whose output is not one of the observation alone.
     """
 
     def __init__(self, *modules: nn.Module) -> None:
         if not modules:
             raise UserError("ModulePolicy() needs a module for every member: give one or more")
+        for module in modules:
+            if not isinstance(module, nn.Module):
+                raise UserError(f"ModulePolicy() takes torch.nn.Module objects, not {module!r}")
         for layer in (layer for module in modules for layer in module.modules()):
             if layer.training and isinstance(layer, BATCH_DEPENDENT):
                 raise UserError(f"the policy has a {type(layer).__name__} in training mode: call eval() on it first")
         self.module = modules[0]
         self._members = len(modules)
-        self._params, self._buffers = stack_module_state(list(modules))
+        try:
+            self._params, self._buffers = stack_module_state(list(modules))
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"the modules of a ModulePolicy have to be of one architecture: {error}") from error
+        if not self._params:
+            raise UserError(f"the policy {type(self.module).__name__} has no parameters: nothing could be adapted")
 
     def initial(self, episodes: int) -> Params:
         """Return ψ₀ for every row."""

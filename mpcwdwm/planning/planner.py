@@ -140,7 +140,8 @@ class Planner:
         compute: how a step is run.
 
     Raises:
-        UserError: the parts are not enough for the config, or the seeds are not one per member.
+        UserError: the config is another planner's, the parts are not enough for it, the seeds are not one per member,
+            or there are no episodes.
     """
 
     config_class: ClassVar[type[PlannerConfig]]
@@ -157,7 +158,12 @@ class Planner:
         compute: ComputeConfig | None = None,
     ) -> None:
         self.config, self.episodes, self.seeds = config or self.config_class.model_validate({}), episodes, tuple(seeds)
+        if not isinstance(self.config, self.config_class):
+            own, named = self.config_class.__name__, type(self.config).__name__
+            raise UserError(f"{type(self).__name__} is configured by {own}, not by {named}: give it one of those")
         self.parts = _sufficient(parts, self.config)
+        if episodes < 1:
+            raise UserError(f"episodes should be 1 or more, not {episodes}")
         if len(self.seeds) != parts.members:
             raise UserError(f"{len(self.seeds)} seeds for {parts.members} members: give one seed per member")
         check_methods(parts)
@@ -265,8 +271,21 @@ class Planner:
         return action, value, fallen
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
-        """Plan at one observation (obs_dim,) and return one action (act_dim,): for a single environment."""
-        rows = torch.as_tensor(obs, dtype=self.dtype, device=self.parts.device)
+        """Plan at one observation (obs_dim,) and return one action (act_dim,): for a single environment.
+
+        Raises:
+            UserError: it is no vector or not as long as the one before, or the planner has several rows.
+        """
+        if self.rows > 1:
+            raise UserError(f"this planner has {self.rows} rows: call act() with an observation for each")
+        try:
+            rows = torch.as_tensor(obs, dtype=self.dtype, device=self.parts.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            given = type(obs).__name__
+            raise UserError(f"planner(obs) takes the observation alone, a vector of numbers, not a {given}") from error
+        if rows.dim() != 1 or (self.act_dim and rows.shape != self.obs.shape[1:]):
+            before = f" of {self.obs.shape[1]} numbers" if self.act_dim else ""
+            raise UserError(f"planner(obs) takes one vector{before}, not one of shape {tuple(rows.shape)}")
         return self.act(rows.unsqueeze(0))[0].squeeze(0).cpu().numpy()
 
 

@@ -43,7 +43,8 @@ class Training:
     purpose of the random numbers.
 
     Raises:
-        UserError: no usable rows, `compute` asks for what is not there, or `bases` lack one or are of other seeds.
+        UserError: the config is another component's, no seeds, not one dataset per seed, no usable rows, `compute` asks
+            for what is not there, or `bases` lack one or are of other seeds.
     """
 
     def __init__(
@@ -62,7 +63,16 @@ class Training:
         self.compute = compute or ComputeConfig()
         self.name, self.config, self.seeds = name, config, tuple(seeds)
         self.datasets = [datasets] * len(self.seeds) if isinstance(datasets, Dataset) else list(datasets)
-        first, part_class = self.datasets[0], component_class(name, config)
+        part_class = component_class(name, config)
+        if not isinstance(config, part_class.config_class):
+            wanted, named = part_class.config_class.__name__, type(config).__name__
+            raise UserError(f"{name} is configured by {wanted}, not by {named}: see mpcwdwm.component_config")
+        if not all(isinstance(dataset, Dataset) for dataset in self.datasets):
+            raise UserError("a component is trained on datasets: give what mpcwdwm.read_dataset(FILE) returns")
+        if not self.seeds or len(self.datasets) != len(self.seeds):
+            given = f"{len(self.datasets)} datasets for {len(self.seeds)} seeds"
+            raise UserError(f"{given}: give one seed or more, and one dataset for all or one for each")
+        first = self.datasets[0]
         pays = part_class.compile_pays
         self.path = execution_of(self.compute, device, updates=config.steps, compile_pays=pays)
         heldout = None if config.train_on == "all" else False
@@ -240,8 +250,9 @@ def _weights_hash(part: Component) -> str:
 
 def _checked_base(bases: Mapping[str, Component] | None, name: str, seeds: tuple[int, ...]) -> Component:
     base = (bases or {}).get(name)
-    if base is None:
-        raise UserError(f"this config builds on a trained {name}: give it in bases={{'{name}': load_component([…])}}")
+    if not isinstance(base, Component):
+        given = f"bases={{'{name}': mpcwdwm.stacked(train('{name}', …))}}"
+        raise UserError(f"this config builds on a trained {name}: give it in {given}")
     if base.seeds != seeds:
         raise UserError(f"the {name} has seeds {list(base.seeds)}, the training {list(seeds)}: load equal seeds")
     return base

@@ -215,6 +215,7 @@ def test_the_package_shows_its_names_and_is_light_to_import():
         ({"task": "hopper-medium-replay-mini-ppo"}, "did you mean 'hopper-medium-replay-mini-ppo-v0'"),
         ({"task": TASK["name"], "seed": 9}, r"no finished 'rebrac' for seed 9; it has seeds \[0, 1\]"),
         ({"task": TASK["name"], "base": "td3"}, "no finished 'td3'"),
+        ({"task": TASK["name"], "seed": []}, "seed is empty"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_line(storage, arguments, message):

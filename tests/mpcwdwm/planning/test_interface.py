@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -30,6 +31,11 @@ class Detached(mpcwdwm.ModulePolicy):
         return super().__call__(psi, obs)
 
 
+def numbered(model):
+    model.noise_shape = OBS
+    return model
+
+
 def detached(obs, action):
     return (obs.sum(-1) + action.sum(-1)).unsqueeze(1).detach()
 
@@ -49,12 +55,30 @@ WRONG = {
     "plain critic": ({"critic": lambda: nn.Linear(OBS, 1)}, "parts.critic does not take"),
     "reward (N, B, 1)": (
         {"reward": lambda: lambda obs, action: obs[..., :1]},
-        r"reward answers .* should be \(1, 2\)",
+        r"reward answers .* should be \(1, 7\)",
     ),
     "float reward": (
         {"reward": lambda: lambda obs, action: obs[..., 0].float()},
         "reward answers in torch.float32",
     ),
+    "reward in numpy": (
+        {"reward": lambda: lambda obs, action: obs.sum(-1).numpy()},
+        "parts.reward answers with a ndarray, it should be a torch.Tensor",
+    ),
+    "reward that fails": (
+        {"reward": lambda: lambda obs, action: {}["speed"]},
+        f"parts.reward does not take observations of {OBS} numbers and actions of {ACT} .* KeyError: 'speed'",
+    ),
+    "critics in the last axis": (
+        {"critic": lambda: lambda obs, action: torch.stack([obs.sum(-1)] * 2, -1)},
+        r"critic answers with shape \(1, 7, 2\), it should be \(1, any, 7\)",
+    ),
+    "noise of a number": ({"world_model": lambda: numbered(Model())}, "noise_shape .* has to be a tuple"),
+    "termination (N, B, 1)": (
+        {"termination": lambda: lambda obs: obs[..., :1] < 0},
+        r"termination answers with shape \(1, 7, 1\), it should be \(1, 7\)",
+    ),
+    "termination of numbers": ({"termination": lambda: lambda obs: obs[..., 0]}, "it should be torch.bool"),
     "detached policy": ({"policy": lambda: Detached()}, "parts.policy is detached from its observations"),
     "detached critic": ({"critic": lambda: detached}, "parts.critic is detached from its observations"),
     "detached model": ({"world_model": lambda: Model(torch.detach)}, "parts.world_model is detached"),
@@ -132,3 +156,53 @@ def test_layers_that_depend_on_the_batch_or_on_chance_have_to_be_in_eval_mode(la
     parts = replace(make_parts(), policy=mpcwdwm.ModulePolicy(policy.eval()))
     planner = mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(H=1, M=2))
     assert planner.act(torch.zeros(1, OBS, dtype=DOUBLE))[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ([nn.Linear], "takes torch.nn.Module objects"),
+        ([None], "takes torch.nn.Module objects"),
+        ([nn.Linear(OBS, ACT), nn.Sequential(nn.Linear(OBS, ACT))], "of one architecture"),
+        ([nn.Linear(OBS, ACT), nn.Linear(OBS, ACT + 1)], "of one architecture"),
+        ([nn.Flatten()], "has no parameters"),
+    ],
+)
+def test_what_cannot_be_an_adaptable_policy_is_refused_in_one_line(modules, message):
+    with pytest.raises(UserError, match=message):
+        mpcwdwm.ModulePolicy(*modules)
+
+
+def test_a_reward_that_is_nowhere_a_number_is_not_taken_for_detached():
+    parts = replace(make_parts(), reward=lambda obs, action: torch.nan * obs.sum(-1))
+    _, _, fallen = mpcwdwm.AdaptiveMpc(parts, mpcwdwm.MpcConfig(H=1, M=2)).act(torch.zeros(1, OBS, dtype=DOUBLE))
+    assert fallen.all()
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        ((np.zeros(OBS), {}), "takes the observation alone, a vector of numbers, not a tuple"),
+        ({"observation": np.zeros(OBS)}, "not a dict"),
+        (np.zeros((1, OBS)), rf"takes one vector, not one of shape \(1, {OBS}\)"),
+    ],
+)
+def test_an_observation_that_is_no_vector_is_refused_in_one_line(obs, message):
+    with pytest.raises(UserError, match=message):
+        mpcwdwm.AdaptiveMpc(make_parts(), mpcwdwm.MpcConfig(H=1, M=2))(obs)
+
+
+def test_an_observation_of_another_length_than_the_first_is_refused_in_one_line():
+    planner = mpcwdwm.AdaptiveMpc(make_parts(), mpcwdwm.MpcConfig(H=1, M=2))
+    planner(np.zeros(OBS))
+    with pytest.raises(UserError, match=rf"takes one vector of {OBS} numbers, not one of shape \({OBS + 1},\)"):
+        planner(np.zeros(OBS + 1))
+
+
+def test_a_planner_refuses_another_ones_config_no_episodes_and_one_observation_for_many_rows():
+    with pytest.raises(UserError, match="AdaptiveMpc is configured by MpcConfig, not by MppiConfig"):
+        mpcwdwm.AdaptiveMpc(make_parts(), mpcwdwm.MppiConfig())
+    with pytest.raises(UserError, match="episodes should be 1 or more, not 0"):
+        mpcwdwm.AdaptiveMpc(make_parts(), episodes=0)
+    with pytest.raises(UserError, match="this planner has 2 rows: call act"):
+        mpcwdwm.AdaptiveMpc(make_parts(), episodes=2)(np.zeros(OBS))

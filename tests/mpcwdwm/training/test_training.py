@@ -138,6 +138,18 @@ def test_a_dataset_without_usable_rows_is_refused_in_one_line(small):
 # ------------------------------------------------------------------------------------ configuration
 
 
+def test_what_a_training_cannot_begin_with_is_refused_in_one_line(dataset):
+    config, other = component_config("bc", {}, {}), component_config("iql", {}, {})
+    with pytest.raises(UserError, match="bc is configured by BcConfig, not by IqlConfig"):
+        train("bc", other, dataset, [0])
+    with pytest.raises(UserError, match="0 datasets for 0 seeds: give one seed or more"):
+        train("bc", config, dataset, [])
+    with pytest.raises(UserError, match="1 datasets for 2 seeds"):
+        train("bc", config, [dataset], [0, 1])
+    with pytest.raises(UserError, match="give what mpcwdwm"):
+        train("bc", config, str(dataset.path), [0])
+
+
 def test_published_settings_reach_the_config_and_the_users_come_last():
     task = find_task("antmaze-umaze-v2")
     config = component_config("rebrac", published_config(task, "rebrac"), {"batch_size": 64})
