@@ -12,7 +12,8 @@ copied to the run's folder where that is on this machine.
 sqlite waits at each of MLflow's four commits a unit until the disk has it. So the file is kept with a
 write-ahead log (`_write_ahead`): a commit is appended to ``mlflow.db-wal`` without waiting. A killed process loses
 nothing; a power cut may lose the last records, and the next run makes them again from the artifact store.
-`Tracker.finish` moves the log into ``mlflow.db``, which can then be copied alone. All processes that use the file at
+`Tracker.finish` moves the log into ``mlflow.db``, which can then be copied alone and read where nothing can be written,
+unless another process has it open. All processes that use the file at
 the same time must be on one machine, as sqlite demands; several machines need a server.
 """
 
@@ -22,10 +23,11 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
+from weakref import WeakSet
 
 from filelock import FileLock
 
@@ -53,6 +55,9 @@ __all__ = ["Tracker"]
 
 PARAMS_PER_BATCH = 100  # MLflow's limit on one log_batch
 METRICS_PER_BATCH = 500  # the limit is 1000 for metrics and params together
+LOCKED_SECONDS = 1.0  # how long the end of the log waits for other processes
+
+_ENGINES: WeakSet[Any] = WeakSet()  # SQLAlchemy's, of this process: their connections are closed to end the log
 
 
 Index = dict[str, list[Any] | None]
@@ -127,8 +132,7 @@ class Tracker:
             self._client.log_text(self._parent, json.dumps({**self._plan, "failed": failed}, indent=1), PLAN_FILE)
             self._client.set_terminated(self._parent, status=status)
             if self._file is not None:
-                with closing(sqlite3.connect(self._file)) as connection:
-                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                _end_write_ahead(self._file)
 
     # Units
 
@@ -266,8 +270,9 @@ def _create_sqlite_store(file: Path) -> None:
     import sqlalchemy
     from mlflow import MlflowClient
 
-    if not sqlalchemy.event.contains(sqlalchemy.Engine, "connect", _write_ahead):
-        sqlalchemy.event.listen(sqlalchemy.Engine, "connect", _write_ahead)
+    for moment, listener in (("connect", _write_ahead), ("engine_connect", _note_engine)):
+        if not sqlalchemy.event.contains(sqlalchemy.Engine, moment, listener):
+            sqlalchemy.event.listen(sqlalchemy.Engine, moment, listener)
     if file.exists() and file.stat().st_size > 0:
         return
     fresh = file.with_name(file.name + ".new")
@@ -284,6 +289,26 @@ def _write_ahead(connection: Any, _: Any) -> None:
         if not file.endswith(".new"):  # that one is renamed while it is open, and its log would not be
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _note_engine(connection: Any) -> None:
+    _ENGINES.add(connection.engine)
+
+
+def _end_write_ahead(file: Path) -> None:
+    """Move the log into the file and go on without one, because its readers write, too; not while others use the file.
+
+    Our own connections are closed, and the next ones of this process begin no log before another `Tracker` does.
+    """
+    import sqlalchemy
+
+    if sqlalchemy.event.contains(sqlalchemy.Engine, "connect", _write_ahead):
+        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", _write_ahead)
+    for engine in [each for each in _ENGINES if Path(each.url.database or "").absolute() == file]:
+        engine.dispose()
+    with closing(sqlite3.connect(file, LOCKED_SECONDS)) as connection, suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def _lock_file(uri: str) -> Path:

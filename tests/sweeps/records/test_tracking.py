@@ -1,8 +1,10 @@
+import contextlib
 import importlib.util
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -169,11 +171,20 @@ def test_a_commit_does_not_wait_for_the_disk_and_the_finished_file_is_whole(stor
     with tracker._client._tracking_client.store.engine.connect() as connection:
         found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
     assert found == ["wal", 1]  # NORMAL
-    log = Path(f"{store.removeprefix('sqlite:///')}-wal")
+    file = Path(store.removeprefix("sqlite:///"))
+    log = file.with_name("mlflow.db-wal")
     assert tracker.log(unit, publish_result(tmp_path, unit, [1.0, 2.0]))
     assert log.stat().st_size > 0
+    with contextlib.closing(sqlite3.connect(file)) as reader:  # another process that has the file open
+        reader.execute("SELECT * FROM runs").fetchall()
+        tracker.finish("FINISHED", {})
+        assert log.stat().st_size == 0
     tracker.finish("FINISHED", {})
-    assert log.stat().st_size == 0
+    assert not log.exists()
+    runs_of(store, unit.key)  # reading begins no log
+    assert (
+        file.read_bytes()[18:20] == b"\1\1"
+    )  # of a file without a log, which can be read where nothing can be written
 
 
 def test_what_is_deleted_by_hand_during_a_sweep_is_noticed(store, tmp_path):
