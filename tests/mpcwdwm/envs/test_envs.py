@@ -168,7 +168,7 @@ def test_gymnasiums_own_robots_are_stepped_in_double():
         ("Hoper-v4", "did you mean 'Hopper-v4'?"),
         ("Hopper", "not known"),
         ("no such thing!", "not known"),
-        ("", "not known"),
+        ("", "no environment is given"),
         ("no_such_module:Env-v0", "cannot be imported"),
         ("CartPole-v1", "action space is Discrete"),
     ],

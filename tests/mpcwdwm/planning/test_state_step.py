@@ -12,7 +12,7 @@ from torch import nn
 
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, ModulePolicy, MpcConfig, adapt, imagine
-from mpcwdwm.planning.step_size import units as step_size_module
+from mpcwdwm.planning.step_size import alpha as step_size_module
 from mpcwdwm.planning.step_size.alpha import alpha_at_state, sizes
 from mpcwdwm.planning.trust.region import action_change
 from tests.support.planners import Broken

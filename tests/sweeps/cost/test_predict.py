@@ -37,6 +37,8 @@ AROUND = Machine()  # what is assumed of a machine that was never measured
 class Archive:
     """A store that holds manifests."""
 
+    notices = ()
+
     def __init__(self) -> None:
         self.manifests: dict[str, dict[str, dict[str, Any]]] = {"component": {}, "cell": {}}
 
