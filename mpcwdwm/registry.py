@@ -10,13 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeGuard, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeGuard, TypeVar
 
 from mpcwdwm.errors import UserError, did_you_mean
 
 __all__ = ["Registry", "is_function", "slug", "subclass_of"]
 
 T = TypeVar("T")
+
+
+class _Configured(Protocol):
+    config_class: ClassVar[type[Any]]
+
+
+C = TypeVar("C", bound=_Configured)
 
 
 class Registry(Generic[T]):
@@ -115,11 +122,13 @@ def is_function(thing: object) -> TypeGuard[Callable[..., Any]]:
     return callable(thing)
 
 
-def subclass_of(base: type[T]) -> Callable[[object], TypeGuard[type[T]]]:
-    """Return the check whether something is a subclass of `base`."""
+def subclass_of(base: type[C]) -> Callable[[object], TypeGuard[type[C]]]:
+    """Return the check whether something is a subclass of `base`, with a config that is a subclass of its config."""
 
-    def accepts(thing: object) -> TypeGuard[type[T]]:
-        return isinstance(thing, type) and issubclass(thing, base)
+    def accepts(thing: object) -> TypeGuard[type[C]]:
+        if not (isinstance(thing, type) and issubclass(thing, base)):
+            return False
+        return isinstance(thing.config_class, type) and issubclass(thing.config_class, base.config_class)
 
     return accepts
 

@@ -82,12 +82,14 @@ def sweep_plan(
     """Show what a sweep consists of, what is done, and how long the rest will take; start nothing."""
     from sweeps.cost.predict import predict
     from sweeps.execution.progress import duration
+    from sweeps.plan.checks import check_capture
     from sweeps.reports import print_counts
 
     plan, store = _plan(spec, sets, tasks, seeds)
     print_counts(plan, store)
     cost = predict(plan, store)
     if cost.wall_seconds:
+        check_capture(plan.spec)
         phases = [f"{name} {duration(seconds)}" for name, seconds in cost.seconds.items() if seconds]
         print(f"time        about {duration(cost.wall_seconds)} ({', '.join(phases)})")
         print(f"compute     {cost.gpu_hours:.2f} GPU-hours, {cost.cpu_hours:.2f} CPU-hours")

@@ -119,7 +119,7 @@ class Component(nn.Module):
         dtype: of parameters and buffers.
     """
 
-    config_class: ClassVar[type[ComponentConfig]]
+    config_class: ClassVar[type[ComponentConfig]] = ComponentConfig
     config: ComponentConfig
     rows: ClassVar[Rows] = "all"
     compile_pays: ClassVar[bool] = False  # on a processor, over many updates (docs/benchmarks.md)

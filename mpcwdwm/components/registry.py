@@ -29,7 +29,7 @@ COMPONENTS: Registry[type[Component]] = Registry(
     "component",
     "mpcwdwm.components",
     subclass_of(Component),
-    "a subclass of mpcwdwm.components.Component",
+    "a subclass of mpcwdwm.components.Component, its config_class one of ComponentConfig",
     {
         "rebrac": "mpcwdwm.components.rebrac:Rebrac",
         "iql": "mpcwdwm.components.iql:Iql",
@@ -43,7 +43,7 @@ WORLD_MODELS: Registry[type[WorldModel]] = Registry(
     "kind of world model",
     "mpcwdwm.world_models",
     subclass_of(WorldModel),
-    "a subclass of mpcwdwm.components.WorldModel",
+    "a subclass of mpcwdwm.components.WorldModel, its config_class one of WorldModelConfig",
     {
         "diffusion": "mpcwdwm.components.world_models.diffusion:DiffusionModel",
         "flow": "mpcwdwm.components.world_models.flow:FlowModel",

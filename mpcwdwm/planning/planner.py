@@ -144,7 +144,7 @@ class Planner:
             or there are no episodes.
     """
 
-    config_class: ClassVar[type[PlannerConfig]]
+    config_class: ClassVar[type[PlannerConfig]] = PlannerConfig
     follows_gradient: ClassVar[bool] = False  # through the parts: then they must not be detached
     config: PlannerConfig
 

@@ -13,7 +13,7 @@ PLANNERS: Registry[type[Planner]] = Registry(
     "planner kind",
     "mpcwdwm.planners",
     subclass_of(Planner),
-    "a subclass of mpcwdwm.planning.Planner",
+    "a subclass of mpcwdwm.planning.Planner, its config_class one of PlannerConfig",
     {
         "policy": "mpcwdwm.planning.mpc:AdaptiveMpc",
         "action": "mpcwdwm.planning.action:ActionAscent",

@@ -26,6 +26,7 @@ from mpcwdwm.data.dataset import Dataset, from_arrays
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.envs.factory import make_env, mujoco_version
+from mpcwdwm.errors import UserError
 from mpcwdwm.nn.compute import ComputeConfig, execution_of
 from mpcwdwm.planning import PlannerConfig, assemble, planner_class, planner_config
 from mpcwdwm.training.evaluators import heldout_evaluator
@@ -162,7 +163,7 @@ def update_cost(work: Updates, place: Place, *, anew: bool = False) -> Cost:
     what: dict[str, Any] = {"component": work.component, "config": work_shape(work.config.to_dict())}
     what |= {"dims": work.dims, "seeds": work.seeds, "compute": compute.to_dict()}
     what["code"] = component_code(work.component, work.config)
-    cost = _remember(what, place, lambda: time_updates(work, place), anew=anew)
+    cost = _remember(what, place, lambda: time_updates(work, place), anew=anew, name=f"component '{work.component}'")
     if path != "compile":
         return cost
     return Cost(COMPILED_SHARE * cost.step, cost.first + COMPILE_SECONDS, cost.point)
@@ -177,13 +178,14 @@ def act_cost(work: Acts, place: Place, *, anew: bool = False) -> Cost:
     what |= {"planner": work.planner and work_shape(work.planner.to_dict())}
     what |= {"dims": work.dims, "rows": [work.seeds, work.episodes], "compute": compute.to_dict()}
     what["code"] = cell_code(work.planner, work.parts)
-    return _remember(what, place, lambda: time_acts(work, place), anew=anew)
+    name = f"planner kind '{work.planner.kind}'" if work.planner else work.base
+    return _remember(what, place, lambda: time_acts(work, place), anew=anew, name=name)
 
 
 def env_cost(env_id: str, *, anew: bool = False) -> Cost:
     """Return the cost of a step of one environment under random actions; `first` is making and resetting it."""
     what = {"env": env_id, "mujoco": mujoco_version(), "code": code_hash("mpcwdwm.envs.factory")}
-    return _remember(what, ONE_CORE, lambda: time_env(env_id), anew=anew)
+    return _remember(what, ONE_CORE, lambda: time_env(env_id), anew=anew, name=f"environment '{env_id}'")
 
 
 def weight_bytes(component: str, config: ComponentConfig, dims: tuple[int, int]) -> int:
@@ -201,14 +203,23 @@ def cache_entry(what: Mapping[str, Any], place: Place) -> tuple[Path, dict[str, 
     return cache_folder() / "speed" / f"{digest(what)[:32]}.json", what
 
 
-def _remember(what: dict[str, Any], place: Place, measure: Callable[[], Cost], *, anew: bool) -> Cost:
-    """Return a measurement, from the cache folder if this machine has made it before and not asked to make it anew."""
+def _remember(what: dict[str, Any], place: Place, measure: Callable[[], Cost], *, anew: bool, name: str) -> Cost:
+    """Return a measurement, from the cache folder if this machine has made it before and not asked to make it anew.
+
+    Raises:
+        UserError: what is measured, called `name`, may be a user's own, and failed.
+    """
     entry, what = cache_entry(what, place)
     if not anew:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: measure
             return Cost(**{name: float(value) for name, value in json.loads(entry.read_text())["seconds"].items()})
-    with place.taken():
-        cost = measure()
+    try:
+        with place.taken():
+            cost = measure()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's own code raises
+        raise UserError(f"{name} failed when it was timed: {type(error).__name__}: {error}") from error
     with contextlib.suppress(OSError):  # only costs measuring again
         write_json(entry, {"seconds": asdict(cost), **what})
     return cost

@@ -25,6 +25,7 @@ from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import interruptible
 from sweeps.execution.meter import Meter
 from sweeps.execution.progress import ProgressLines, training_order
+from sweeps.plan.checks import check_capture
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
 from sweeps.records.fields import plan_record
 from sweeps.records.recorder import Recorder
@@ -95,6 +96,8 @@ class Driver:
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
             self._take(plan)
+            if not self._is_complete():
+                check_capture(self.spec)
             # A new MLflow store takes seconds, and so does Ray.
             recording = ThreadPoolExecutor(1).submit(self._record_plan)
             workers = None if self._is_complete() else self._start_workers()

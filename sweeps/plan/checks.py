@@ -11,18 +11,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cluster.units import TaskRef
 from mpcwdwm.components.component import Rows
 from mpcwdwm.data import Task, dataset_path, read_dataset, sha256_of
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.envs.factory import check_env, mujoco_version
+from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
 from sweeps.plan.code import code_hash
 from sweeps.spec.document import Where
 from sweeps.spec.spec import Spec
 
-__all__ = ["Checked", "DatasetFacts", "Learner", "check"]
+__all__ = ["Checked", "DatasetFacts", "Learner", "check", "check_capture"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
 
     Raises:
         UserError: a dataset that is absent or unfit, an environment that cannot be made or has other
-            dimensions, a task that cannot be run; with the task's line in the YAML.
+            dimensions, a termination rule that does not answer as one, a task that cannot be run; with the task's
+            line in the YAML.
     """
     mujoco = mujoco_version()
     tasks, facts, notices = dict[str, TaskRef](), dict[str, DatasetFacts](), list[str]()
@@ -72,6 +76,8 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             if dims not in fitting:
                 check_env(*dims)
                 fitting.add(dims)
+            if task.termination is not None:
+                _check_rule(task.termination, known.obs_dim)
         except UserError as error:
             raise spec.document.error(_entry(spec, task), f"task '{task.name}': {error}") from None
         facts[task.name] = known
@@ -91,6 +97,32 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
         if task.reference is None:
             notices.append(f"{task.name}: no reference scores are known, so raw returns are shown")
     return Checked(tasks, facts, notices)
+
+
+def _check_rule(name: str, obs_dim: int) -> None:
+    """Raise UserError unless a termination rule maps observations (…, obs_dim) to bool (…)."""
+    try:
+        found: object = RULES[name](torch.zeros(2, 3, obs_dim))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's own rule raises
+        raise UserError(f"termination rule '{name}' failed: {type(error).__name__}: {error}") from None
+    if not isinstance(found, torch.Tensor) or found.dtype != torch.bool or found.shape != (2, 3):
+        given = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+        shape = (2, 3, obs_dim)
+        raise UserError(f"termination rule '{name}' should answer {shape} with torch.bool (2, 3), not with {given}")
+
+
+def check_capture(spec: Spec) -> None:
+    """Raise UserError if CUDA graphs are asked for of processes without a GPU: every unit would fail.
+
+    Only for what is still to be computed: the results can be read anywhere.
+    """
+    shares = {"actor": spec.resources.actor, **({"trial": spec.resources.trial} if spec.planners else {})}
+    for role, share in shares.items():
+        if spec.compute.capture == "graph" and not share.gpus:
+            message = f"capture: graph needs a GPU, and resources.{role} has none: give it gpus, or use capture: auto"
+            raise spec.document.error(("compute", "capture"), message)
 
 
 def _entry(spec: Spec, task: Task) -> Where:

@@ -245,8 +245,10 @@ def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
 
 def _filtered(tasks: tuple[Task, ...], patterns: Sequence[str] | None) -> tuple[Task, ...]:
     """Return the tasks that match one of the patterns; every pattern has to match some."""
-    if not patterns:
+    if patterns is None:
         return tasks
+    if not patterns:
+        raise UserError("--tasks names no task: give names or patterns, as in a,b*")
     names = [task.name for task in tasks]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):

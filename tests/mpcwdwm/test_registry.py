@@ -82,6 +82,20 @@ def test_what_is_registered_is_found_and_a_name_is_not_taken_twice():
         known.register("number", 3)
 
 
+def test_a_class_without_a_config_of_its_own_has_the_common_one_and_another_ones_is_refused(monkeypatch):
+    class Plain(Planner):
+        pass
+
+    class Wrong(Planner):
+        config_class = dict
+
+    monkeypatch.setattr(PLANNERS, "_things", {})
+    PLANNERS.register("plain_of_test", Plain)
+    assert planner_class(planner_config({"kind": "plain_of_test"})) is Plain
+    with pytest.raises(UserError, match="its config_class one of PlannerConfig, not"):
+        PLANNERS.register("wrong_of_test", Wrong)
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -81,6 +81,8 @@ def test_a_mistyped_command_is_corrected(tmp_path: Path) -> None:
         (("sweep", "plan", "absent.yaml"), "absent.yaml"),
         (("sweep", "run", "tiny", "--set", "evaluation.episodse=3"), "episodes"),
         (("sweep", "run", "tiny", "--tasks", "walker"), "walker"),
+        (("sweep", "run", "tiny", "--tasks", ""), "names no task"),
+        (("sweep", "run", "tiny", "--set", "compute.capture=graph"), "capture: graph needs a GPU"),
         (("sweep", "status", "tiny", "--seeds", "x"), "x"),
         (("table", "tiny"), "run the sweep first"),
         (("data", "audit", "absent.hdf5"), "absent.hdf5"),

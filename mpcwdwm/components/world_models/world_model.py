@@ -7,12 +7,12 @@ metrics on held-out episodes are common to all.
 
 import copy
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from mpcwdwm.components.component import Batch, DynamicsComponent, ModelConfig, polyak_update
+from mpcwdwm.components.component import Batch, ComponentConfig, DynamicsComponent, ModelConfig, polyak_update
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.imagination import unroll
@@ -38,6 +38,7 @@ class WorldModelConfig(ModelConfig):
 class WorldModel(DynamicsComponent):
     """S stacked models of p(s' | s, a). Subclasses define `build`, `loss`, `noise_shape` and `sample`."""
 
+    config_class: ClassVar[type[ComponentConfig]] = WorldModelConfig
     config: WorldModelConfig
     rows = "next_obs"
 

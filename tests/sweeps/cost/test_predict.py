@@ -9,6 +9,8 @@ import pytest
 from cluster.provenance import host_name
 from cluster.units import CellUnit, ComponentUnit
 from mpcwdwm.components import component_config
+from mpcwdwm.errors import UserError
+from mpcwdwm.planning import PLANNERS, Planner, planner_config
 from mpcwdwm.training.loop import train
 from sweeps.cost import predict as predict_module
 from sweeps.cost import speed
@@ -37,7 +39,7 @@ AROUND = Machine()  # what is assumed of a machine that was never measured
 class Archive:
     """A store that holds manifests."""
 
-    notices = ()
+    notices: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.manifests: dict[str, dict[str, dict[str, Any]]] = {"component": {}, "cell": {}}
@@ -260,7 +262,7 @@ def test_a_measurement_is_made_once_and_depends_on_the_work(tmp_path: Path, monk
     assert predict(made, store) == first
     faster = plan(tmp_path, store, sets=["components.rebrac.actor_lr=1e-5", "planners.mpc.step_size=1"])
     assert list(predict(faster, store).packs.values()) == list(first.packs.values())  # the same work
-    with pytest.raises(AssertionError):
+    with pytest.raises(UserError, match="component 'rebrac' failed when it was timed: AssertionError"):
         predict(plan(tmp_path, store, sets=["components.rebrac.batch_size=7"]), store)
 
 
@@ -365,3 +367,17 @@ def test_a_plan_for_machines_with_gpus_can_be_made_on_one_without(
     assert "no GPU here" in cost.notices[0]
     remember_machine(Place("cpu", 1), Machine())
     assert predict(plan(tmp_path, Archive()), Archive()).notices == ()
+
+
+class Failing(Planner):
+    def plan(self) -> Any:
+        raise ZeroDivisionError("of one's own")
+
+
+def test_a_planner_of_ones_own_that_fails_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(PLANNERS, "_things", {"failing": Failing})
+    config = {"rebrac": component_config("rebrac", {}, {"hidden_dim": 16})}
+    work = speed.Acts(planner_config({"kind": "failing"}), config, "rebrac", (11, 3), 1, 1)
+    with pytest.raises(UserError, match="planner kind 'failing' failed when it was timed: ZeroDivisionError: of one"):
+        speed.act_cost(work, speed.ONE_CORE)

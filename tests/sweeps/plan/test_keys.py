@@ -15,9 +15,8 @@ import mpcwdwm
 from cluster.units import TaskRef
 from mpcwdwm.components import component_config
 from mpcwdwm.components.registry import curve_played
-from mpcwdwm.errors import UserError
 from mpcwdwm.planning import planner_config
-from sweeps.plan.code import closure, code_hash, digest
+from sweeps.plan.code import closure, digest
 from sweeps.plan.keys import PLAYING, cell_code, cell_key, component_code, component_key
 
 TASK = TaskRef("hop", "Hopper-v4", "/a/x.hdf5", "d" * 64, "3.4.0", "hopper", (-20.0, 3000.0), 1000, "local")
@@ -122,164 +121,6 @@ def test_keys_are_names_of_folders_that_people_can_read() -> None:
     assert len(component_key(**COMPONENT).rpartition("-")[2]) == 16
 
 
-# Code
-
-
-@pytest.fixture
-def package(tmp_path: Path) -> Path:
-    """A copy of the package that a test may change."""
-    return Path(shutil.copytree(Path(mpcwdwm.__file__).parent, tmp_path / "mpcwdwm"))
-
-
-def edit(package: Path, name: str, old: str, new: str) -> Path:
-    """Return another copy of the package with one replacement in one file."""
-    copy = package.parent / f"copy{len(list(package.parent.iterdir()))}" / "mpcwdwm"
-    shutil.copytree(package, copy)
-    text = (copy / name).read_text()
-    assert old in text
-    (copy / name).write_text(text.replace(old, new, 1))
-    return copy
-
-
-REBRAC = ("mpcwdwm.training.loop", "mpcwdwm.components.rebrac")
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [
-        ("components/rebrac.py", "return ", "return 0 or "),  # the module itself
-        ("components/actor_critic.py", "torch.tanh(", "torch.sin("),  # imported by it
-        ("nn/networks.py", "return ", "return 0 or "),  # imported by what it imports
-        ("data/dataset.py", "np.cumsum(ends[:-1])", "np.cumsum(ends[1:])"),  # imported through a package's names
-        ("random.py", "BLOCK_STEPS = 64", "BLOCK_STEPS = 65"),  # a constant
-    ],
-)
-def test_a_change_of_code_anywhere_below_changes_the_hash(package: Path, name: str, old: str, new: str) -> None:
-    assert code_hash(*REBRAC, package=edit(package, name, old, new)) != code_hash(*REBRAC, package=package)
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [
-        ("components/rebrac.py", "\nimport torch\n", "\nimport torch  # the library\n\n\n"),  # a comment
-        ("nn/networks.py", '"""', '"""Another docstring: '),
-        ("components/component.py", '"gradient updates"', '"updates of the parameters"'),  # describes a setting
-        ("training/buffer.py", "no usable transitions", "nothing to learn from"),  # what an error says
-        ("components/iql.py", "return ", "return 0 or "),  # another component
-        ("planning/mpc.py", "return ", "return 0 or "),  # a planner
-        ("components/registry.py", "return ", "return 0 or "),  # only names things
-        ("data/download.py", "return ", "return 0 or "),  # beside the reader, not used by it
-    ],
-)
-def test_what_cannot_change_a_result_leaves_the_hash(package: Path, name: str, old: str, new: str) -> None:
-    assert code_hash(*REBRAC, package=edit(package, name, old, new)) == code_hash(*REBRAC, package=package)
-
-
-def test_imports_inside_functions_and_relative_ones_are_followed(tmp_path: Path) -> None:
-    package = tmp_path / "pack"
-    (package / "sub").mkdir(parents=True)
-    files = {
-        "__init__.py": "",
-        "a.py": "import numpy\ndef f():\n    from .sub import g\n    return g",
-        "sub/__init__.py": "from .b import g\nfrom .unused import h",
-        "sub/b.py": "import pack.c\nfrom .. import d\ng = 1",
-        "sub/unused.py": "h = 2",
-        "c.py": "",
-        "d.py": "import pack.a",  # a cycle
-    }
-    for name, text in files.items():
-        (package / name).write_text(text)
-    assert closure("pack.a", package=package) == ["pack.a", "pack.c", "pack.d", "pack.sub.b"]
-
-
-def test_what_only_a_type_checker_imports_does_not_count(tmp_path: Path) -> None:
-    package = tmp_path / "pack"
-    package.mkdir()
-    guarded = "import typing\nif typing.TYPE_CHECKING:\n    from pack import heavy\nelse:\n    from pack import light"
-    (package / "__init__.py").write_text("")
-    (package / "a.py").write_text(guarded)
-    (package / "heavy.py").write_text("y = 1")
-    (package / "light.py").write_text("z = 1")
-    assert closure("pack.a", package=package) == ["pack.a", "pack.light"]
-    before = code_hash("pack.a", package=package)
-    (package / "a.py").write_text(guarded.replace("import heavy", "import heavy, light"))
-    assert code_hash("pack.a", package=package) == before
-    (package / "a.py").write_text(guarded.replace("import light", "import heavy"))
-    assert code_hash("pack.a", package=package) != before
-
-
-def test_the_source_of_another_package_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "strangers_planners"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "shooting.py").write_text("from mpcwdwm import random\nfrom strangers_planners.spread import std")
-    (package / "spread.py").write_text("std = 0.2")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = code_hash("strangers_planners.shooting")
-    assert {"strangers_planners.shooting", "strangers_planners.spread"} <= set(closure("strangers_planners.shooting"))
-    (package / "spread.py").write_text("std = 0.3")
-    assert code_hash("strangers_planners.shooting") != before
-
-
-def test_the_source_of_ones_own_judge_counts_where_it_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "strangers_judges.py"
-    file.write_text("def mine(parts, windows, base, candidate):\n    return 1\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    own = {"preset": "paper", "judge": "strangers_judges:mine"}
-    asked, unasked = planner_config({**own, "step_size": "auto"}), planner_config(own)
-    before = [cell_code(planner, {}) for planner in (asked, unasked)]
-    file.write_text("def mine(parts, windows, base, candidate):\n    return 2\n")
-    assert cell_code(asked, {}) != before[0]
-    assert cell_code(unasked, {}) == before[1]
-
-
-def test_a_module_beside_ones_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "lone_planners.py").write_text("import numpy\nfrom lone_helpers import std\n")
-    helpers = tmp_path / "lone_helpers.py"
-    helpers.write_text("std = 0.2")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = code_hash("lone_planners")
-    helpers.write_text("std = 0.3")
-    assert code_hash("lone_planners") != before
-    assert closure("lone_planners") == ["lone_helpers", "lone_planners"]
-
-
-def test_installed_libraries_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = tmp_path / "site-packages"
-    installed.mkdir()
-    (installed / "strangers_lone.py").write_text("from strangers_library import std\n")
-    (installed / "strangers_library.py").write_text("std = 0.2")
-    monkeypatch.syspath_prepend(str(installed))
-    assert closure("strangers_lone") == ["strangers_lone"]
-
-
-def test_the_source_of_ones_own_environment_counts_where_it_is_played(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "strangers_envs.py"
-    file.write_text(OWN_ENVIRONMENT)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    played, unplayed = component_config("bc", {}, {}), component_config("bc", {}, {"eval_episodes": 0})
-
-    def codes() -> list[str]:
-        env_id = "strangers_envs:StrangersHopper-v0"
-        own = [component_code("bc", config, env_id=env_id) for config in (unplayed, played)]
-        return [*own, cell_code(None, {}, env_id=env_id)]
-
-    before = codes()
-    file.write_text(f"{OWN_ENVIRONMENT}\nGRAVITY = 2\n")
-    assert [new == old for new, old in zip(codes(), before, strict=True)] == [True, False, False]
-    assert cell_code(None, {}, env_id="Hopper-v4") == cell_code(None, {})
-
-
-@pytest.mark.parametrize(
-    ("module", "said"), [("nowhere_to_be_found.planners", "cannot be imported"), ("math", "has no Python source")]
-)
-def test_a_module_without_source_is_refused_in_one_line(module: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        code_hash(module)
-
-
 PLAYED_IN = [
     {"env_id": "Hopper-v5"},
     {"mujoco": "3.3.7"},
@@ -300,6 +141,37 @@ def test_what_a_curve_is_played_in_counts_where_it_is_played(change: dict[str, A
 def test_a_termination_rule_counts_only_where_a_rollout_may_end_by_it(planner: dict[str, Any] | None) -> None:
     other = {**CELL, "task": replace(TASK, termination=None)}
     assert cell_key(**{**other, "planner": planner}) == cell_key(**{**CELL, "planner": planner})
+
+
+def test_the_source_of_ones_own_judge_counts_where_it_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "strangers_judges.py"
+    file.write_text("def mine(parts, windows, base, candidate):\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = {"preset": "paper", "judge": "strangers_judges:mine"}
+    asked, unasked = planner_config({**own, "step_size": "auto"}), planner_config(own)
+    before = [cell_code(planner, {}) for planner in (asked, unasked)]
+    file.write_text("def mine(parts, windows, base, candidate):\n    return 2\n")
+    assert cell_code(asked, {}) != before[0]
+    assert cell_code(unasked, {}) == before[1]
+
+
+def test_the_source_of_ones_own_environment_counts_where_it_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "strangers_envs.py"
+    file.write_text(OWN_ENVIRONMENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    played, unplayed = component_config("bc", {}, {}), component_config("bc", {}, {"eval_episodes": 0})
+
+    def codes() -> list[str]:
+        env_id = "strangers_envs:StrangersHopper-v0"
+        own = [component_code("bc", config, env_id=env_id) for config in (unplayed, played)]
+        return [*own, cell_code(None, {}, env_id=env_id)]
+
+    before = codes()
+    file.write_text(f"{OWN_ENVIRONMENT}\nGRAVITY = 2\n")
+    assert [new == old for new, old in zip(codes(), before, strict=True)] == [True, False, False]
+    assert cell_code(None, {}, env_id="Hopper-v4") == cell_code(None, {})
 
 
 # Which keys move when a module is edited
@@ -417,6 +289,12 @@ def _component_code(name: str, config: Any, package: Path) -> str:
 
 def _cell_code(planner: Any, parts: dict[str, Any], package: Path) -> str:
     return cell_code(planner, parts, termination="hopper", package=package)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package that a test may change."""
+    return Path(shutil.copytree(Path(mpcwdwm.__file__).parent, tmp_path / "mpcwdwm"))
 
 
 def test_editing_a_module_moves_the_keys_of_what_it_computes_and_no_others(package: Path) -> None:

@@ -1,0 +1,137 @@
+"""Checks of the plan: datasets, environments, termination rules and captures are refused before anything starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpcwdwm.components.world_models.flow import FlowModel
+from mpcwdwm.errors import UserError
+from mpcwdwm.training.buffer import usable_rows
+from sweeps.plan import checks
+from tests.support.parts import BUNDLED
+from tests.support.plans import BASE, FakeStore, plan
+from tests.support.synthetic import episodes, write_hdf5
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def own_task(folder: Path, obs_dim: int = 11, **arrays: Any) -> str:
+    data = {**episodes(obs_dim=obs_dim, act_dim=3), **arrays}
+    write_hdf5(folder / "own.hdf5", {name: array for name, array in data.items() if array is not None})
+    return BASE.replace(f"[{BUNDLED}]", "\n- {name: own, dataset: own.hdf5, env: Hopper-v4}")
+
+
+def test_ones_own_dataset_is_a_task(tmp_path: Path) -> None:
+    made = plan(tmp_path, own_task(tmp_path))
+    task = made.cells[0].task
+    assert (task.name, task.env_id, task.termination, task.source) == ("own", "Hopper-v4", "hopper", "local")
+    assert task.mujoco.startswith("3.")
+    assert made.facts["own"].rows == 22
+    assert made.facts["own"].mean_length == 5.5
+
+
+def test_a_dataset_of_other_dimensions_than_the_environment_is_refused_at_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"s\.yaml:4: task 'own': the dataset's observations have 17 dimensions"):
+        plan(tmp_path, own_task(tmp_path, obs_dim=17))
+
+
+def test_a_broken_dataset_is_refused_at_its_line_also_the_second_time(tmp_path: Path) -> None:
+    text = own_task(tmp_path, rewards=None)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"s\.yaml:4: task 'own': .*own\.hdf5.*rewards"):
+            plan(tmp_path, text)
+
+
+def test_a_dataset_is_checked_for_the_rows_of_the_kind_of_world_model_that_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = set[str]()
+
+    def noted(dataset: Any, rows: Any, *, heldout: bool | None) -> Any:
+        asked.add(rows)
+        return usable_rows(dataset, rows, heldout=heldout)
+
+    monkeypatch.setattr(checks, "usable_rows", noted)
+    monkeypatch.setattr(FlowModel, "rows", "next_value")
+    plan(tmp_path, own_task(tmp_path) + "components: {world_model: {kind: flow}}\n")
+    assert asked == {"next_action", "next_value", "all"}  # of rebrac, the flow, reward and bc
+
+
+def test_a_dataset_is_validated_anew_when_it_changes(tmp_path: Path) -> None:
+    assert plan(tmp_path, own_task(tmp_path)).facts["own"].rows == 22
+    own_task(tmp_path, rewards=None)
+    with pytest.raises(UserError, match="rewards"):
+        plan(tmp_path, own_task(tmp_path, rewards=None))
+
+
+OWN_RULES = """
+def numbers(obs):
+    return obs[..., 0]
+
+def joined(obs):
+    return (obs < 0).any()
+
+def absent(obs):
+    return obs[..., 99] < 0
+
+def of_two(obs, action):
+    return obs[..., 0] < 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ("numbers", r"should answer \(2, 3, 11\) with torch.bool \(2, 3\), not with torch.float32 \(2, 3\)"),
+        ("joined", r"not with torch.bool \(\)"),
+        ("absent", "failed: IndexError: index 99"),
+        ("of_two", "failed: TypeError: of_two"),
+    ],
+)
+def test_a_termination_rule_of_ones_own_is_tried_out_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, says: str
+) -> None:
+    (tmp_path / "rules_of_this_test.py").write_text(OWN_RULES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = own_task(tmp_path).replace("env: Hopper-v4", f"env: Hopper-v4, termination: 'rules_of_this_test:{rule}'")
+    with pytest.raises(UserError, match=rf"s\.yaml:4: task 'own': termination rule .* {says}"):
+        plan(tmp_path, text)
+
+
+def test_cuda_graphs_without_a_gpu_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    graphs = BASE + "compute: {capture: graph}\nresources: {actor: {gpus: 0.5}, trial: {gpus: 0}}\n"
+    with pytest.raises(UserError, match=r"s\.yaml:8: capture: graph needs a GPU, and resources\.trial has none"):
+        checks.check_capture(plan(tmp_path, graphs).spec)
+    checks.check_capture(plan(tmp_path, graphs.replace("gpus: 0}", "gpus: 1}")).spec)
+    checks.check_capture(plan(tmp_path, graphs.replace("graph", "auto")).spec)
+
+
+def test_an_absent_dataset_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=r"s\.yaml:3: task 'hopper-medium-v2': .*hopper_medium-v2\.hdf5"):
+        plan(tmp_path, BASE.replace(BUNDLED, "hopper-medium-v2"))
+
+
+def test_a_task_that_cannot_be_run_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"s\.yaml:3: task 'antmaze-umaze-v2'.*environment"):
+        plan(tmp_path, BASE.replace(BUNDLED, "antmaze-umaze-v2"))
+
+
+def test_the_user_is_told_where_rollouts_do_not_end_and_what_nothing_uses(tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "p.hdf5", episodes(obs_dim=4, act_dim=1))
+    text = BASE.replace(f"[{BUNDLED}]", "[{name: pole, dataset: p.hdf5, env: InvertedPendulum-v4}]")
+    notices = plan(tmp_path, text + "components: {iql: {steps: 3}}").notices
+    assert [any(said in notice for notice in notices) for said in ("do not end", "raw returns", "components.iql")] == [
+        True
+    ] * 3
+    assert plan(tmp_path).notices == []
+
+
+def test_the_user_is_told_what_the_store_cannot_do(tmp_path: Path) -> None:
+    store = FakeStore()
+    store.notices = ("it forgets",)
+    assert plan(tmp_path, store=store).notices[0] == "it forgets"
