@@ -56,7 +56,7 @@ class Linear(MlpModel):
 
 
 def fallen(obs):
-    Path(__file__).with_name("asked").touch()
+    Path(__file__).with_name("asked").write_text(str(tuple(obs.shape)))
     return obs[..., 0] < 0.7
 """
 SPEC = """
@@ -106,10 +106,11 @@ def test_parts_from_a_package_beside_the_yaml_run_through_a_sweep(folder):
     assert planned.returncode == 0, planned.stdout + planned.stderr
     assert "components  4: 4 new" in planned.stdout
     assert "cells       5: 5 new" in planned.stdout
-    assert not (folder / "my_package" / "asked").exists()
+    asked = folder / "my_package" / "asked"
+    assert asked.read_text() == "(2, 3, 11)"  # the termination rule, tried out before anything starts
     done = run(folder, "sweep", "run", "s.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (folder / "my_package" / "asked").exists()  # the termination rule, by the cell that imagines
+    assert asked.read_text() == "(1, 2, 11)"  # by the cell that imagines: one episode, two rollouts
     csv = folder / "out" / "sweeps" / "plugins" / "table.csv"
     csv.unlink()
     table = run(folder, "table", "s.yaml")
