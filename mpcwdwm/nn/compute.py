@@ -13,8 +13,9 @@ import torch
 
 from mpcwdwm.config import Config, Flag, setting
 from mpcwdwm.errors import UserError
+from mpcwdwm.nn.products import Library, faster_library, multiplied_by, onednn_available
 
-__all__ = ["Captured", "ComputeConfig", "Execution", "compiled", "execution_of", "matmul_precision", "record"]
+__all__ = ["Captured", "ComputeConfig", "Execution", "arithmetic", "compiled", "execution_of", "library_of", "record"]
 
 Execution = Literal["graph", "compile", "eager"]
 COMPILE_STEPS = 20_000  # a compilation takes 10 to 60 s, and where it pays saves 2 to 10 ms an update
@@ -26,6 +27,9 @@ class ComputeConfig(Config):
 
     capture: Literal["auto", "graph", "compile", "eager"] = setting(
         "auto", "repeated work: a CUDA graph, torch.compile, or eager; auto chooses what measures best"
+    )
+    products: Literal["auto", "mkl", "onednn"] = setting(
+        "auto", "library of large matrix products on a CPU; auto takes the faster one, measured once per machine"
     )
     tf32: Flag = setting(False, "matrix products in TF32 on a GPU: faster, with 10 bits of mantissa")
 
@@ -60,7 +64,8 @@ def execution_of(
 
 def record(compute: ComputeConfig, device: str | torch.device, path: Execution) -> dict[str, Any]:
     """Return what a manifest says of how a result was computed."""
-    return {"path": path, "tf32": compute.tf32 and torch.device(device).type == "cuda"}
+    on_gpu = torch.device(device).type == "cuda"
+    return {"path": path, "tf32": compute.tf32 and on_gpu, "products": library_of(compute, device)}
 
 
 def compiler() -> str | None:
@@ -68,13 +73,27 @@ def compiler() -> str | None:
     return next((found for name in ("g++", "c++", "clang++") if (found := shutil.which(name))), None)
 
 
+def library_of(compute: ComputeConfig, device: str | torch.device) -> Library | None:
+    """Return which library multiplies on a CPU; None on a GPU.
+
+    Raises:
+        UserError: oneDNN is asked for, and this build of torch does not have it.
+    """
+    if torch.device(device).type == "cuda":
+        return None
+    if compute.products == "onednn" and not onednn_available():
+        raise UserError("products: onednn needs a torch built with oneDNN, and this one has none: use auto or mkl")
+    return faster_library() if compute.products == "auto" else compute.products
+
+
 @contextmanager
-def matmul_precision(compute: ComputeConfig) -> Iterator[None]:
-    """Use TF32 or float32 for matrix products on a GPU, and restore the setting afterwards."""
+def arithmetic(compute: ComputeConfig, library: Library | None) -> Iterator[None]:
+    """Multiply on a GPU in TF32 or float32, and on a CPU with `library_of` that device, whatever was set before."""
     settings = torch.backends.cuda.matmul
     before, settings.allow_tf32 = settings.allow_tf32, compute.tf32
     try:
-        yield
+        with multiplied_by(library or "mkl"):
+            yield
     finally:
         settings.allow_tf32 = before
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from mpcwdwm.nn import products
 from mpcwdwm.nn.weight_gradients import noted_uses
 
 __all__ = [
@@ -51,7 +52,7 @@ class StackedLinear(nn.Module):
         notes = noted_uses()
         if notes is not None and self.weight.requires_grad and len(stack) == 1:
             return notes.linear(x, self.weight, self.bias)
-        y = torch.baddbmm(self.bias.flatten(0, -3), x.flatten(0, -3), self.weight.flatten(0, -3))
+        y = products.linear(x.flatten(0, -3), self.weight.flatten(0, -3), self.bias.flatten(0, -3))
         return y.unflatten(0, stack)
 
 
@@ -136,10 +137,10 @@ class Mlp(nn.Module):
             before = layer(x)
             with torch.no_grad():
                 # SiLU is elementwise, so its derivative along dx is its backward of dx
-                dx = torch.ops.aten.silu_backward(dx @ layer.weight, before)
+                dx = torch.ops.aten.silu_backward(products.product(dx, layer.weight), before)
             x = self.activation(before)
         with torch.no_grad():
-            dx = dx @ self.head.weight
+            dx = products.product(dx, self.head.weight)
         return self.head(x), dx
 
     @torch.no_grad()

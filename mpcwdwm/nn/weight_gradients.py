@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mpcwdwm.nn.products import product
+
 __all__ = ["UseNotes", "gathered_weight_gradients", "noted_uses"]
 
 Note = tuple[Tensor, Tensor]
@@ -77,7 +79,7 @@ class _Source(Function):
         inputs, gradients = zip(*ctx.notes, strict=True)
         ctx.notes.clear()
         x, g = torch.cat(inputs, -2), torch.cat(gradients, -2)  # (G, all uses' rows, in) and (…, out)
-        return x.transpose(-2, -1) @ g, g.sum(-2, keepdim=True), None
+        return product(x.mT, g), g.sum(-2, keepdim=True), None
 
 
 class _Use(Function):
@@ -87,11 +89,11 @@ class _Use(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, notes: list[Note]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.notes = notes
-        return torch.baddbmm(bias, x, weight)
+        return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
         ctx.notes.append((x, g))
-        return (g @ weight.transpose(-2, -1) if ctx.needs_input_grad[0] else None), None, None, None
+        return (product(g, weight.mT) if ctx.needs_input_grad[0] else None), None, None, None

@@ -18,7 +18,7 @@ from mpcwdwm.components.component import CriticComponent
 from mpcwdwm.components.registry import COMPONENTS, CriticSource, PolicyName
 from mpcwdwm.config import Config, Flag, Int, Real, setting
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import Captured, ComputeConfig, execution_of, matmul_precision
+from mpcwdwm.nn.compute import Captured, ComputeConfig, arithmetic, execution_of, library_of
 from mpcwdwm.planning.interface import check_answers, check_methods
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.random import generator
@@ -170,6 +170,7 @@ class Planner:
         self.rows = parts.members * episodes
         self.compute = compute or ComputeConfig()
         self.path = execution_of(self.compute, parts.device)
+        self.library = library_of(self.compute, parts.device)
         self.psi0 = parts.policy.initial(episodes)  # the pretrained policy's parameters, one set per row
         self.dtype = next(iter(self.psi0.values())).dtype
         self.obs = torch.empty(0)  # (N, obs_dim) from the first step on
@@ -254,7 +255,7 @@ class Planner:
         self.draw_noise()
         if first:
             self.prepare()
-        with matmul_precision(self.compute):
+        with arithmetic(self.compute, self.library):
             return self._step()
 
     @torch.no_grad()

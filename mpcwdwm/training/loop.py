@@ -22,7 +22,7 @@ from mpcwdwm.components.component import ActorComponent, Component, ComponentCon
 from mpcwdwm.components.registry import component_class
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import Captured, ComputeConfig, compiled, execution_of, matmul_precision, record
+from mpcwdwm.nn.compute import Captured, ComputeConfig, arithmetic, compiled, execution_of, library_of, record
 from mpcwdwm.nn.networks import member_state
 from mpcwdwm.random import BLOCK_STEPS, Draws, Integers
 from mpcwdwm.training.buffer import Buffer, usable_rows
@@ -75,6 +75,7 @@ class Training:
         first = self.datasets[0]
         pays = part_class.compile_pays
         self.path = execution_of(self.compute, device, updates=config.steps, compile_pays=pays)
+        self.library = library_of(self.compute, device)
         heldout = None if config.train_on == "all" else False
         rows = [usable_rows(dataset, part_class.rows, heldout=heldout) for dataset in self.datasets]
         self.buffer = Buffer(self.datasets, rows, device=device, dtype=dtype)
@@ -122,7 +123,7 @@ class Training:
         steps = self.config.steps if until is None else min(until, self.config.steps)
         saved = time.monotonic()
         while self.step < steps:
-            with matmul_precision(self.compute):
+            with arithmetic(self.compute, self.library):
                 self._update()
             if self.step in self._points:
                 self._add_point(evaluate(self.part) if evaluate else [{} for _ in self.seeds])

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mpcwdwm.components import component_config
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn import compute as compute_module
-from mpcwdwm.nn.compute import COMPILE_STEPS, ComputeConfig, compiler, execution_of, matmul_precision, record
+from mpcwdwm.nn.compute import COMPILE_STEPS, ComputeConfig, arithmetic, compiler, execution_of, record
 from mpcwdwm.nn.networks import Mlp, uniform_init
 from mpcwdwm.nn.weight_gradients import gathered_weight_gradients
 from mpcwdwm.planning import AdaptiveMpc, planner_config
@@ -304,11 +304,12 @@ def test_the_path_follows_from_device_length_and_compiler(monkeypatch):
 def test_tf32_is_off_unless_asked_for_and_what_was_set_before_comes_back():
     settings = torch.backends.cuda.matmul
     assert not settings.allow_tf32
-    with matmul_precision(ComputeConfig(tf32=True)):
+    with arithmetic(ComputeConfig(tf32=True), None):
         assert settings.allow_tf32
-        with matmul_precision(ComputeConfig()):
+        with arithmetic(ComputeConfig(), None):
             assert not settings.allow_tf32
         assert settings.allow_tf32
     assert not settings.allow_tf32
-    assert record(ComputeConfig(tf32=True), "cpu", "eager") == {"path": "eager", "tf32": False}
-    assert record(ComputeConfig(tf32=True), "cuda", "graph") == {"path": "graph", "tf32": True}
+    asked = ComputeConfig(tf32=True, products="mkl")
+    assert record(asked, "cpu", "eager") == {"path": "eager", "tf32": False, "products": "mkl"}
+    assert record(asked, "cuda", "graph") == {"path": "graph", "tf32": True, "products": None}
