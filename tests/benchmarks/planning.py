@@ -3,8 +3,9 @@
     python tests/benchmarks/planning.py
 
 All three compute the same adaptation step (checked before timing) with the same weights, noise, dtype and
-one thread, interleaved. The last lines are ``RATIO name value``; above 1 we are faster. The achieved
-arithmetic is compared with plain matrix products of the same shapes.
+one thread, interleaved. The last lines are ``RATIO name value``; above 1 we are faster. The limit is the
+matrix products of the same shapes alone, each by the faster of torch's libraries. The loop and vmap multiply with
+torch's own choice (MKL on a CPU), ours with the library given by ``--products``.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from mpcwdwm.components.reward import Reward, RewardConfig
 from mpcwdwm.components.world_models.diffusion import DiffusionConfig, DiffusionModel
+from mpcwdwm.nn.compute import ComputeConfig, library_of
+from mpcwdwm.nn.products import Library, multiplied_by, onednn_available
 from mpcwdwm.planning import MpcConfig, Parts, adapt
 from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedWorldModel, StackedPolicy
 from mpcwdwm.random import generator
@@ -139,24 +143,30 @@ def products(
     return found
 
 
-def products_only(
-    shapes: list[tuple[int, int, int, int, int]], updates: int, device: str = "cpu"
-) -> Callable[[], None]:
-    """Return a function that does nothing but these matrix products, into memory that is there already."""
-    operands = [
-        (*(torch.randn(batch, *size, device=device) for size in ((rows, n_in), (n_in, n_out), (rows, n_out))), times)
-        for batch, rows, n_in, n_out, times in shapes
-    ]
+def products_only(shapes: list[tuple[int, int, int, int, int]], updates: int) -> Callable[[], None]:
+    """Return a function that does nothing but these matrix products, each as the faster library does it."""
+    work = list[tuple[Callable[[], object], int]]()
+    for batch, rows, n_in, n_out, times in shapes:
+        a, b, out = (torch.randn(batch, *size) for size in ((rows, n_in), (n_in, n_out), (rows, n_out)))
+        ways = [partial(torch.bmm, a, b, out=out)] + ([partial(by_onednn, a, b, out)] if onednn_available() else [])
+        work.append((min(ways, key=lambda way: min(seconds(way) for _ in range(20))), times * updates))
 
-    def work() -> None:
-        for a, b, out, times in operands:
-            for _ in range(times * updates):
-                torch.bmm(a, b, out=out)
+    def all_of_them() -> None:
+        for product, times in work:
+            for _ in range(times):
+                product()
 
-    return work
+    return all_of_them
 
 
-def measure(setting: tuple[int, int, int, int, int], width: int, repeats: int) -> dict[str, list[float]]:
+def by_onednn(a: Tensor, b: Tensor, out: Tensor) -> None:
+    for x, w, y in zip(a, b.mT, out, strict=True):
+        y.copy_(torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], ""))
+
+
+def measure(
+    setting: tuple[int, int, int, int, int], width: int, repeats: int, library: Library
+) -> dict[str, list[float]]:
     h, e, m, k, episodes = setting
     config = MpcConfig(H=h, M=m, E=e, step_size=STEP_SIZE)
     built = Built(k, width)
@@ -165,7 +175,12 @@ def measure(setting: tuple[int, int, int, int, int], width: int, repeats: int) -
     obs, noise = torch.randn(episodes, OBS, generator=g) * 0.1, torch.randn(episodes, h, m, k, OBS, generator=g)
     plain, vmapped = Plain(built, config), Vmapped(built, config)
     psi0, policies, stacked = parts.policy.initial(episodes), plain.policies(episodes), vmapped.stacked(episodes)
-    ours, _, _ = adapt(parts, psi0, psi0, obs, [noise] * e, config)
+
+    def adapted() -> dict[str, Tensor]:
+        with multiplied_by(library):
+            return adapt(parts, psi0, psi0, obs, [noise] * e, config)[0]
+
+    ours = adapted()
     plain.step(policies, obs, noise)
     theirs = vmapped.step_all(stacked, obs, noise)
     for name in psi0:  # all three compute the same
@@ -176,7 +191,7 @@ def measure(setting: tuple[int, int, int, int, int], width: int, repeats: int) -
     limit = products_only(products(built, config, k, episodes), e)
     limit()
     for _ in range(repeats):
-        times["ours"].append(seconds(lambda: adapt(parts, psi0, psi0, obs, [noise] * e, config)))
+        times["ours"].append(seconds(adapted))
         times["loop"].append(seconds(lambda: plain.step(policies, obs, noise)))
         times["vmap"].append(seconds(lambda: vmapped.step_all(stacked, obs, noise)))
         times["limit"].append(seconds(limit))
@@ -187,13 +202,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=256, help="hidden units")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--products", choices=("auto", "mkl", "onednn"), default="auto", help="library of ours")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, 3 × {arguments.width}; ms per real step")
+    library = library_of(ComputeConfig(products=arguments.products), "cpu")
+    assert library is not None
+    print(f"torch {torch.__version__}, 1 thread, 3 × {arguments.width}, ours by {library}; ms per real step")
     print("  H  E   M   K  episodes   ours [min, max]        loop      vmap   limit  of the limit")
     ratios = []
     for setting in SETTINGS:
-        times = measure(setting, arguments.width, arguments.repeats)
+        times = measure(setting, arguments.width, arguments.repeats, library)
         h, e, m, k, episodes = setting
         median = {side: statistics.median(values) for side, values in times.items()}
         spread = f"[{1e3 * min(times['ours']):.0f}, {1e3 * max(times['ours']):.0f}]"

@@ -1,6 +1,6 @@
-"""Pretraining: ours against d3rlpy's, and five seeds stacked against five one after the other.
+"""Pretraining: ours against d3rlpy's and JAX's, and five seeds stacked against five one after the other.
 
-    python tests/benchmarks/pretraining.py            # `make bench-peers` once before, for the comparison with d3rlpy
+    python tests/benchmarks/pretraining.py            # `make bench-peers` once before, for the comparison with peers
 
 Both sides learn from the same 50,000 transitions, with the same networks, batch size and updates: ReBRAC with three
 hidden layers of 256 and layer norm in the critics only (d3rlpy's own default is two layers and none), the actor
@@ -11,6 +11,10 @@ for *updates alone*, on batches drawn beforehand: ours still draws its own there
 auto}` chooses for a million updates; if that is compiled, eager updates are timed beside it (on a GPU "eager"
 stands for replayed graphs). Compilation is not counted, and happens in a process that compiles nothing else,
 as a fresh worker does. Stacking is compared eagerly.
+
+JAX's side is ReBRAC alone: our own transcription, one compiled program that also draws the batches, for one seed and
+for five (`pretraining_jax.py`). It is held against ten recorded updates of the authors' code before timing, on which
+ours is tested, too. Five seeds compiled are timed beside it.
 
 The parameters and the optimizers' steps are compared before timing. The sides work in turn, in slices of equal
 length; d3rlpy runs in an environment of its own, in a process that works when told to on stdin. On the processor the
@@ -28,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +55,9 @@ WARM_UP_UPDATES = 4
 PORTIONS = 8  # of a slice: how often the clock is looked at
 PEER_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 PEER_SCRIPT = Path(__file__).with_name("pretraining_peer.py")
+JAX_SCRIPT = Path(__file__).with_name("pretraining_jax.py")
+RECORDED = Path(__file__).parents[1] / "oracles" / "rebrac_updates.npz"
+MOST_DEVIATION = 5e-5  # from the recorded updates, as in tests/mpcwdwm/components/test_oracles.py
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class Case:
 
 
 STACKED, SEQUENTIAL = f"{SEEDS} seeds stacked", f"{SEEDS} seeds one after the other"
+COMPILED_STACKED, JAX_STACKED = f"{SEEDS} seeds compiled", f"jax, {SEEDS} seeds"
 CASES = [Case("rebrac", 3, 256), Case("rebrac", 3, 1024), Case("iql", 2, 256)]
 
 
@@ -151,12 +160,13 @@ class Apart:
             sys.exit(f"error: {self.process.args} ended; see what it says when started by hand")
         return json.loads(answer)
 
-    def make(self, case: Case, data: Path, seconds: float) -> dict[str, Any]:
+    def make(self, case: Case, data: Path, seconds: float, seeds: int = 1) -> dict[str, Any]:
         shape = {"algorithm": case.algorithm, "layers": case.layers, "width": WIDTH, "batch": case.batch}
-        return self.ask("make", case.name, **shape, data=str(data), device=self.device, slice=seconds)
+        shape |= {"seeds": seeds, "slice": seconds, "data": str(data), "device": self.device}
+        return self.ask("make", f"{case.name}_{seeds}", **shape)
 
-    def rate(self, case: Case, seconds: float, *, sampling: bool = True) -> float:
-        done = self.ask("run", case.name, seconds=seconds, sampling=sampling)
+    def rate(self, case: Case, seconds: float, seeds: int = 1, *, sampling: bool = True) -> float:
+        done = self.ask("run", f"{case.name}_{seeds}", seconds=seconds, sampling=sampling)
         return done["updates"] / done["seconds"]
 
     def close(self) -> None:
@@ -175,7 +185,7 @@ def serve(dataset: Dataset) -> None:
         name, answer = command["name"], {}
         if command["do"] == "make":
             case = Case(command["algorithm"], command["layers"], command["batch"])
-            made[name] = Ours(case, dataset, [[0]], "cpu", "compile")
+            made[name] = Ours(case, dataset, [range(command["seeds"])], "cpu", "compile")
             made[name].warm_up(command["slice"])
         else:
             answer = {"updates": made[name].rate(command["seconds"]), "seconds": 1.0}
@@ -188,8 +198,8 @@ def check_same_work(case: Case, peer: Apart, known: dict[str, Any], dataset: Dat
     ours.advance(CHECKED_UPDATES)
     done = 0
     while done < CHECKED_UPDATES:
-        done += peer.ask("run", case.name, seconds=0.0001, sampling=True)["updates"]
-    theirs, mine = peer.ask("steps", case.name), ours.steps()
+        done += peer.ask("run", f"{case.name}_1", seconds=0.0001, sampling=True)["updates"]
+    theirs, mine = peer.ask("steps", f"{case.name}_1"), ours.steps()
     assert known["threads"] == torch.get_num_threads() == 1
     assert known["parameters"] == ours.parameters(), (known["parameters"], ours.parameters())
     # the last row of an episode without a true terminal has no successor, and is learnt from on neither side
@@ -220,14 +230,22 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def save_arrays(dataset: Dataset, path: Path) -> None:
-    """Write what both sides learn from, for the peer's process."""
+    """Write what all sides learn from, for the peers' processes."""
     fields = ("obs", "action", "reward", "terminal", "timeout")
-    np.savez(path, **{name: getattr(dataset, name) for name in fields})
+    usable = np.flatnonzero(dataset.has_next_action | dataset.terminal)
+    np.savez(path, **{name: getattr(dataset, name) for name in fields}, usable=usable)
+
+
+def check_jax(jax: Apart, known: dict[str, Any], case: Case, dataset: Dataset) -> None:
+    """Exit unless JAX's side updates as the authors' code does, and adjusts as many numbers as ours."""
+    deviation = jax.ask("check", "", vectors=str(RECORDED))["deviation"]
+    assert deviation <= MOST_DEVIATION, deviation
+    assert known["parameters"] == Ours(case, dataset, [[0]], "cpu", "eager").parameters()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Pretraining against d3rlpy, and stacked seeds.")
-    parser.add_argument("--peer", type=Path, default=PEER_PYTHON, help="python of the environment with d3rlpy")
+    parser = argparse.ArgumentParser(description="Pretraining against d3rlpy and JAX, and stacked seeds.")
+    parser.add_argument("--peer", type=Path, default=PEER_PYTHON, help="python of the environment with d3rlpy and JAX")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.8, help="length of a slice")
@@ -240,13 +258,15 @@ def main() -> None:
         return
     ratios = list[tuple[str, float]]()
     peer = Apart([arguments.peer, PEER_SCRIPT], arguments.device) if arguments.peer.exists() else None
+    beside = JAX_SCRIPT if arguments.device == "cpu" else None
+    jax = Apart([arguments.peer, beside], arguments.device) if beside and arguments.peer.exists() else None
     device = "1 thread" if arguments.device == "cpu" else torch.cuda.get_device_name()
     print(f"torch {torch.__version__}, {device}; updates per second: median [min, max] of {arguments.rounds} slices")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
         save_arrays(dataset, data)
         for case in CASES:
-            rates = measured(case, dataset, data, peer, arguments)
+            rates = measured(case, dataset, data, peer, jax, arguments)
             print(f"{case}")
             print("".join(f"  {name:<36}{shown(each)}\n" for name, each in rates.items()), end="", flush=True)
             best = "compiled" if "compiled" in rates else "eager"
@@ -257,30 +277,40 @@ def main() -> None:
                     ("vs_d3rlpy_updates_alone", best, "d3rlpy, updates alone"),
                     ("eager_vs_d3rlpy", "eager", "d3rlpy"),
                     (f"stacked_{SEEDS}", STACKED, SEQUENTIAL),
+                    ("vs_jax", best, "jax"),
+                    (f"vs_jax_{SEEDS}_seeds", COMPILED_STACKED, JAX_STACKED),
                 )
                 if other in rates
             ]
     if peer is None:
-        print(f"without d3rlpy: {arguments.peer} is missing; `make bench-peers` makes it")
-    else:
-        peer.close()
+        print(f"without peers: {arguments.peer} is missing; `make bench-peers` makes it")
+    for side in (peer, jax):
+        if side is not None:
+            side.close()
     for name, value in ratios:
         print(f"RATIO {name} {value:.2f}")
 
 
 def measured(
-    case: Case, dataset: Dataset, data: Path, peer: Apart | None, arguments: argparse.Namespace
+    case: Case, dataset: Dataset, data: Path, peer: Apart | None, jax: Apart | None, arguments: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Return side → its updates per second, round by round."""
     seconds, device = arguments.seconds, arguments.device
     uncompiled = execution_of(ComputeConfig(), device)
     sides: dict[str, Callable[[], float]] = {}
-    apart = None
+    apart = list[Apart]()
     pays = COMPONENTS[case.algorithm].compile_pays
     if execution_of(ComputeConfig(), device, updates=1_000_000, compile_pays=pays) == "compile":
-        apart = Apart([sys.executable, Path(__file__), "--serve"], device)
-        apart.make(case, data, seconds)
-        sides["compiled"] = lambda: apart.rate(case, seconds)
+        for name, seeds in (("compiled", 1), (COMPILED_STACKED, SEEDS)):
+            side = Apart([sys.executable, Path(__file__), "--serve"], device)
+            side.make(case, data, seconds, seeds)
+            sides[name] = partial(side.rate, case, seconds, seeds)
+            apart.append(side)
+    if jax is not None and case.algorithm == "rebrac":
+        check_jax(jax, jax.make(case, data, seconds), case, dataset)
+        sides["jax"] = lambda: jax.rate(case, seconds)
+        jax.make(case, data, seconds, SEEDS)
+        sides[JAX_STACKED] = lambda: jax.rate(case, seconds, SEEDS)
     ours = {
         "eager": Ours(case, dataset, [[0]], device, uncompiled),
         STACKED: Ours(case, dataset, [range(SEEDS)], device, uncompiled),
@@ -295,8 +325,8 @@ def measured(
         sides["d3rlpy"] = lambda: peer.rate(case, seconds)
         sides["d3rlpy, updates alone"] = lambda: peer.rate(case, seconds, sampling=False)
     rates = in_turn(sides, arguments.rounds)
-    if apart is not None:
-        apart.close()
+    for side in apart:
+        side.close()
     return rates
 
 
