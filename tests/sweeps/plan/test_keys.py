@@ -225,6 +225,7 @@ MOVES = {
     "imagination": f"value {KINDS} {ADAPTED}",
     "nn.compute": ALL,
     "nn.networks": ALL,
+    "nn.products": ALL,
     "nn.weight_gradients": ALL,
     "planning.action": "action",
     "planning.ascent": ADAPTED,
