@@ -16,7 +16,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # one thread, as on the other sides
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")  # one thread, as on the other sides
 
 import jax
 import jax.numpy as jnp
