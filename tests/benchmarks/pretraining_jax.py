@@ -1,7 +1,8 @@
 """JAX's side of `pretraining.py`: ReBRAC as one compiled program, in the environment made by `make bench-peers`.
 
-A transcription of the published rules in plain JAX: jit over a scan of critic-actor-targets, critic cycles; seeds by
-vmap; batches drawn inside. Obeys commands as `pretraining_peer.py` does, and imports nothing of this project.
+A transcription of the published rules in plain JAX: jit over a scan of critic-actor-targets, critic cycles; batches
+drawn inside. One seed has no axis of seeds, since a vmap over one seed halves the rate of XLA's products on a CPU;
+several seeds are one vmap. Obeys commands as `pretraining_peer.py` does, and imports nothing of this project.
 
     {"do": "check", "vectors": FILE.npz}    → largest deviation from ten recorded updates of the authors' code
     {"do": "make", "name": …, "layers": 3, "width": 256, "batch": 256, "seeds": 5, "data": FILE.npz}
@@ -112,7 +113,7 @@ def update(state: dict, batch: Batch, noise: jax.Array, coefs: tuple[float, floa
 
 @partial(jax.jit, static_argnames="size", donate_argnums=0)
 def cycles(state: dict, keys: jax.Array, data: Batch, size: int) -> tuple[dict, jax.Array]:
-    """Train every seed for `CYCLES` cycles of two updates; state and keys have a leading axis of seeds."""
+    """Train every seed for `CYCLES` cycles of two updates; with several keys, state has a leading axis of seeds."""
 
     def drawn(state: dict, key: jax.Array, full: bool) -> dict:
         rows, noise = jax.random.split(key)
@@ -128,7 +129,7 @@ def cycles(state: dict, keys: jax.Array, data: Batch, size: int) -> tuple[dict, 
     def one(state: dict, key: jax.Array) -> tuple[dict, jax.Array]:
         return jax.lax.scan(cycle, (state, key), None, length=CYCLES)[0]
 
-    return jax.vmap(one)(state, keys)
+    return one(state, keys) if keys.ndim == 0 else jax.vmap(one)(state, keys)
 
 
 # ---------------------------------------------------------------------------------------- sides' work
@@ -174,8 +175,10 @@ def make(command: dict) -> dict[str, Any]:
         pair = jax.vmap(partial(fresh, sizes=[n_obs + n_act, *hidden, 1], normed=True))(jax.random.split(twins))
         return with_targets(policy, pair)
 
-    keys = jax.random.split(jax.random.key(0), command["seeds"])
-    side = {"state": jax.vmap(member)(keys), "keys": keys, "data": data, "batch": command["batch"]}
+    key = jax.random.key(0)
+    keys = key if command["seeds"] == 1 else jax.random.split(key, command["seeds"])
+    state = member(keys) if keys.ndim == 0 else jax.vmap(member)(keys)
+    side = {"state": state, "keys": keys, "data": data, "batch": command["batch"]}
     advance(side)  # compiles
     counted = (side["state"]["actor"], side["state"]["critic"])
     side["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(counted)) // command["seeds"]
