@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import mpcwdwm.envs.registration  # noqa: F401  gives Gymnasium the ids of our environments
+
 if TYPE_CHECKING:  # the types of what is imported on first use
     from mpcwdwm.api import load as load
     from mpcwdwm.components import component_config as component_config

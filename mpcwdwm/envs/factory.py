@@ -1,8 +1,8 @@
 """Environments, made through Gymnasium and refused where scores would not be comparable.
 
 D4RL's Gym-MuJoCo -v2 tasks are evaluated in Gymnasium's -v4 environments, whose dynamics and rewards
-equal those of gym's -v2 when MuJoCo is older than 3.5. Any other Gymnasium id works too; where an
-action space is not [-1, 1] it is rescaled, because every policy here acts in [-1, 1].
+equal those of gym's -v2 when MuJoCo is older than 3.5, its AntMaze tasks in `mpcwdwm.envs.antmaze`. Any other
+Gymnasium id works too; where an action space is not [-1, 1] it is rescaled, because every policy here acts in [-1, 1].
 """
 
 import importlib
@@ -22,6 +22,8 @@ __all__ = ["check_env", "env_spec", "make_env", "mujoco_version"]
 # From 3.5.0 on the contact margin of a pair is the sum of both geoms' margins, before it was the larger
 # one: Hopper and Ant then move differently from the environments the datasets were recorded in.
 FIRST_UNFIT_MUJOCO = (3, 5)
+SIMULATED = ("gymnasium.envs.mujoco", "mpcwdwm.envs.")  # where the entry points of MuJoCo's robots begin
+FAITHFUL = ("gymnasium.envs.", "mpcwdwm.envs.")  # of environments that need no guard
 NEW_API = "update it to gymnasium.Env, or wrap it in shimmy.GymV21CompatibilityV0 (pip install 'shimmy[gym-v21]')"
 MUJOCO_INSTALL = "pip uninstall -y mujoco mujoco-core mujoco-studio && pip install 'mujoco>=3.3.7,<3.5'"
 
@@ -63,8 +65,8 @@ def env_spec(env_id: str) -> Any:
 
 
 def _refuse_unfit_mujoco(spec: Any) -> None:
-    """Raise UserError if the environment is one of Gymnasium's MuJoCo robots and MuJoCo is too new."""
-    if not str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
+    """Raise UserError if the environment is one of the MuJoCo robots of Gymnasium or ours and MuJoCo is too new."""
+    if not str(spec.entry_point).startswith(SIMULATED):
         return
     version = mujoco_version()
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
@@ -159,7 +161,7 @@ def make_env(env_id: str) -> Any:
     except UserError:
         env.close()
         raise
-    if not str(spec.entry_point).startswith("gymnasium.envs."):  # those take float64, in which scores are computed
+    if not str(spec.entry_point).startswith(FAITHFUL):  # those take float64, in which scores are computed
         env = _guarded(env)
     low, high = env.action_space.low, env.action_space.high
     if (low != -1).any() or (high != 1).any():

@@ -217,7 +217,10 @@ MOVES = {
     "data.sidecar": NONE,
     "data.tasks": NONE,
     "data.writing": NONE,
+    "envs.antmaze": NONE,  # counts where a task is evaluated in it
     "envs.factory": f"{PLAYED} {CELLS}",
+    "envs.mazes": NONE,
+    "envs.registration": NONE,  # what it says of an environment is in the key
     "envs.termination": "value paper robust trust gate auto action mppi",
     "errors": NONE,
     "evaluation.evaluate": CELLS,
