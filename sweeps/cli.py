@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn, TaskID
 
     from cluster.store import Store
+    from mpcwdwm.data import Task
     from sweeps.plan.plan import Plan
     from sweeps.spec.spec import Spec
 
@@ -278,12 +279,28 @@ def data_audit(
     what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 file.")],
 ) -> None:
     """Check a dataset: episodes, returns, and what is wrong at their boundaries."""
-    from mpcwdwm.data import TASKS, audit, dataset_path, find_task, read_dataset
+    from mpcwdwm.data import audit, read_dataset
 
-    path = Path(what)
-    is_file = what not in TASKS and (path.exists() or path.suffix in (".hdf5", ".h5"))
-    task = None if is_file else find_task(what)
-    print(audit(read_dataset(path if task is None else dataset_path(task)), task).render())
+    path, task = _dataset(what)
+    print(audit(read_dataset(path), task).render())
+
+
+@data_app.command("verify")
+def data_verify(
+    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 file.")],
+    env: Annotated[str | None, typer.Option("--env", metavar="ID", help="Gymnasium id; by default the task's.")] = None,
+    rows: Annotated[int, typer.Option("--rows", help="How many rows are replayed at most.")] = 5_000,
+) -> None:
+    """Replay rows in the environment: errors of next observation and reward; exit code 1 if they are not its rows."""
+    from mpcwdwm.data.replay import recorded_env, verify
+
+    path, task = _dataset(what)
+    env_id = env or (task.env_id if task else recorded_env(path))
+    if env_id is None:
+        raise UserError(f"'{path}' does not name its environment: add --env, such as --env Hopper-v4")
+    found = verify(path, env_id, rows=rows)
+    print(found.render())
+    _exit(1 if found.named else 0)
 
 
 @data_app.command("collect")
@@ -323,6 +340,17 @@ def data_collect(
 
 
 # Pieces
+
+
+def _dataset(what: str) -> "tuple[Path, Task | None]":
+    """Return the file that is meant, and the task if one is named."""
+    from mpcwdwm.data import TASKS, dataset_path, find_task
+
+    path = Path(what)
+    if what not in TASKS and (path.exists() or path.suffix in (".hdf5", ".h5")):
+        return path, None
+    task = find_task(what)
+    return dataset_path(task), task
 
 
 def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None) -> "Spec":
