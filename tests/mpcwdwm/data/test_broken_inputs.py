@@ -40,7 +40,7 @@ def outcome(folder, monkeypatch, capsys, *arguments):
 
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["mpcwdwm", *arguments])
-    monkeypatch.setattr(sweeps.cli, "_exit", end)
+    monkeypatch.setattr(sweeps.cli, "leave", end)
     monkeypatch.setattr(sweeps.execution.driver.Driver, "carry_out", started)
     with pytest.raises(Ended):
         sweeps.cli.main()

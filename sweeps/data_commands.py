@@ -1,0 +1,145 @@
+"""The commands below ``mpcwdwm data``: datasets listed, fetched, checked, replayed and recorded."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mpcwdwm.errors import UserError
+from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn, TaskID
+
+    from mpcwdwm.data import Task
+
+__all__ = ["data_app"]
+
+data_app = typer.Typer(help="List, fetch and check datasets.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Show the registered tasks and whether their dataset is there."""
+    from mpcwdwm.data import TASKS
+    from mpcwdwm.data.tasks import expected_path
+
+    width = max(len(name) for name in TASKS)
+    for task in TASKS.values():
+        path = expected_path(task)
+        there = str(path) if path.is_file() else f"mpcwdwm data get {task.name}"
+        print(f"{task.name:<{width}}  {task.env_id:<14}  {there}{'  (not runnable yet)' if task.not_runnable else ''}")
+
+
+@data_app.command("get")
+def data_get(names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Registered tasks.")]) -> None:
+    """Download datasets into D4RL's cache folder, resuming where a download stopped."""
+    from rich.progress import DownloadColumn
+
+    from mpcwdwm.data import download, find_task
+
+    for task in [find_task(name) for name in names]:  # all names are checked before the first byte
+        with _progress(DownloadColumn()) as on_progress:
+            path = download(task, on_progress=partial(on_progress, task.name))
+        print(path)
+
+
+@data_app.command("audit")
+def data_audit(
+    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 file.")],
+) -> None:
+    """Check a dataset: episodes, returns, and what is wrong at their boundaries."""
+    from mpcwdwm.data import audit, read_dataset
+
+    path, task = _dataset(what)
+    print(audit(read_dataset(path), task).render())
+
+
+@data_app.command("verify")
+def data_verify(
+    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 file.")],
+    env: Annotated[str | None, typer.Option("--env", metavar="ID", help="Gymnasium id; by default the task's.")] = None,
+    rows: Annotated[int, typer.Option("--rows", help="How many rows are replayed at most.")] = 5_000,
+) -> None:
+    """Replay rows in the environment: errors of next observation and reward; exit code 1 if they are not its rows."""
+    from mpcwdwm.data.replay import recorded_env, verify
+
+    path, task = _dataset(what)
+    env_id = env or (task.env_id if task else recorded_env(path))
+    if env_id is None:
+        raise UserError(f"'{path}' does not name its environment: add --env, such as --env Hopper-v4")
+    found = verify(path, env_id, rows=rows)
+    print(found.render())
+    leave(1 if found.named else 0)
+
+
+@data_app.command("collect")
+def data_collect(
+    env: Annotated[str, typer.Argument(metavar="ENV", help="Gymnasium id, such as Hopper-v4.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+    transitions: Annotated[int, typer.Option("--transitions", help="Transitions in the file.")],
+    train_steps: Annotated[int, typer.Option("--train-steps", help="Environment steps PPO learns from.")] = 256_000,
+    noise_sd: Annotated[float, typer.Option("--noise-sd", help="Standard deviation of the action noise.")] = 0.3,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of training, initial states and noise.")] = 0,
+    snapshots: Annotated[int, typer.Option("--snapshots", help="Policies that are recorded; 1: only the last.")] = 5,
+) -> None:
+    """Train PPO (needs the extra rllib) and record episodes of its snapshots as a dataset of your own."""
+    try:
+        with interruptible():
+            from rich.progress import MofNCompleteColumn
+
+            from cluster.collect import collect
+            from mpcwdwm.data import audit, read_dataset
+
+            with _progress(MofNCompleteColumn()) as on_progress:
+                collect(
+                    env,
+                    out,
+                    transitions=transitions,
+                    train_steps=train_steps,
+                    noise_sd=noise_sd,
+                    seed=seed,
+                    snapshots=snapshots,
+                    on_progress=on_progress,
+                )
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        leave(EXIT_CODE)
+    print(audit(read_dataset(out)).render())
+    print(f"in a sweep: tasks: [{{name: {out.stem}, dataset: {out}, env: {env}}}]")
+
+
+# Pieces
+
+
+def _dataset(what: str) -> "tuple[Path, Task | None]":
+    """Return the file that is meant, and the task if one is named."""
+    from mpcwdwm.data import TASKS, dataset_path, find_task
+
+    path = Path(what)
+    if what not in TASKS and (path.exists() or path.suffix in (".hdf5", ".h5")):
+        return path, None
+    task = find_task(what)
+    return dataset_path(task), task
+
+
+@contextmanager
+def _progress(counts: "ProgressColumn") -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar on stderr for each thing that is reported as under way; ``counts`` shows how much is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeRemainingColumn())
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+
+        def report(what: str, done: int, total: int | None) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield report
