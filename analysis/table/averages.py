@@ -28,7 +28,9 @@ def average_groups(by_task: Mapping[str, Sequence[Group]]) -> tuple[list[Group],
     if len(tasks) < 2:
         return [], []
     notes = [f"the average leaves out {', '.join(raw)}: no reference scores, so no normalized score"] if raw else []
-    papers = {score.method: published_group(AVERAGE, score) for score in published_average(tasks)}
+    all_d4rls = all(any(group.row.kind == "published" for group in by_task[task]) for task in tasks)
+    scores = published_average(tasks) if all_d4rls else []  # a paper's average is over D4RL's own files
+    papers = {score.method: published_group(AVERAGE, score) for score in scores}
     averages: list[Group] = []
     for label, members in _methods({task: by_task[task] for task in tasks}).items():
         unscored = [task for task in tasks if task not in members or members[task].row.score_mean is None]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mpcwdwm.data.dataset import Dataset, continues
 from mpcwdwm.data.hdf5 import Arrays, Flags, read_arrays
+from mpcwdwm.data.recognised import Extent, unlike_the_original
 from mpcwdwm.data.scores import normalized_score
 from mpcwdwm.data.tasks import Task
 
@@ -57,6 +58,7 @@ class Audit:
     stores_next_obs: bool
     repeated_rows: int  # same observation, action and reward as an earlier row
     faults: tuple[Fault, ...]
+    unlike: str | None  # why the file is not the registered one, though under its name
 
     def render(self) -> str:
         """Return the findings as lines of text."""
@@ -66,6 +68,7 @@ class Audit:
         lines = [
             f"{data.path}",
             f"  sha256            {data.sha256}",
+            *([f"  registered        not D4RL's file: {self.unlike}"] if self.unlike else []),
             f"  transitions       {len(data.obs):,} (observation {data.obs_dim}, action {data.act_dim})",
             f"  episodes          {len(data.lengths):,}: {data.terminal.sum():,} end terminal,"
             f" {data.timeout.sum():,} otherwise{unfinished}",
@@ -103,6 +106,7 @@ def audit(dataset: Dataset, task: Task | None = None) -> Audit:
         stores_next_obs=arrays.next_obs is not None,
         repeated_rows=_repeated_rows(arrays),
         faults=tuple(_faults(dataset, arrays, task)),
+        unlike=unlike_the_original(task, Extent.of(dataset)) if task else None,
     )
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from cluster.units import TaskRef
 from mpcwdwm.components.component import Rows
 from mpcwdwm.data import Task, dataset_path, read_dataset, sha256_of
 from mpcwdwm.data.fingerprint import cache_folder, write_json
+from mpcwdwm.data.recognised import Extent, unlike_the_original
 from mpcwdwm.envs.factory import check_env, mujoco_version
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError
@@ -36,6 +38,7 @@ class DatasetFacts:
     act_dim: int
     rows: int
     mean_length: float  # of its episodes [steps]
+    extent: Extent
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
         except UserError as error:
             raise spec.document.error(_entry(spec, task), f"task '{task.name}': {error}") from None
         facts[task.name] = known
+        unlike = unlike_the_original(task, known.extent)
         tasks[task.name] = TaskRef(
             name=task.name,
             env_id=task.env_id,
@@ -90,8 +94,10 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             termination=task.termination,
             reference=task.reference,
             max_episode_steps=task.max_episode_steps,
-            source=task.source,
+            source="local" if unlike else task.source,
         )
+        if unlike:
+            notices.append(f"{task.name}: the file is not D4RL's ({unlike}), so no published score stands beside it")
         if spec.planners and task.termination is None:
             notices.append(f"{task.name}: no termination rule is known, so imagined rollouts do not end")
         if task.reference is None:
@@ -145,13 +151,15 @@ def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
     fit_for = set[str]()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: read the file
         found = json.loads(cached.read_text())
-        facts, fit_for = DatasetFacts(**found["facts"]), set(found["fit_for"])
+        facts, fit_for = TypeAdapter(DatasetFacts).validate_python(found["facts"]), set(found["fit_for"])
         if wanted <= fit_for:
             return facts
     dataset = read_dataset(path)
     for rows, everything in learners:
         usable_rows(dataset, rows, heldout=None if everything else False)
-    facts = DatasetFacts(dataset.obs_dim, dataset.act_dim, len(dataset.reward), float(dataset.lengths.mean()))
+    facts = DatasetFacts(
+        dataset.obs_dim, dataset.act_dim, len(dataset.reward), float(dataset.lengths.mean()), Extent.of(dataset)
+    )
     with contextlib.suppress(OSError):  # without a cache the next check only takes longer
         write_json(cached, {"facts": asdict(facts), "fit_for": sorted(wanted | fit_for)})
     return facts

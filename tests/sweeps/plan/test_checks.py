@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from mpcwdwm.components.world_models.flow import FlowModel
+from mpcwdwm.data import find_task
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
 from sweeps.plan import checks
+from tests.support.d4rl_standins import stand_in
 from tests.support.parts import BUNDLED
 from tests.support.plans import BASE, FakeStore, plan
 from tests.support.synthetic import episodes, write_hdf5
@@ -135,3 +137,15 @@ def test_the_user_is_told_what_the_store_cannot_do(tmp_path: Path) -> None:
     store = FakeStore()
     store.notices = ("it forgets",)
     assert plan(tmp_path, store=store).notices[0] == "it forgets"
+
+
+def test_a_file_that_is_not_d4rls_is_marked_and_gets_no_published_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "d4rl"))
+    for name, source in (("hopper-medium-v2", "local"), ("hopper-random-v2", "d4rl")):
+        stand_in(find_task(name))
+        planned = plan(tmp_path, BASE.replace(BUNDLED, name))
+        assert {cell.task.source for cell in planned.cells} == {source}
+        marked = [note for note in planned.notices if "480 transitions instead of 999,906" in note]
+        assert len(marked) == (source == "local")

@@ -213,6 +213,7 @@ MOVES = {
     "data.hdf5": ALL,
     "data.hyperparameters": NONE,
     "data.mapped": TRAINED,
+    "data.recognised": NONE,
     "data.replay": NONE,
     "data.scores": f"{PLAYED} {CELLS}",
     "data.sidecar": NONE,
