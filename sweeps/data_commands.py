@@ -40,12 +40,15 @@ def data_get(names: Annotated[list[str], typer.Argument(metavar="TASK...", help=
     """Download datasets into D4RL's cache folder, resuming where a download stopped."""
     from rich.progress import DownloadColumn
 
-    from mpcwdwm.data import download, find_task
+    from mpcwdwm.data import download, find_task, read_dataset
+    from mpcwdwm.data.recognised import Extent, unlike_the_original
 
     for task in [find_task(name) for name in names]:  # all names are checked before the first byte
         with _progress(DownloadColumn()) as on_progress:
             path = download(task, on_progress=partial(on_progress, task.name))
         print(path)
+        if unlike := unlike_the_original(task, Extent.of(read_dataset(path))):
+            print(f"note: {task.name}: the file is not D4RL's ({unlike})", file=sys.stderr)
 
 
 @data_app.command("audit")

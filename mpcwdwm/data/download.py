@@ -8,7 +8,8 @@ user's settings,
     # ~/.config/mpcwdwm/settings.yaml
     mirrors: [https://mirror.example.org/d4rl]
 
-tried in order, before the original, as ``<mirror>/<file name>``.
+tried in order, before the original, as ``<mirror>/<file name>``. After the original comes a copy of D4RL's files on
+Hugging Face, at a fixed revision; ``HF_ENDPOINT`` names another host for it, and ``HF_TOKEN`` is sent there alone.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mpcwdwm.data.fingerprint import write_json
-from mpcwdwm.data.sidecar import verify_or_record
+from mpcwdwm.data.sidecar import recorded_size, verify_or_record
 from mpcwdwm.data.tasks import Task, dataset_path, expected_path
 from mpcwdwm.errors import UserError
 
@@ -40,13 +41,19 @@ __all__ = ["download", "mirrors_from_settings", "settings_path"]
 BLOCK = 1 << 18  # bytes between two calls of on_progress
 ATTEMPTS = 3  # per address; each continues the one before
 PAUSE_S = 1.0  # before another attempt
-SILENCE_S = 30.0  # without a byte, a connection counts as broken
+SILENCE_S = 8.0  # without a byte, a connection counts as broken
+HUGGING_FACE = "https://huggingface.co"
+COPY = "datasets/imone/D4RL/resolve/9ed58d8a76c12f4c1cb5db51fa71389e703d2ec5"  # flat, under Berkeley's file names
 
 OnBytes = Callable[[int, int | None], None]
 
 
 class _Broken(Exception):
     """The connection ended early; another attempt may go on from here."""
+
+
+class _Silent(_Broken):
+    """No byte came for `SILENCE_S`."""
 
 
 class _Refused(Exception):
@@ -91,7 +98,7 @@ def download(task: Task, *, mirrors: Sequence[str] | None = None, on_progress: O
 
     Args:
         task: a D4RL task; for any other its existing file is returned.
-        mirrors: base addresses tried before the original; None: those in the user's settings.
+        mirrors: base addresses tried before the original and Hugging Face; None: those in the user's settings.
         on_progress: called with bytes so far (those of an earlier attempt included) and in all, if known.
 
     Raises:
@@ -103,7 +110,7 @@ def download(task: Task, *, mirrors: Sequence[str] | None = None, on_progress: O
     if task.url is None or target.exists():
         return dataset_path(task)
     bases = mirrors_from_settings() if mirrors is None else mirrors
-    addresses = [f"{base.rstrip('/')}/{target.name}" for base in bases] + [task.url]
+    addresses = [*(f"{base.rstrip('/')}/{target.name}" for base in bases), task.url, f"{_hugging_face()}/{target.name}"]
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +143,7 @@ def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on
     failures = []
     for address in addresses:
         try:
-            _complete(address, file, on_progress)
+            _complete(address, file, recorded_size(target), on_progress)
             _require_hdf5(file)
             return
         except (_Refused, _Broken) as error:
@@ -151,21 +158,34 @@ def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on
     )
 
 
-def _complete(address: str, file: IO[bytes], on_progress: OnBytes | None) -> None:
-    """Fetch what the part lacks, in several attempts; raises _Refused or, after the last one, _Broken."""
+def _hugging_face() -> str:
+    """Return the base address of the copy on Hugging Face."""
+    return f"{(os.environ.get('HF_ENDPOINT') or HUGGING_FACE).rstrip('/')}/{COPY}"
+
+
+def _complete(address: str, file: IO[bytes], size: int | None, on_progress: OnBytes | None) -> None:
+    """Fetch what the part lacks, in several attempts; raises _Refused or, after the last one, _Broken.
+
+    A host that falls silent before it has sent a byte is not asked again: another one may answer.
+    """
     for _ in range(ATTEMPTS - 1):
+        before = _size(file)
         try:
-            return _fetch(address, file, on_progress)
-        except _Broken:
+            return _fetch(address, file, size, on_progress)
+        except _Broken as error:
+            if isinstance(error, _Silent) and _size(file) <= before:
+                raise
             time.sleep(PAUSE_S)
-    return _fetch(address, file, on_progress)
+    return _fetch(address, file, size, on_progress)
 
 
-def _fetch(address: str, file: IO[bytes], on_progress: OnBytes | None) -> None:
-    """Make one request for what the part lacks and append what comes."""
+def _fetch(address: str, file: IO[bytes], size: int | None, on_progress: OnBytes | None) -> None:
+    """Make one request for what the part lacks and append what comes; ``size``: that of the file seen before."""
     note = _read_note(file)
     start = _size(file) if note.get("address") == address else 0  # a part from elsewhere is not continued
     request = urllib.request.Request(address, headers={"User-Agent": "mpcwdwm"})
+    if address.startswith(_hugging_face()) and (token := os.environ.get("HF_TOKEN")):
+        request.add_unredirected_header("Authorization", f"Bearer {token}")  # the storage it redirects to needs none
     if start:
         request.add_header("Range", f"bytes={start}-")
         if note.get("version"):
@@ -173,6 +193,8 @@ def _fetch(address: str, file: IO[bytes], on_progress: OnBytes | None) -> None:
     try:
         with urllib.request.urlopen(request, timeout=SILENCE_S) as response:
             first, total = _extent(response)
+            if size is not None and total not in (None, size):
+                raise _Refused(f"the server's file has {total} bytes, the one recorded at first use {size}")
             if first not in (0, start):
                 raise _Refused(f"the server sent bytes from {first} on instead of {start}")
             if first and total != note.get("size"):
@@ -185,7 +207,10 @@ def _fetch(address: str, file: IO[bytes], on_progress: OnBytes | None) -> None:
     except urllib.error.HTTPError as error:
         _answer_error(error, start, file)
     except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
-        raise _Broken(str(getattr(error, "reason", None) or error or type(error).__name__)) from None
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, TimeoutError):
+            raise _Silent(f"silent for {SILENCE_S:g} s") from None
+        raise _Broken(str(reason) or type(reason).__name__) from None
 
 
 def _append(response: Any, file: IO[bytes], total: int | None, on_progress: OnBytes | None) -> None:

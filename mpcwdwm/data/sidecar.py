@@ -12,12 +12,19 @@ from pathlib import Path
 from mpcwdwm.data.fingerprint import sha256_of, write_json
 from mpcwdwm.errors import UserError
 
-__all__ = ["sidecar_path", "verify_or_record"]
+__all__ = ["recorded_size", "sidecar_path", "verify_or_record"]
 
 
 def sidecar_path(path: Path) -> Path:
     """Return the name of a dataset's sidecar."""
     return path.with_name(path.name + ".json")
+
+
+def recorded_size(path: Path) -> int | None:
+    """Return the size in bytes that the file had at first use, None if that is not recorded."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return int(json.loads(sidecar_path(path).read_text())["size"])
+    return None
 
 
 def verify_or_record(path: Path, url: str | None) -> str:
