@@ -53,7 +53,7 @@ def data_get(names: Annotated[list[str], typer.Argument(metavar="TASK...", help=
 
 @data_app.command("audit")
 def data_audit(
-    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 file.")],
+    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 or NPZ file.")],
 ) -> None:
     """Check a dataset: episodes, returns, and what is wrong at their boundaries."""
     from mpcwdwm.data import audit, read_dataset
@@ -64,7 +64,7 @@ def data_audit(
 
 @data_app.command("verify")
 def data_verify(
-    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 file.")],
+    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 or NPZ file.")],
     env: Annotated[str | None, typer.Option("--env", metavar="ID", help="Gymnasium id; by default the task's.")] = None,
     rows: Annotated[int, typer.Option("--rows", help="How many rows are replayed at most.")] = 5_000,
 ) -> None:
@@ -122,10 +122,11 @@ def data_collect(
 def _dataset(what: str) -> "tuple[Path, Task | None]":
     """Return the file that is meant, and the task if one is named."""
     from mpcwdwm.data import TASKS, dataset_path, find_task
+    from mpcwdwm.data.conversion import in_d4rl_layout
 
     path = Path(what)
-    if what not in TASKS and (path.exists() or path.suffix in (".hdf5", ".h5")):
-        return path, None
+    if what not in TASKS and (path.exists() or path.suffix in (".hdf5", ".h5", ".npz")):
+        return in_d4rl_layout(path), None
     task = find_task(what)
     return dataset_path(task), task
 

@@ -10,10 +10,12 @@ import csv
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mpcwdwm.data.conversion import in_d4rl_layout
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.sidecar import verify_or_record
 from mpcwdwm.errors import UserError, did_you_mean
@@ -38,6 +40,7 @@ class Task:
     reference: tuple[float, float] | None  # D4RL's (min, max) return; None: no normalized score
     termination: str | None  # name of a rule in mpcwdwm.envs.termination.RULES; None: unknown
     max_episode_steps: int
+    columns: tuple[tuple[str, str], ...] = ()  # D4RL's name → the file's, of arrays that have another
     not_runnable: str | None = None  # why it cannot be run, in one line; None: it can
 
 
@@ -121,8 +124,12 @@ def custom_task(
     reference: tuple[float, float] | None = None,
     termination: str | None = None,
     max_episode_steps: int | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Task:
-    """Return the task made of an HDF5 file in D4RL's layout and a Gymnasium id.
+    """Return the task made of a dataset and a Gymnasium id.
+
+    The dataset is HDF5 in D4RL's layout, or one that `mpcwdwm.data.conversion` rewrites in it; ``columns``: D4RL's name
+    of an array → the file's.
 
     What is not given is taken from what is known of the robot (HalfCheetah, Hopper, Walker2d, Ant), the
     number of steps from Gymnasium's registration. The file need not exist yet; `dataset_path` checks.
@@ -160,6 +167,7 @@ def custom_task(
         reference=reference or (robot.reference if robot else None),
         termination=termination or (robot.termination if robot else None),
         max_episode_steps=steps,
+        columns=tuple(sorted((columns or {}).items())),
     )
 
 
@@ -198,4 +206,4 @@ def dataset_path(task: Task) -> Path:
         verify_or_record(path, task.url)
     if task.source == "bundled" and (found := sha256_of(path)) != _ROWS[task.name]["sha256"]:
         raise UserError(f"'{path}' is damaged (sha256 {found[:12]}…): install mpcwdwm again")
-    return path
+    return in_d4rl_layout(path, dict(task.columns)) if task.source == "local" else path

@@ -169,10 +169,15 @@ def make_env(env_id: str) -> Any:
     return env
 
 
-def check_env(env_id: str, obs_dim: int, act_dim: int) -> None:
-    """Raise UserError unless the environment's observation and action have these dimensions."""
+def check_env(env_id: str, obs_dim: int, act_dim: int) -> tuple[float, float] | None:
+    """Return the action bounds that [-1, 1] is rescaled to, (lowest, highest), None where nothing is rescaled.
+
+    Raises:
+        UserError: the environment's observation or action has other dimensions, or `make_env` raises it.
+    """
     env = make_env(env_id)
     env_obs_dim, env_act_dim = env.observation_space.shape[0], env.action_space.shape[0]
+    own = env.env.action_space if isinstance(env, gymnasium.wrappers.RescaleAction) else None
     env.close()
     for what, data_dim, env_dim in (("observations", obs_dim, env_obs_dim), ("actions", act_dim, env_act_dim)):
         if data_dim != env_dim:
@@ -180,3 +185,4 @@ def check_env(env_id: str, obs_dim: int, act_dim: int) -> None:
                 f"the dataset's {what} have {data_dim} dimensions, those of environment '{env_id}'"
                 f" have {env_dim}: give the environment the data were recorded in"
             )
+    return None if own is None else (float(own.low.min()), float(own.high.max()))

@@ -68,7 +68,7 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
     """
     mujoco = mujoco_version()
     tasks, facts, notices = dict[str, TaskRef](), dict[str, DatasetFacts](), list[str]()
-    fitting = set[tuple[Any, ...]]()
+    bounds = dict[tuple[Any, ...], tuple[float, float] | None]()
     for task in (resolved.task for resolved in spec.tasks):
         try:
             if task.not_runnable:
@@ -76,9 +76,8 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             path = dataset_path(task).resolve()
             known = dataset_facts(path, learners[task.name])
             dims = (task.env_id, known.obs_dim, known.act_dim)
-            if dims not in fitting:
-                check_env(*dims)
-                fitting.add(dims)
+            if dims not in bounds:
+                bounds[dims] = check_env(*dims)
             if task.termination is not None:
                 _check_rule(task.termination, known.obs_dim)
         except UserError as error:
@@ -96,6 +95,11 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             max_episode_steps=task.max_episode_steps,
             source="local" if unlike else task.source,
         )
+        if rescaled := bounds[dims]:
+            low, high = rescaled
+            notices.append(
+                f"{task.name}: actions of policies and data, in [-1, 1], are rescaled to [{low:g}, {high:g}]"
+            )
         if unlike:
             notices.append(f"{task.name}: the file is not D4RL's ({unlike}), so no published score stands beside it")
         if spec.planners and task.termination is None:

@@ -89,6 +89,7 @@ def _task_entry(task: Task) -> Any:
         "reference": list(task.reference) if task.reference else None,
         "termination": task.termination,
         "max_episode_steps": task.max_episode_steps,
+        **({"columns": dict(task.columns)} if task.columns else {}),
     }
 
 
@@ -236,6 +237,7 @@ def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
             reference=section.reference,
             termination=section.termination,
             max_episode_steps=section.max_episode_steps,
+            columns=section.columns,
         )
     except ValidationError as error:
         raise document.translated(error, lambda loc: (*at, *loc), known_keys) from None

@@ -127,9 +127,8 @@ def test_the_user_is_told_where_rollouts_do_not_end_and_what_nothing_uses(tmp_pa
     write_hdf5(tmp_path / "p.hdf5", episodes(obs_dim=4, act_dim=1))
     text = BASE.replace(f"[{BUNDLED}]", "[{name: pole, dataset: p.hdf5, env: InvertedPendulum-v4}]")
     notices = plan(tmp_path, text + "components: {iql: {steps: 3}}").notices
-    assert [any(said in notice for notice in notices) for said in ("do not end", "raw returns", "components.iql")] == [
-        True
-    ] * 3
+    for said in ("do not end", "raw returns", "components.iql", "are rescaled to [-3, 3]"):
+        assert any(said in notice for notice in notices), said
     assert plan(tmp_path).notices == []
 
 
@@ -149,3 +148,13 @@ def test_a_file_that_is_not_d4rls_is_marked_and_gets_no_published_scores(
         assert {cell.task.source for cell in planned.cells} == {source}
         marked = [note for note in planned.notices if "480 transitions instead of 999,906" in note]
         assert len(marked) == (source == "local")
+
+
+def test_a_file_of_other_names_is_planned_from_its_copy(tmp_path: Path) -> None:
+    arrays = episodes(obs_dim=11, act_dim=3)
+    write_hdf5(tmp_path / "own.hdf5", {"obs" if name == "observations" else name: a for name, a in arrays.items()})
+    entry = "\n- {name: own, dataset: own.hdf5, env: Hopper-v4, columns: {observations: obs}}"
+    planned = plan(tmp_path, BASE.replace(f"[{BUNDLED}]", entry))
+    assert planned.cells[0].task.dataset == str(tmp_path / "own.hdf5.d4rl.hdf5")
+    assert not any("rescaled" in notice for notice in planned.notices)
+    assert "columns" in planned.spec.to_yaml()

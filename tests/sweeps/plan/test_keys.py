@@ -207,6 +207,7 @@ MOVES = {
     "components.world_models.world_model": f"{KINDS} value {ADAPTED}",
     "config": NONE,  # the resolved values are in the key
     "data.audit": NONE,
+    "data.conversion": NONE,  # the copy's hash is in the key
     "data.dataset": ALL,
     "data.download": NONE,
     "data.fingerprint": ALL,

@@ -1,0 +1,121 @@
+"""NPZ, HDF5 with other names and Minari's layout give the transitions that D4RL's layout gives."""
+
+import h5py
+import numpy as np
+import pytest
+
+from mpcwdwm.data import custom_task, dataset_path, read_dataset
+from mpcwdwm.data.conversion import in_d4rl_layout
+from mpcwdwm.errors import UserError
+from tests.support.synthetic import episodes, write_hdf5
+
+RENAMED = {"observations": "obs", "terminals": "flags/done", "next_observations": "after"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def expected(tmp_path):
+    return read_dataset(write_hdf5(tmp_path / "plain.hdf5", episodes()))
+
+
+def assert_same(path, expected):
+    found = read_dataset(path)
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
+
+
+def minari(path, lengths=(6, 4, 5, 7), ends="tott"):
+    """Write `episodes` as Minari does, in groups out of order."""
+    arrays, start = episodes(lengths, ends), 0
+    with h5py.File(path, "w") as file:
+        for index, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+            rows, group = slice(start, start + length), file.create_group(f"episode_{index}")
+            obs = np.concatenate([arrays["observations"][rows], arrays["next_observations"][rows][-1:]])
+            group["observations"], group["actions"] = obs, arrays["actions"][rows]
+            group["rewards"] = arrays["rewards"][rows].astype(np.float64)
+            last = np.arange(length) == length - 1
+            group["terminations"], group["truncations"] = last & (end == "t"), last & (end == "o")
+            start += length
+    return path
+
+
+def test_d4rls_own_layout_is_left_as_it_is(tmp_path):
+    path = write_hdf5(tmp_path / "a.hdf5", episodes())
+    assert in_d4rl_layout(path) == path
+
+
+def test_an_npz_file(tmp_path, expected):
+    np.savez(tmp_path / "a.npz", **episodes())
+    copy = in_d4rl_layout(tmp_path / "a.npz")
+    assert copy == tmp_path / "a.npz.d4rl.hdf5"
+    assert_same(copy, expected)
+
+
+@pytest.mark.parametrize("kind", ["npz", "hdf5"])
+def test_other_names_are_mapped(tmp_path, expected, kind):
+    arrays = {RENAMED.get(name, name): array for name, array in episodes().items()}
+    path = tmp_path / f"a.{kind}"
+    write_hdf5(path, arrays) if kind == "hdf5" else np.savez(path, **arrays)
+    assert_same(dataset_path(custom_task("mine", path, "Hopper-v4", columns=RENAMED)), expected)
+
+
+def test_minaris_episodes_are_joined(tmp_path, expected):
+    assert_same(in_d4rl_layout(minari(tmp_path / "main_data.hdf5")), expected)
+
+
+def test_more_than_ten_episodes_keep_their_order(tmp_path):
+    lengths, ends = [3] * 12, "t" * 12
+    copy = in_d4rl_layout(minari(tmp_path / "m.hdf5", lengths, ends))
+    np.testing.assert_array_equal(read_dataset(copy).obs, episodes(lengths, ends)["observations"])
+
+
+def test_the_copy_is_made_once_and_again_when_the_file_has_changed(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, **episodes())
+    copy = in_d4rl_layout(path)
+    before = copy.stat().st_mtime_ns
+    assert in_d4rl_layout(path).stat().st_mtime_ns == before
+    np.savez(path, **episodes(seed=1))
+    np.testing.assert_array_equal(read_dataset(in_d4rl_layout(path)).obs, episodes(seed=1)["observations"])
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.uint8])
+def test_observations_of_other_numbers_are_read(tmp_path, kind):
+    arrays = episodes()
+    for name in ("observations", "next_observations"):
+        arrays[name] = np.abs(100 * arrays[name]).astype(kind)
+    np.savez(tmp_path / "a.npz", **arrays)
+    np.testing.assert_array_equal(
+        read_dataset(in_d4rl_layout(tmp_path / "a.npz")).obs, arrays["observations"].astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "columns", "says"),
+    [
+        ({}, {"obsevations": "obs"}, "did you mean 'observations'"),
+        ({"rewards": None}, {}, "array 'rewards' is missing.*columns: {rewards: NAME}"),
+        ({"rewards": np.array(["a"] * 22)}, {}, "not numeric"),
+        ({"actions": np.full((22, 2), 3.0)}, {}, r"leaves \[-1, 1\]"),
+        ({"rewards": np.array([{}] * 22)}, {}, "not an NPZ file of plain arrays"),
+    ],
+)
+def test_an_unfit_file_is_one_line(tmp_path, change, columns, says):
+    arrays = {name: array for name, array in {**episodes(), **change}.items() if array is not None}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match=says) as caught:
+        in_d4rl_layout(tmp_path / "a.npz", columns)
+    assert "\n" not in str(caught.value)
+
+
+def test_minaris_dict_observations_are_refused_in_one_line(tmp_path):
+    path = minari(tmp_path / "m.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["episode_1/observations"]
+        file["episode_1/observations/goal"] = np.zeros(3)
+    with pytest.raises(UserError, match="'episode_1/observations' is missing or not an array"):
+        in_d4rl_layout(path)
