@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mpcwdwm.errors import UserError
-from sweeps.data_commands import data_app
+from sweeps.data_commands import data_app, dataset_named
 from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave
 
 if TYPE_CHECKING:
@@ -236,6 +236,37 @@ def bench(
     place = bench_place(device, threads)
     report = measure(place, on_stage=lambda stage: print(stage, file=sys.stderr))
     print(to_json(report) if as_json else to_text(report))
+
+
+@data_app.command("audit")
+def data_audit(
+    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 or NPZ file.")],
+    draw: Annotated[
+        Path | None, typer.Option("--draw", metavar="FOLDER", help="Draw returns, lengths and coverage into a folder.")
+    ] = None,
+) -> None:
+    """Check a dataset: episodes, returns, and what is wrong at their boundaries."""
+    from mpcwdwm.data import audit, read_dataset
+
+    path, task = dataset_named(what)
+    dataset = read_dataset(path)
+    print(audit(dataset, task).render())
+    if draw is None:
+        return
+    from analysis.figures.dataset import dataset_figure
+    from analysis.figures.drawing import rendered
+    from mpcwdwm.data.replay import recorded_env
+
+    env_id = task.env_id if task else recorded_env(path) or path.stem
+    name = task.name if task else path.stem
+    figure = dataset_figure(dataset, places="maze" in env_id.lower(), name=name)
+    try:
+        draw.mkdir(parents=True, exist_ok=True)
+        for file, content in rendered(name, figure).items():
+            (draw / file).write_bytes(content)
+            print(draw / file)
+    except OSError as error:
+        raise UserError(f"cannot write into '{draw}': {error.strerror}") from None
 
 
 # Pieces

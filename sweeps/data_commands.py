@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mpcwdwm.data import Task
 
-__all__ = ["data_app"]
+__all__ = ["data_app", "dataset_named"]
 
 data_app = typer.Typer(help="List, fetch and check datasets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -51,17 +51,6 @@ def data_get(names: Annotated[list[str], typer.Argument(metavar="TASK...", help=
             print(f"note: {task.name}: the file is not D4RL's ({unlike})", file=sys.stderr)
 
 
-@data_app.command("audit")
-def data_audit(
-    what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 or NPZ file.")],
-) -> None:
-    """Check a dataset: episodes, returns, and what is wrong at their boundaries."""
-    from mpcwdwm.data import audit, read_dataset
-
-    path, task = _dataset(what)
-    print(audit(read_dataset(path), task).render())
-
-
 @data_app.command("verify")
 def data_verify(
     what: Annotated[str, typer.Argument(metavar="TASK_OR_FILE", help="A registered task, or an HDF5 or NPZ file.")],
@@ -71,7 +60,7 @@ def data_verify(
     """Replay rows in the environment: errors of next observation and reward; exit code 1 if they are not its rows."""
     from mpcwdwm.data.replay import recorded_env, verify
 
-    path, task = _dataset(what)
+    path, task = dataset_named(what)
     env_id = env or (task.env_id if task else recorded_env(path))
     if env_id is None:
         raise UserError(f"'{path}' does not name its environment: add --env, such as --env Hopper-v4")
@@ -119,7 +108,7 @@ def data_collect(
 # Pieces
 
 
-def _dataset(what: str) -> "tuple[Path, Task | None]":
+def dataset_named(what: str) -> "tuple[Path, Task | None]":
     """Return the file that is meant, and the task if one is named."""
     from mpcwdwm.data import TASKS, dataset_path, find_task
     from mpcwdwm.data.conversion import in_d4rl_layout
