@@ -5,6 +5,8 @@ different questions:
 
 * *For these trained policies*: how far would the mean move if the same policies were run on other
   episodes? `Evidence.for_these_policies`, a stratified bootstrap that resamples episodes within each seed.
+  Where every episode failed (0) or succeeded (100), the bootstrap of ten successes would be [100, 100]; the
+  mean is then a proportion, and its interval is Wilson's, that of a gain Bonett and Price's.
 * *For new training seeds*: how far would it move if the policies were trained again?
   `seed_interval`, Student's t on the per-seed means; with fewer than three seeds there is none.
 
@@ -16,13 +18,24 @@ A gain is a difference between two methods on the same training seed and the sam
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["LEVEL", "EpisodeValues", "Evidence", "Interval", "UnpairedError", "paired_differences", "seed_interval"]
+__all__ = [
+    "LEVEL",
+    "EpisodeValues",
+    "Evidence",
+    "Interval",
+    "UnpairedError",
+    "are_successes",
+    "difference_interval",
+    "paired_differences",
+    "proportion_interval",
+    "seed_interval",
+]
 
 EpisodeValues = NDArray[np.float64]  # (n,) one value per episode, of one seed
 
@@ -31,6 +44,7 @@ LEVEL = 0.95
 # seed is fixed so that the same episodes always give the same table.
 RESAMPLES = 10_000
 BOOTSTRAP_SEED = 20_260_301
+OUTCOMES = (0.0, 100.0)  # scores of an episode that fails or succeeds
 MIN_SEEDS = 3  # with two seeds the t quantile is 12.7: an interval without information
 
 
@@ -58,6 +72,39 @@ def seed_interval(seed_means: Sequence[float]) -> Interval | None:
     values = np.asarray(seed_means, dtype=np.float64)
     half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
     return Interval(float(values.mean() - half), float(values.mean() + half))
+
+
+def are_successes(scores: Mapping[int, Mapping[int, float]]) -> bool:
+    """Return whether every episode (training seed → environment seed → score) has failed or succeeded."""
+    return all(score in OUTCOMES for episodes in scores.values() for score in episodes.values())
+
+
+def proportion_interval(share: float, n: float, level: float = LEVEL) -> Interval:
+    """Return Wilson's score interval for the chance of success, from the share of successes among n episodes."""
+    z = _quantile(level)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return Interval(max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+
+
+def difference_interval(gained: float, lost: float, n: float, level: float = LEVEL) -> Interval:
+    """Return Bonett and Price's (2012) interval for a difference of paired proportions.
+
+    It is Wald's after one more pair of each discordant kind, so that agreement in all episodes is not certainty.
+
+    Args:
+        gained: share of the n pairs in which only the method succeeds.
+        lost: share in which only the base does.
+        n: number of pairs.
+        level: of the interval.
+    """
+    more, less = (gained * n + 1) / (n + 2), (lost * n + 1) / (n + 2)
+    half = _quantile(level) * np.sqrt((more + less - (more - less) ** 2) / (n + 2))
+    return Interval(max(-1.0, float(more - less - half)), min(1.0, float(more - less + half)))
+
+
+def _quantile(level: float) -> float:
+    return float(stats.norm.ppf((1 + level) / 2))
 
 
 def paired_differences(
@@ -91,9 +138,11 @@ class Evidence:
 
     Args:
         tasks: for each task, training seed → (episodes,).
+        of: what the values are: scores in general; successes, each 0 or 100; differences of two successes.
     """
 
     tasks: tuple[Mapping[int, EpisodeValues], ...]
+    of: Literal["scores", "successes", "differences"] = "scores"
 
     def mean(self) -> float:
         """Return the mean over tasks of the mean over seeds of per-seed means."""
@@ -101,19 +150,34 @@ class Evidence:
         return float(np.dot(weights, [np.mean(stratum) for stratum in strata]))
 
     def for_these_policies(self, level: float = LEVEL) -> Interval | None:
-        """Return the percentile bootstrap interval over other episodes; None if no seed has two.
+        """Return the interval over other episodes; None if no seed has two.
 
-        A stratum is a seed of a task. One with a single episode contributes no spread. The interval is a little
-        narrow for few episodes: with ten episodes in each of three seeds it covers about 92 % where 95 % is written.
+        A stratum is a seed of a task. Of successes and failures the interval is that of a proportion of all episodes
+        together, a little wide where policies differ. Else it is the percentile bootstrap's. A stratum with a single
+        episode contributes no spread there, and the interval is a little narrow for few episodes: with ten in each
+        of three seeds it covers about 92 % where 95 % is written.
         """
         strata, weights = self._strata()
         if all(len(stratum) < 2 for stratum in strata):
             return None
+        if self.of != "scores":
+            return self._of_proportions(strata, weights, level)
         means = np.zeros(RESAMPLES)
         for i, (stratum, weight) in enumerate(zip(strata, weights, strict=True)):
             means += weight * stratum[_draws(i, len(stratum), RESAMPLES)].mean(axis=1)
         low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
         return Interval(float(low), float(high))
+
+    def _of_proportions(self, strata: Sequence[EpisodeValues], weights: NDArray[np.float64], level: float) -> Interval:
+        """Return the interval of a proportion, or of a difference of two, times 100.
+
+        The number of episodes is the effective one, 1 / Σ w² / n, which is their number where all weigh the same.
+        """
+        n = 1 / float(sum(w**2 / len(stratum) for stratum, w in zip(strata, weights, strict=True)))
+        up, down = (float(np.dot(weights, [np.mean(sign * stratum > 0) for stratum in strata])) for sign in (1, -1))
+        paired = self.of == "differences"
+        found = difference_interval(up, down, n, level) if paired else proportion_interval(up, n, level)
+        return Interval(100 * found.low, 100 * found.high)
 
     def for_new_seeds(self) -> Interval | None:
         """Return `seed_interval` of the per-seed means over tasks; None if tasks differ in their seeds."""

@@ -32,7 +32,7 @@ def data_list() -> None:
     for task in TASKS.values():
         path = expected_path(task)
         there = str(path) if path.is_file() else f"mpcwdwm data get {task.name}"
-        print(f"{task.name:<{width}}  {task.env_id:<14}  {there}{'  (not runnable yet)' if task.not_runnable else ''}")
+        print(f"{task.name:<{width}}  {task.env_id:<33}  {there}")
 
 
 @data_app.command("get")

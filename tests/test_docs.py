@@ -21,7 +21,9 @@ FOLDERS = ("mpcwdwm", "cluster", "sweeps", "analysis", "tests")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(r"`([\w-]+\.(?:py|yaml|md|sh))`")
-PATH = re.compile(r"(?<![\w/.<-])(?:mpcwdwm|cluster|sweeps|analysis|tests|docs)/[\w./*-]*\w(?:/(?![\w*]))?")
+PATH = re.compile(
+    r"(?<![\w/.<-])(?!mpcwdwm/AntMaze-)(?:mpcwdwm|cluster|sweeps|analysis|tests|docs)/[\w./*-]*\w(?:/(?![\w*]))?"
+)
 MODULE = re.compile(r"(?<![\w./(-])(?:mpcwdwm|cluster|sweeps|analysis)(?:\.\w+)+")
 GROUPS = {"mpcwdwm.planners", "mpcwdwm.world_models", "mpcwdwm.termination", "mpcwdwm.judges"}  # of entry points
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

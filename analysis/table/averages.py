@@ -95,5 +95,8 @@ def _average(label: str, members: Sequence[Group]) -> Group:
 
 def _over(evidence: Sequence[Evidence | None]) -> Evidence | None:
     """Join the evidence of several tasks; None if one of them has none."""
-    joined = [e.tasks for e in evidence if e is not None]
-    return Evidence(tuple(task for tasks in joined for task in tasks)) if len(joined) == len(evidence) else None
+    joined = [e for e in evidence if e is not None]
+    if len(joined) < len(evidence):
+        return None
+    of = joined[0].of if len({e.of for e in joined}) == 1 else "scores"
+    return Evidence(tuple(task for e in joined for task in e.tasks), of)

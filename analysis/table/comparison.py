@@ -25,7 +25,7 @@ COLUMNS = [column.name for column in fields(Row)]
 FactsByKey = Mapping[str, Mapping[str, Any]]  # by key
 LEGEND = (
     "score: mean over training seeds of per-seed means, with the 95 % interval over episodes for these trained "
-    "policies (bootstrap within each seed)",
+    "policies (bootstrap within each seed; of success rates Wilson's, of their gains Bonett and Price's)",
     "gain: paired with the base policy, same training seed and same environment seed, with the same interval",
     "new seeds: 95 % interval over new training seeds, Student's t on per-seed means; – below three seeds",
     "hours: processor hours (threads × time; GPU-hours where marked) of the evaluation and of the training of all "

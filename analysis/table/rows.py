@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.rendering import reason_missing, seeds_text
-from analysis.statistics import Evidence, UnpairedError, paired_differences
+from analysis.statistics import Evidence, UnpairedError, are_successes, paired_differences
 from analysis.table.published_scores import PublishedScore, published_scores
 
 __all__ = [
@@ -184,11 +184,13 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
     if not done:
         return Group(row, name=facts["name"], cells=tuple(cells))
     scores = {cell.seed: cell.scores for cell in done}
+    successes = done[0].facts["score_unit"] == "normalized" and are_successes(scores)
     gains = None
     if row.kind != "none":
         base = {c.seed: baselines[c.facts["base_key"]].scores for c in done if c.facts["base_key"] in baselines}
         try:
-            gains = Evidence((paired_differences(scores, base),))
+            differences = (paired_differences(scores, base),)
+            gains = Evidence(differences, of="differences" if successes and are_successes(base) else "scores")
         except UnpairedError as error:
             if row.role == "report":  # candidates of a selection need not be paired
                 notes.append(f"{row.task}, {row.label}: no gain is shown, because {error}")
@@ -211,7 +213,8 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
     values = {seed: np.array([own[e] for e in sorted(own)]) for seed, own in scores.items()}
     recorded = sorted(done[0].facts.items())
     settings = tuple((name, str(v)) for name, v in recorded if name.startswith("planner.") or name == "variant")
-    return with_intervals(Group(row, facts["name"], Evidence((values,)), gains, settings, cells=tuple(cells)))
+    evidence = Evidence((values,), of="successes" if successes else "scores")
+    return with_intervals(Group(row, facts["name"], evidence, gains, settings, cells=tuple(cells)))
 
 
 def _number_or_word(text: Any) -> float | str | None:

@@ -23,7 +23,6 @@ from mpcwdwm.errors import UserError, did_you_mean
 __all__ = ["ROBOTS", "TASKS", "Robot", "Task", "custom_task", "dataset_path", "find_task", "robot_of"]
 
 HERE = Path(__file__).parent
-ANTMAZE_REASON = "AntMaze's own environment is not part of this version, so nothing can be evaluated in it"
 # Names become parts of folder names and table rows.
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -41,12 +40,14 @@ class Task:
     termination: str | None  # name of a rule in mpcwdwm.envs.termination.RULES; None: unknown
     max_episode_steps: int
     columns: tuple[tuple[str, str], ...] = ()  # D4RL's name → the file's, of arrays that have another
-    not_runnable: str | None = None  # why it cannot be run, in one line; None: it can
 
 
 @dataclass(frozen=True)
 class Robot:
-    """What is known of a robot, whatever the version of its environment."""
+    """What is known of a robot, whatever the version of its environment.
+
+    AntMaze has no termination rule: a fall ends no episode, and the goal that does is not observed.
+    """
 
     termination: str | None
     reference: tuple[float, float]
@@ -73,15 +74,15 @@ ROBOTS: dict[str, Robot] = {row["robot"]: _robot(row) for row in read_table("rob
 
 
 def robot_of(env_id: str) -> Robot | None:
-    """Return what is known of the robot of a Gymnasium id (``Hopper-v4``), None if nothing is."""
-    match = re.fullmatch(r"(\w+)-v\d+", env_id)
+    """Return what is known of the robot of an id (``Hopper-v4``, ``mpcwdwm/AntMaze-umaze-v2``), None if nothing is."""
+    match = re.fullmatch(r"(\w+)-v\d+", env_id) or re.fullmatch(r"mpcwdwm/(\w+)-[\w-]+-v\d+", env_id)
     return ROBOTS.get(match[1]) if match else None
 
 
 def _registered(row: dict[str, str]) -> Task:
     """Return the task that a row of tasks.csv describes."""
     bundled = row["source"] == "bundled"
-    robot = robot_of(row["env_id"]) or _robot(row)
+    robot = _robot(row) if row["reference_max"] else ROBOTS[row["env_id"].partition("-")[0]]
     return Task(
         name=row["name"],
         env_id=row["env_id"],
@@ -91,7 +92,6 @@ def _registered(row: dict[str, str]) -> Task:
         reference=robot.reference,
         termination=robot.termination,
         max_episode_steps=robot.max_episode_steps,
-        not_runnable=ANTMAZE_REASON if row["name"].startswith("antmaze") else None,
     )
 
 
@@ -131,8 +131,8 @@ def custom_task(
     The dataset is HDF5 in D4RL's layout, or one that `mpcwdwm.data.conversion` rewrites in it; ``columns``: D4RL's name
     of an array → the file's.
 
-    What is not given is taken from what is known of the robot (HalfCheetah, Hopper, Walker2d, Ant), the
-    number of steps from Gymnasium's registration. The file need not exist yet; `dataset_path` checks.
+    What is not given is taken from what is known of the robot (HalfCheetah, Hopper, Walker2d, Ant,
+    AntMaze), the number of steps from Gymnasium's registration. The file need not exist yet; `dataset_path` checks.
 
     Raises:
         UserError: unfit name, unknown environment or rule, impossible reference or number of steps.

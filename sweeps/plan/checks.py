@@ -63,16 +63,13 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
 
     Raises:
         UserError: a dataset that is absent or unfit, an environment that cannot be made or has other
-            dimensions, a termination rule that does not answer as one, a task that cannot be run; with the task's
-            line in the YAML.
+            dimensions, a termination rule that does not answer as one; with the task's line in the YAML.
     """
     mujoco = mujoco_version()
     tasks, facts, notices = dict[str, TaskRef](), dict[str, DatasetFacts](), list[str]()
     bounds = dict[tuple[Any, ...], tuple[float, float] | None]()
     for task in (resolved.task for resolved in spec.tasks):
         try:
-            if task.not_runnable:
-                raise UserError(f"task '{task.name}' cannot be run: {task.not_runnable}")
             path = dataset_path(task).resolve()
             known = dataset_facts(path, learners[task.name])
             dims = (task.env_id, known.obs_dim, known.act_dim)

@@ -66,6 +66,50 @@ def test_differences_between_seeds_do_not_widen_the_interval_for_these_policies(
     assert interval.high - interval.low < 2.0
 
 
+def outcomes(*shares, episodes=10):
+    """Scores of a task: one seed for each share of successes."""
+    return (
+        {
+            s: np.repeat([100.0, 0.0], [round(p * episodes), episodes - round(p * episodes)])
+            for s, p in enumerate(shares)
+        },
+    )
+
+
+@pytest.mark.parametrize("shares", [(1.0,), (0.0, 0.0), (0.9, 0.9, 0.6)])
+def test_the_interval_of_a_success_rate_is_wilsons(shares):
+    found = Evidence(outcomes(*shares), "successes").for_these_policies()
+    trials = 10 * len(shares)
+    theirs = stats.binomtest(round(sum(shares) * 10), trials).proportion_ci(method="wilson")
+    assert found == pytest.approx((100 * theirs.low, 100 * theirs.high))
+    assert found.half_width > 5
+
+
+def test_tasks_with_unequal_numbers_of_episodes_have_an_effective_number():
+    tasks = (*outcomes(0.5, episodes=10), *outcomes(0.5, episodes=40))
+    theirs = stats.binomtest(16, 32).proportion_ci(method="wilson")  # 1 / (0.25 / 10 + 0.25 / 40) = 32
+    assert Evidence(tasks, "successes").for_these_policies() == pytest.approx((100 * theirs.low, 100 * theirs.high))
+
+
+def test_the_interval_of_a_gain_in_successes_is_bonett_and_prices():
+    pairs = np.repeat([100.0, -100.0, 0.0], [6, 1, 13])  # 20 pairs: (7 − 2) / 22 ± z √((9/22 − (5/22)²) / 22)
+    half = 1.959964 * np.sqrt((9 / 22 - (5 / 22) ** 2) / 22)
+    found = Evidence(({0: pairs[::2], 1: pairs[1::2]},), "differences").for_these_policies()
+    assert found == pytest.approx((100 * (5 / 22 - half), 100 * (5 / 22 + half)), rel=1e-6)
+    agreed = Evidence(({0: np.zeros(20)},), "differences").for_these_policies()
+    assert agreed.low == -agreed.high < -5  # the bootstrap's would be [0, 0]
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.95])
+def test_intervals_of_success_rates_cover_the_chance_of_success(chance):
+    rng = np.random.default_rng(13)
+
+    def draw():
+        return ({seed: 100.0 * (rng.random(10) < chance) for seed in range(3)},)
+
+    assert coverage(draw, lambda e: Evidence(e, "successes").for_these_policies(), 100 * chance) >= 0.92
+
+
 def test_one_episode_per_seed_gives_no_interval():
     assert episode_interval([np.array([1.0]), np.array([2.0])]) is None
 

@@ -46,7 +46,6 @@ def test_a_locomotion_task_agrees_with_d4rl_and_gymnasium(name):
     assert task.env_id.removesuffix("-v4").lower() == robot
     assert (task.termination, task.reference) == (robot, REFERENCES[robot])
     assert task.max_episode_steps == env_spec(task.env_id).max_episode_steps == 1000
-    assert task.not_runnable is None
 
 
 def test_addresses_and_reference_scores_are_those_of_d4rl():
@@ -57,12 +56,14 @@ def test_addresses_and_reference_scores_are_those_of_d4rl():
     assert len({task.url.rsplit("/", 1)[1] for task in TASKS.values() if task.url}) == 24  # one cache folder
 
 
-def test_antmaze_tasks_are_known_but_say_in_one_line_why_they_cannot_be_run():
-    task = find_task("antmaze-umaze-diverse-v2")
-    assert task.not_runnable
-    assert "\n" not in task.not_runnable
-    assert (task.max_episode_steps, task.reference, task.termination) == (700, (0.0, 1.0), None)
-    assert find_task("antmaze-large-play-v2").max_episode_steps == 1000
+@pytest.mark.parametrize("maze", MAZES)
+def test_an_antmaze_task_is_judged_in_our_environment_by_successes(maze):
+    task = find_task(f"antmaze-{maze}-v2")
+    assert task.env_id == f"mpcwdwm/AntMaze-{maze}-v2"
+    assert task.max_episode_steps == env_spec(task.env_id).max_episode_steps == (700 if "umaze" in maze else 1000)
+    assert (task.reference, task.termination) == ((0.0, 1.0), None)
+    own = custom_task("mine", "mine.hdf5", task.env_id)
+    assert (own.max_episode_steps, own.reference, own.termination) == (task.max_episode_steps, (0.0, 1.0), None)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mpcwdwm.components.world_models.flow import FlowModel
 from mpcwdwm.data import find_task
+from mpcwdwm.data.tasks import expected_path
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
 from sweeps.plan import checks
@@ -118,9 +120,21 @@ def test_an_absent_dataset_says_which_file_to_put_where(tmp_path: Path, monkeypa
         plan(tmp_path, BASE.replace(BUNDLED, "hopper-medium-v2"))
 
 
-def test_a_task_that_cannot_be_run_says_why(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"s\.yaml:3: task 'antmaze-umaze-v2'.*environment"):
-        plan(tmp_path, BASE.replace(BUNDLED, "antmaze-umaze-v2"))
+def test_an_antmaze_task_is_planned_with_its_published_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    arrays = episodes(lengths=(8, 700, 30), ends="tot", obs_dim=29, act_dim=8)
+    del arrays["next_observations"]  # as in D4RL's files, whose rewards are columns
+    arrays["rewards"] = arrays["terminals"].astype(np.float32)[:, None]
+    write_hdf5(expected_path(find_task("antmaze-umaze-v2")), arrays)
+    made = plan(tmp_path, BASE.replace(BUNDLED, "antmaze-umaze-v2"))
+    task = made.cells[0].task
+    assert (task.env_id, task.max_episode_steps, task.reference) == ("mpcwdwm/AntMaze-umaze-v2", 700, (0.0, 1.0))
+    [rebrac] = {str(part.config): part.config for part in made.components if part.component == "rebrac"}.values()
+    published = {"reward_scale": 100, "discount": 0.999, "batch_size": 256, "actor_lr": 3e-4, "critic_lr": 5e-5}
+    assert {name: rebrac[name] for name in published} == published
+    assert any("do not end" in notice for notice in made.notices)
 
 
 def test_the_user_is_told_where_rollouts_do_not_end_and_what_nothing_uses(tmp_path: Path) -> None:
