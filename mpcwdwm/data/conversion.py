@@ -20,13 +20,34 @@ from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.data.writing import write_arrays
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["COLUMNS", "in_d4rl_layout"]
+__all__ = ["COLUMNS", "dataset_file", "in_d4rl_layout"]
 
 COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 NEEDED = COLUMNS[:4]
 EPISODE = "episode_"  # how the groups of a Minari file begin
+MINARI = "minari:"  # before the id of a dataset that Minari's library has stored
 
 Stored = Mapping[str, NDArray[Any]]
+
+
+def dataset_file(name: str, folder: Path) -> Path:
+    """Return the file that a dataset's name means: a path, relative to ``folder``, or ``minari:ID``.
+
+    Raises:
+        UserError: Minari's library is not installed, or has no such dataset on this machine.
+    """
+    if not name.startswith(MINARI):
+        return folder / Path(name).expanduser()
+    dataset_id = name.removeprefix(MINARI)
+    try:
+        import minari  # an extra
+    except ImportError:
+        raise UserError(f"dataset '{name}' needs the extra minari: pip install 'mpcwdwm[minari]'") from None
+    try:
+        return Path(minari.load_dataset(dataset_id).storage.data_path) / "main_data.hdf5"
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"dataset '{name}': {reason}; fetch it with `minari download {dataset_id}`") from None
 
 
 def in_d4rl_layout(path: Path, columns: Mapping[str, str] | None = None) -> Path:

@@ -123,7 +123,7 @@ class TaskSection(Section):
     """A task with a dataset of one's own."""
 
     name: Name = setting(..., "what the task is called")
-    dataset: str = setting(..., "HDF5 in D4RL's layout or Minari's, or NPZ; relative to the YAML")
+    dataset: str = setting(..., "HDF5 in D4RL's layout or Minari's, or NPZ, relative to the YAML; or minari:ID")
     columns: dict[str, str] = setting({}, "D4RL's name of an array: the file's, where it has another")
     env: str = setting(..., "Gymnasium id of the environment to evaluate in")
     reference: tuple[Real, Real] | None = setting(None, "returns that score 0 and 100; unset: raw returns")

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from analysis.mlflow_store import check_tracking_uri
 from mpcwdwm.components.registry import check_policy
 from mpcwdwm.data import Task, custom_task, find_task
+from mpcwdwm.data.conversion import dataset_file
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import PLANNERS
@@ -232,7 +233,7 @@ def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
         section = TaskSection.model_validate(entry)
         return custom_task(
             section.name,
-            folder / Path(section.dataset).expanduser(),
+            dataset_file(section.dataset, folder),
             section.env,
             reference=section.reference,
             termination=section.termination,

@@ -1,11 +1,14 @@
 """NPZ, HDF5 with other names and Minari's layout give the transitions that D4RL's layout gives."""
 
+import sys
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
 
 from mpcwdwm.data import custom_task, dataset_path, read_dataset
-from mpcwdwm.data.conversion import in_d4rl_layout
+from mpcwdwm.data.conversion import dataset_file, in_d4rl_layout
 from mpcwdwm.errors import UserError
 from tests.support.synthetic import episodes, write_hdf5
 
@@ -119,3 +122,30 @@ def test_minaris_dict_observations_are_refused_in_one_line(tmp_path):
         file["episode_1/observations/goal"] = np.zeros(3)
     with pytest.raises(UserError, match="'episode_1/observations' is missing or not an array"):
         in_d4rl_layout(path)
+
+
+class Stored:
+    """In place of Minari's library: one dataset, in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def load_dataset(self, dataset_id):
+        if dataset_id != "mine/test-v0":
+            raise FileNotFoundError(f"Dataset {dataset_id} not found locally")
+        return SimpleNamespace(storage=SimpleNamespace(data_path=self.folder))
+
+
+def test_minaris_library_says_where_its_dataset_lies(tmp_path, monkeypatch, expected):
+    minari(tmp_path / "main_data.hdf5")
+    monkeypatch.setitem(sys.modules, "minari", Stored(tmp_path))
+    assert_same(in_d4rl_layout(dataset_file("minari:mine/test-v0", tmp_path / "elsewhere")), expected)
+    with pytest.raises(UserError, match="not found locally; fetch it with `minari download no/such-v0`"):
+        dataset_file("minari:no/such-v0", tmp_path)
+
+
+def test_without_minaris_library_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(UserError, match=r"mpcwdwm\[minari\]"):
+        dataset_file("minari:mine/test-v0", tmp_path)
+    assert dataset_file("a.npz", tmp_path) == tmp_path / "a.npz"
