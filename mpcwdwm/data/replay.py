@@ -16,7 +16,9 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
-from mpcwdwm.data.dataset import Dataset, read_dataset
+from mpcwdwm.data.dataset import Dataset, from_arrays
+from mpcwdwm.data.fingerprint import sha256_of
+from mpcwdwm.data.hdf5 import Arrays, read_arrays
 from mpcwdwm.envs.antmaze import AntMaze
 from mpcwdwm.envs.factory import env_spec, make_env
 from mpcwdwm.envs.registration import ANTMAZES
@@ -167,7 +169,9 @@ class _Recording:
 
     @classmethod
     def read(cls, path: Path) -> "_Recording":
-        data = read_dataset(path)
+        arrays = read_arrays(path)
+        _refuse_slipped(arrays, path)
+        data = from_arrays(arrays, sha256_of(path), path)
         found: dict[str, Array | None] = {}
         with h5py.File(path, "r", locking=False) as file:
             for name in ("qpos", "qvel", "goal"):
@@ -278,6 +282,28 @@ class _Simulator:
             if cut or ended:
                 self.env.reset()
         return _Replayed(np.array(next_obs, dtype=np.float64), np.array(reward), np.array(terminal))
+
+
+def _refuse_slipped(arrays: Arrays, path: Path) -> None:
+    """Raise UserError if next observations are those of other rows: such a file cannot be read as episodes."""
+    if (next_obs := arrays.next_obs) is None:
+        return
+    most = max(SHIFTS)
+    middle = slice(most, len(arrays.obs) - most - 1)
+
+    def follows(shift: int) -> bool:
+        after = arrays.obs[middle.start + 1 + shift : middle.stop + 1 + shift]
+        return bool(np.median(_error(next_obs[middle], after)) <= AGREES)
+
+    if follows(0):
+        return
+    for shift in SHIFTS:
+        if follows(shift):
+            rows = _rows(-shift)
+            raise UserError(
+                f"dataset '{path}': shifted rows: 'next_observations' are {rows} against 'observations';"
+                " store what belongs together in the same row"
+            )
 
 
 def _slipped(read: _States, qpos: Array) -> str | None:

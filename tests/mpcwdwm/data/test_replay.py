@@ -81,6 +81,20 @@ def test_shifted_observations_without_next_observations_are_named(tmp_path, hopp
     assert "shifted rows" in verify(write_hdf5(tmp_path / "a.hdf5", arrays), "Hopper-v4").named
 
 
+@pytest.mark.parametrize(
+    ("column", "shift", "says"),
+    [
+        ("next_observations", 1, "1 row late"),
+        ("next_observations", -2, "2 rows early"),
+        ("observations", 1, "1 row early"),
+    ],
+)
+def test_next_observations_of_other_rows_are_named(tmp_path, hopper, column, shift, says):
+    path = write_hdf5(tmp_path / "a.hdf5", {**hopper, column: np.roll(hopper[column], shift, axis=0)})
+    with pytest.raises(UserError, match=f"'next_observations' are {says} against 'observations'"):
+        verify(path, "Hopper-v4")
+
+
 def test_another_robot_of_the_same_dimensions_is_named(tmp_path, cheetah):
     path = write_hdf5(tmp_path / "a.hdf5", without(cheetah, *STATES))
     assert verify(path, "Walker2d-v4").named == "another environment: the rows are those of 'HalfCheetah-v4'"
