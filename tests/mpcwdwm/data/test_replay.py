@@ -122,6 +122,13 @@ def test_rows_of_noise_fit_nothing(tmp_path, hopper):
     assert "no shift of a column" in verify(write_hdf5(tmp_path / "a.hdf5", arrays), "Hopper-v4").named
 
 
+def test_a_third_of_rows_from_elsewhere_is_no_shift(tmp_path, hopper):
+    arrays = without(hopper, *STATES, "next_observations")
+    arrays["observations"] = arrays["observations"].copy()
+    arrays["observations"][100:200] += np.random.default_rng(0).normal(size=(100, 11)).astype(np.float32)
+    assert "altered rows" in verify(write_hdf5(tmp_path / "a.hdf5", arrays), "Hopper-v4").named
+
+
 def test_an_antmaze_without_goals_is_replayed_but_for_its_rewards(tmp_path):
     arrays = recorded("mpcwdwm/AntMaze-umaze-v2", rows=60)
     found = verify(write_hdf5(tmp_path / "a.hdf5", arrays), "mpcwdwm/AntMaze-umaze-v2")
