@@ -141,9 +141,13 @@ def _moving(base: Group, curves: Mapping[str, Curve]) -> Answer:
 def _below_clone(base: Group, clone: Group) -> Answer:
     """Judge whether a base fails to beat bc on the same episodes; if bc lacks some of them, it counts as no failure."""
     try:
-        evidence = Evidence((paired_differences(_scores(base), _scores(clone)),))
+        differences = (paired_differences(_scores(base), _scores(clone)),)
     except UnpairedError:
         return Answer(False)
+    successes = (
+        base.scores is not None and clone.scores is not None and base.scores.of == clone.scores.of == "successes"
+    )
+    evidence = Evidence(differences, of="differences" if successes else "scores")
     interval = evidence.for_new_seeds() or evidence.for_these_policies()
     return _below(evidence.mean(), interval, clone.row.label)
 

@@ -348,3 +348,16 @@ def test_curves_are_read_of_bases_only_each_once_and_one_that_is_lost_costs_only
     table = build_table(store, "lost")
     assert [row.under_trained for row in table.rows] == [None, None, None, None]
     assert [note for note in table.notes if note.endswith("there is no learning curve of seed 1")]
+
+
+def test_success_rates_have_intervals_of_proportions_also_beside_bc():
+    fails, wins = [[0.0] * 10], [[100.0] * 10]
+    played = [cell("rebrac", 0, *fails), cell("bc", 0, *wins), cell("rebrac", 0, *wins, kind="policy")]
+    groups, _ = groups_of(played)
+    rows = {group.row.method: group.row for group in groups}
+    assert (rows["rebrac"].score_low, rows["rebrac"].score_high) == pytest.approx((0, 27.75), abs=0.01)  # Wilson's
+    assert (rows["bc"].score_low, rows["bc"].score_high) == pytest.approx((72.25, 100), abs=0.01)
+    assert rows["mpc"].gain_mean == 100
+    assert rows["mpc"].gain_low == pytest.approx(52.05, abs=0.01)  # not [100, 100], which the bootstrap gives
+    _, reasons = mark_under_trained(groups, {})
+    assert "it is 100.0 [52.1, 100.0] below bc" in reasons[0]  # 10/12 − z √((1 − (10/12)²) / 12)
