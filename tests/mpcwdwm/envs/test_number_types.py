@@ -1,0 +1,45 @@
+"""Environments whose observations are float64 or bytes: policies see them as float32."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from mpcwdwm.evaluation.rollout import rollout
+
+
+class Counting(gymnasium.Env):
+    """Observation: the number of steps, three times; the episode ends after four."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.observation_space = gymnasium.spaces.Box(0, 255, (3,), dtype)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(3, self.dtype), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.full(3, self.steps, self.dtype), 1.0, self.steps == 4, False, {}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
+def test_policies_see_float32(dtype):
+    env_id = f"Counting{np.dtype(dtype).name}-v0"
+    gymnasium.register(env_id, entry_point=lambda: Counting(dtype), max_episode_steps=10)
+    seen = []
+
+    def act(obs, alive):
+        seen.append(obs)
+        return torch.zeros(len(obs), 2)
+
+    try:
+        found = rollout(env_id, act, [0, 1], max_steps=10)
+    finally:
+        del gymnasium.registry[env_id]
+    assert [episode.length for episode in found] == [4, 4]
+    assert {obs.dtype for obs in seen} == {torch.float32}
+    assert [obs[0, 0].item() for obs in seen] == [0, 1, 2, 3]
