@@ -7,6 +7,9 @@ Two conventions exist for IQL: the authors normalise rewards, CORL normalises ob
 used for every task. Its two hopper YAMLs (medium, medium-replay) ask for both; here rewards stay as they
 are there too, so that the same convention holds everywhere. AntMaze's reward normalisation is the shift
 by -1, ReBRAC's AntMaze rewards are multiplied by 100.
+
+`tables/diffuser.csv` holds what Diffuser's authors set for halfcheetah (config/locomotion.py); their planner's settings
+there, `scale: 1e-3` and `unguided: 4`, are a sweep's to set.
 """
 
 from typing import Any
@@ -15,14 +18,21 @@ from mpcwdwm.data.tasks import Task, read_table
 
 __all__ = ["published_config"]
 
-TABLES = {"rebrac": "rebrac.csv", "iql": "iql.csv"}  # component → table; the other components have none
-WHOLE = ("batch_size", "hidden_dim", "policy_freq")  # columns that hold integers
+TABLES = {  # component → table; the other components have none
+    "rebrac": "rebrac.csv",
+    "iql": "iql.csv",
+    "diffuser": "diffuser.csv",
+}
+WHOLE = ("batch_size", "hidden_dim", "policy_freq", "horizon")  # columns that hold integers
+TEXT = ("multipliers",)
 
 
 def _value(column: str, text: str) -> Any:
-    """Return a table's cell as the bool, int or float that it denotes."""
+    """Return a table's cell as the bool, text, int or float that it denotes."""
     if text in ("true", "false"):
         return text == "true"
+    if column in TEXT:
+        return text
     return int(text) if column in WHOLE else float(text)
 
 

@@ -17,9 +17,11 @@ from mpcwdwm.planning.parts import (
     SharedCritic,
     SharedEnsemble,
     SharedReward,
+    SharedTrajectories,
     SharedValue,
     SharedWorldModel,
     StackedPolicy,
+    TrajectoryModel,
     TransitionModel,
 )
 
@@ -105,6 +107,8 @@ def assemble(
         identity = torch.tensor([[1.0, 0.0]], device=device).repeat(members, 1)
         parts.reward_affine = critic.reward_affine if isinstance(critic, CriticComponent) else identity
         parts.reward = SharedReward(loaded["reward"], members, parts.reward_affine)
+    if isinstance(diffuser := loaded.get("diffuser"), TrajectoryModel):
+        parts.trajectories = SharedTrajectories(diffuser, members)
     if isinstance(cloned := loaded.get("bc"), ActorComponent):
         parts.behavior = SharedBehavior(cloned.actor, members)
     return parts

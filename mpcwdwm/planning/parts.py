@@ -5,7 +5,7 @@ row has its own policy parameters; the frozen networks are shared by a member's 
 signatures can replace a part; `ModulePolicy` makes a policy of any `torch.nn.Module`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
@@ -25,6 +25,7 @@ __all__ = [
     "Parts",
     "Policy",
     "RewardFunction",
+    "TrajectoryModel",
     "TransitionModel",
 ]
 
@@ -74,6 +75,37 @@ class DisagreeingModel(TransitionModel, Protocol):
         ...
 
 
+@runtime_checkable
+class TrajectoryModel(Protocol):
+    """A diffusion model of trajectories with a value that guides it: windows (N, B, H, numbers), standardised."""
+
+    @property
+    def alpha_bars(self) -> Sequence[float]:
+        """Return ᾱ of the T diffusion steps; step 0 is the least noisy."""
+        ...
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Return a window's shape, (H, numbers): rows of action and observation."""
+        ...
+
+    def denoise(self, x: Tensor, step: int) -> Tensor:
+        """Return the clean window that is expected behind a noisy one."""
+        ...
+
+    def value(self, x: Tensor, step: int) -> Tensor:
+        """Return the return (N, B) that is expected behind a noisy window, differentiable."""
+        ...
+
+    def condition(self, x: Tensor, obs: Tensor) -> Tensor:
+        """Return the windows with `obs` (N, B, obs_dim) as first observations."""
+        ...
+
+    def action(self, x: Tensor) -> Tensor:
+        """Return the first actions (N, B, act_dim), in the environment's unit."""
+        ...
+
+
 @dataclass
 class Parts:
     """What `mpcwdwm.load` returns and planners take. Replace any field by your own."""
@@ -89,6 +121,7 @@ class Parts:
     max_episode_steps: int = 1000
     reference: tuple[float, float] | None = None  # D4RL's (min, max) return
     behavior: Behavior | None = None  # for planners that stay near the data
+    trajectories: TrajectoryModel | None = None  # for Diffuser
     dataset: Dataset | None = None  # for planners that measure something on its held-out episodes
     reward_affine: Tensor | None = None  # (members, 2): the critic's reward is scale · r + shift; None: r itself
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -215,6 +248,36 @@ class SharedBehavior(SharedByMember[Callable[[Tensor], Tensor]]):
     def __call__(self, obs: Tensor) -> Tensor:
         """Return (N, B, act_dim)."""
         return self.part(self.fold(obs)).reshape(*obs.shape[:2], -1)
+
+
+class SharedTrajectories(SharedByMember[TrajectoryModel]):
+    """A model of trajectories on rows."""
+
+    @property
+    def alpha_bars(self) -> Sequence[float]:
+        """ᾱ of the diffusion steps."""
+        return self.part.alpha_bars
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Shape of a window."""
+        return self.part.window
+
+    def denoise(self, x: Tensor, step: int) -> Tensor:
+        """Return the clean windows (N, B, H, numbers)."""
+        return self.part.denoise(self.fold(x), step).reshape(x.shape)
+
+    def value(self, x: Tensor, step: int) -> Tensor:
+        """Return (N, B)."""
+        return self.part.value(self.fold(x), step).reshape(x.shape[:2])
+
+    def condition(self, x: Tensor, obs: Tensor) -> Tensor:
+        """Return the windows that begin at `obs`."""
+        return self.part.condition(self.fold(x), self.fold(obs)).reshape(x.shape)
+
+    def action(self, x: Tensor) -> Tensor:
+        """Return (N, B, act_dim)."""
+        return self.part.action(self.fold(x)).reshape(*x.shape[:2], -1)
 
 
 # -------------------------------------------------------------------------------- a user's own policy

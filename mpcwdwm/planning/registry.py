@@ -18,6 +18,7 @@ PLANNERS: Registry[type[Planner]] = Registry(
         "policy": "mpcwdwm.planning.mpc:AdaptiveMpc",
         "action": "mpcwdwm.planning.action:ActionAscent",
         "mppi": "mpcwdwm.planning.mppi:Mppi",
+        "diffuser": "mpcwdwm.planning.guided:GuidedSampling",
         "none": "mpcwdwm.planning.frozen:Frozen",
     },
 )

@@ -294,8 +294,7 @@ def time_acts(work: Acts, place: Place) -> Cost:
         psi = parts.policy.initial(work.episodes)
         with torch.no_grad():
             return _repeated(lambda: parts.policy(psi, obs.unsqueeze(1)), place)
-    world = work.parts.get("world_model")
-    depth = world.to_dict().get("denoising_steps", 1) if world else 1
+    depth = sampling_depth(work.parts)
     timed = list[tuple[float, Cost]]()
     for smaller, size in smaller_plans(
         planner.unmeasured().to_dict(), rows=len(obs), depth=depth, most=MOST_WORK[place.device]
@@ -304,6 +303,13 @@ def time_acts(work: Acts, place: Place) -> Cost:
         planning = planner_class(config)(parts, config, seeds=seeds, episodes=work.episodes, compute=work.compute)
         timed.append((size, _repeated(partial(planning.act, obs), place)))
     return Cost(extrapolated([(size, cost.step) for size, cost in timed]), timed[0][1].first)
+
+
+def sampling_depth(parts: Mapping[str, ComponentConfig]) -> int:
+    """Return how many network evaluations a sampled state takes: denoising steps, of Diffuser's on rows of a window."""
+    world, trajectories = (parts[name].to_dict() if name in parts else {} for name in ("world_model", "diffuser"))
+    whole = trajectories.get("denoising_steps", 1) * trajectories.get("horizon", 1)
+    return int(world.get("denoising_steps", 1) * whole)
 
 
 def _repeated(act: Callable[[], object], place: Place) -> Cost:

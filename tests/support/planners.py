@@ -17,9 +17,11 @@ KINDS = {
     "policy": {"H": 2, "M": 3, "E": 2, "step_size": 1e-2},
     "action": {"H": 2, "M": 3, "E": 2, "step_size": 1e-2, "warm_start": True},
     "mppi": {"H": 2, **SMALL_MPPI},
+    "diffuser": {"M": 3, "warm_start": True, "warm_steps": 3},
     "none": {},
 }
 MOVING = [kind for kind in KINDS if kind != "none"]
+IMAGINING = [kind for kind in MOVING if kind != "diffuser"]  # with world model, reward and critic
 
 
 def make(kind, parts, fields=None, **options):

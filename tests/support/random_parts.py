@@ -3,12 +3,13 @@
 import torch
 from torch import nn
 
+from mpcwdwm.components.diffuser import Diffuser, DiffuserConfig
 from mpcwdwm.components.iql import Iql, IqlConfig
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from mpcwdwm.components.reward import Reward, RewardConfig
 from mpcwdwm.components.world_models.diffusion import DiffusionConfig, DiffusionModel
 from mpcwdwm.planning import MpcConfig, Parts, objective
-from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedWorldModel, StackedPolicy
+from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedTrajectories, SharedWorldModel, StackedPolicy
 from mpcwdwm.random import generator
 
 OBS, ACT = 4, 2
@@ -35,7 +36,8 @@ def make_parts(seeds=(0,), base="rebrac", sampler="ddpm", predict="delta", scale
     world = DiffusionConfig(hidden_dim=8, denoising_steps=3, sampler=sampler, predict=predict)
     model = DiffusionModel(world, OBS, ACT, seeds, DOUBLE)
     reward = Reward(RewardConfig(hidden_dim=8), OBS, ACT, seeds, DOUBLE)
-    for i, part in enumerate((policy, model, reward)):
+    diffuser = Diffuser(DiffuserConfig(horizon=4, multipliers="1,2", denoising_steps=4), OBS, ACT, seeds, DOUBLE)
+    for i, part in enumerate((policy, model, reward, diffuser)):
         roughen(part, i)
         part.requires_grad_(False)
         for net in part.modules():  # normalisers that are not the identity, different per member
@@ -50,6 +52,7 @@ def make_parts(seeds=(0,), base="rebrac", sampler="ddpm", predict="delta", scale
         reward=SharedReward(reward, members, policy.reward_affine),
         discount=0.9,
         members=members,
+        trajectories=SharedTrajectories(diffuser, members),
     )
 
 

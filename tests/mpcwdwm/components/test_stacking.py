@@ -22,6 +22,7 @@ COMPONENTS = {
     **{f"world_model-{name}": KINDS[name] for name in ("flow", "meanflow", "mlp")},
     "reward": {"clip_norm": 0.05},  # always active: the norm must be each member's own
     "value": PARTS["value"][1],
+    "diffuser": {**PARTS["diffuser"][1], "hidden_dim": 8, "batch_size": 8, "lr": 5e-5},
 }
 
 

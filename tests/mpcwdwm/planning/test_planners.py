@@ -24,7 +24,7 @@ from mpcwdwm.planning.planner import Planner
 from mpcwdwm.random import generator
 from sweeps.spec.spec import load_spec
 from tests.support import ROOT
-from tests.support.planners import KINDS, MOVING, Broken, hopper_parts, make, observations, play
+from tests.support.planners import IMAGINING, KINDS, MOVING, Broken, hopper_parts, make, observations, play
 from tests.support.random_parts import ACT, DOUBLE, OBS, make_parts
 
 # ----------------------------------------------------------------------------------------- every kind
@@ -78,7 +78,7 @@ def test_none_is_the_frozen_policy_to_the_bit():
         assert not fallen.any()
 
 
-@pytest.mark.parametrize("kind", MOVING)
+@pytest.mark.parametrize("kind", IMAGINING)
 def test_no_update_means_the_pretrained_policy(kind):
     cold = {} if kind == "policy" else {"warm_start": False}
     planner = make(kind, make_parts((0, 1)), {"E": 0, **cold})
@@ -88,7 +88,7 @@ def test_no_update_means_the_pretrained_policy(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "what"), [(k, w) for k in MOVING for w in ("nan", "inf", "gradient") if (k, w) != ("mppi", "gradient")]
+    ("kind", "what"), [(k, w) for k in IMAGINING for w in ("nan", "inf", "gradient") if (k, w) != ("mppi", "gradient")]
 )
 def test_a_row_that_breaks_acts_with_the_pretrained_policy_and_the_others_do_not_notice(kind, what):
     seen = observations(4)
@@ -109,7 +109,7 @@ def test_a_row_that_breaks_acts_with_the_pretrained_policy_and_the_others_do_not
 
 def test_a_row_that_broke_starts_afresh():
     """After a fallback nothing of the old plan is left, though plans are carried on."""
-    for kind in MOVING:
+    for kind in IMAGINING:
         parts = make_parts((0, 1))
         parts.reward = broken = Broken(parts.reward, row=2, what="nan")
         planner, first = make(kind, parts), make(kind, make_parts((0, 1)))
@@ -122,7 +122,7 @@ def test_a_row_that_broke_starts_afresh():
         assert torch.allclose(planner.act(seen[1])[0][2], first.act(seen[1])[0][2], rtol=0, atol=1e-12), kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*IMAGINING, "none"])
 def test_a_plan_that_is_never_finite_ends_in_the_frozen_policys_episodes_with_the_fallbacks_counted(kind):
     parts = hopper_parts(lambda obs, action: obs[..., 0] * float("nan") + action.sum(-1))
     arguments = {"seeds": (0, 1), "episodes": 2, "env_seed": 0}
@@ -175,7 +175,7 @@ def test_an_action_that_is_not_finite_falls_back_even_if_the_planner_did_not_not
 # -------------------------------------------------------------------------------- bases and critics
 
 
-@pytest.mark.parametrize("kind", MOVING)
+@pytest.mark.parametrize("kind", IMAGINING)
 def test_a_plan_without_critic_ends_with_its_last_reward(kind):
     parts = make_parts((0, 1))
     without = make(kind, replace(parts, critic=None))

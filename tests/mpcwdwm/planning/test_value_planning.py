@@ -14,7 +14,7 @@ from mpcwdwm.planning.assemble import assemble
 from mpcwdwm.planning.parts import SharedValue
 from mpcwdwm.training.loop import Training
 from tests.support.parts import PARTS, bases_of, part_of
-from tests.support.planners import MOVING, make, observations, play
+from tests.support.planners import IMAGINING, make, observations, play
 from tests.support.plans import BASE, plan, rows, spec_with
 from tests.support.random_parts import ACT, DOUBLE, OBS, gradient, make_parts, problem, roughen
 from tests.support.small_components import UNIT
@@ -104,7 +104,7 @@ def test_the_gradient_with_a_value_equals_finite_differences(critic, terms):
     assert torch.allclose(along, (up - down) / (2 * step), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", MOVING)
+@pytest.mark.parametrize("kind", IMAGINING)
 def test_every_kind_of_planner_climbs_a_value(kind):
     fields = {"critic_from": "value"}
     plain, other = (play(make(kind, parts, fields), observations(2)) for parts in (valued(), valued(networks=1)))

@@ -178,10 +178,10 @@ def test_the_source_of_ones_own_environment_counts_where_it_is_played(
 
 # Units: "unplayed" is ReBRAC without a curve, "endless" the paper's planner with rollouts that never end.
 PLAYED, KINDS = "rebrac iql bc", "diffusion flow meanflow mlp"
-TRAINED = f"{PLAYED} unplayed reward value {KINDS}"
+TRAINED = f"{PLAYED} unplayed reward value diffuser {KINDS}"
 ASCENDING = "paper endless robust trust gate auto"  # the policy's parameters
 ADAPTED = f"{ASCENDING} action mppi"
-CELLS = f"frozen {ADAPTED}"  # all of ReBRAC's policy and, where they imagine, the diffusion model
+CELLS = f"frozen guided {ADAPTED}"  # all of ReBRAC's policy and, where they imagine, the diffusion model
 ALL = f"{TRAINED} {CELLS}"
 NONE = ""
 
@@ -194,12 +194,14 @@ MOVES = {
     "components.artifact": f"value {CELLS}",
     "components.bc": "bc",
     "components.component": ALL,
+    "components.diffuser": "diffuser guided",
     "components.iql": "iql",
     "components.loading": f"value {CELLS}",
     "components.rebrac": f"rebrac unplayed {CELLS}",
     "components.registry": NONE,
     "components.reward": f"reward {ADAPTED}",
     "components.value": "value robust",
+    "components.windows": "diffuser guided",
     "components.world_models.diffusion": f"diffusion {ADAPTED}",
     "components.world_models.flow": "flow meanflow",
     "components.world_models.meanflow": "meanflow",
@@ -232,10 +234,12 @@ MOVES = {
     "nn.compute": ALL,
     "nn.networks": ALL,
     "nn.products": ALL,
+    "nn.temporal": "diffuser guided",
     "nn.weight_gradients": ALL,
     "planning.action": "action",
     "planning.ascent": ADAPTED,
     "planning.assemble": CELLS,
+    "planning.guided": "guided",
     "planning.frozen": CELLS,  # imported by the evaluation
     "planning.interface": CELLS,
     "planning.mpc": ASCENDING,
@@ -263,7 +267,7 @@ MOVES = {
 
 def units() -> dict[str, Callable[[Path], str]]:
     """Name → the hash of a unit's code in a copy of the package."""
-    configs = {name: component_config(name, {}, {}) for name in ("rebrac", "iql", "bc", "reward", "value")}
+    configs = {name: component_config(name, {}, {}) for name in ("rebrac", "iql", "bc", "reward", "value", "diffuser")}
     models = {kind: component_config("world_model", {}, {"kind": kind}) for kind in KINDS.split()}
     trained = [(name, name, config) for name, config in configs.items()]
     trained += [(kind, "world_model", config) for kind, config in models.items()]
@@ -278,6 +282,7 @@ def units() -> dict[str, Callable[[Path], str]]:
         "auto": {"preset": "paper", "step_size": "auto"},
         "action": {"kind": "action"},
         "mppi": {"kind": "mppi"},
+        "guided": {"kind": "diffuser", "base": "rebrac"},
     }
     found: dict[str, Callable[[Path], str]] = {
         unit: partial(_component_code, name, config) for unit, name, config in trained
