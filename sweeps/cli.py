@@ -255,7 +255,7 @@ def data_audit(
         return
     from analysis.figures.dataset import dataset_figure
     from analysis.figures.drawing import rendered
-    from mpcwdwm.data.replay import recorded_env
+    from mpcwdwm.data.verify import recorded_env
 
     env_id = task.env_id if task else recorded_env(path) or path.stem
     name = task.name if task else path.stem

@@ -58,7 +58,7 @@ def data_verify(
     rows: Annotated[int, typer.Option("--rows", help="How many rows are replayed at most.")] = 5_000,
 ) -> None:
     """Replay rows in the environment: errors of next observation and reward; exit code 1 if they are not its rows."""
-    from mpcwdwm.data.replay import recorded_env, verify
+    from mpcwdwm.data.verify import recorded_env, verify
 
     path, task = dataset_named(what)
     env_id = env or (task.env_id if task else recorded_env(path))

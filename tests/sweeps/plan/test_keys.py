@@ -221,6 +221,7 @@ MOVES = {
     "data.scores": f"{PLAYED} {CELLS}",
     "data.sidecar": NONE,
     "data.tasks": NONE,
+    "data.verify": NONE,
     "data.writing": NONE,
     "envs.antmaze": NONE,  # counts where a task is evaluated in it
     "envs.factory": f"{PLAYED} {CELLS}",

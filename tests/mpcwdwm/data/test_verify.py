@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpcwdwm.data.replay import recorded_env, verify
+from mpcwdwm.data.verify import recorded_env, verify
 from mpcwdwm.errors import UserError
 from tests.support.recorded_rows import recorded
 from tests.support.synthetic import write_hdf5
