@@ -22,6 +22,7 @@ from mpcwdwm.components import component_config
 from mpcwdwm.data import dataset_path, find_task, sha256_of
 from mpcwdwm.envs.factory import mujoco_version
 from mpcwdwm.errors import UserError
+from mpcwdwm.nn.products import faster_library
 
 TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", (-20.0, 3234.0), 1000, "local")
 
@@ -261,7 +262,7 @@ def test_real_components_are_trained_and_evaluated_through_the_store(
     assert manifest["seed"] == 5
     assert manifest["config"] == config
     assert manifest["packed_with"] == ["bc-s3", "bc-s5"]
-    assert manifest["compute"] == {"path": "eager", "tf32": False}
+    assert manifest["compute"] == {"path": "eager", "tf32": False, "products": faster_library()}
     assert manifest["seconds"] * 2 == pytest.approx(20 / manifest["updates_per_second"], rel=0.2, abs=0.01)
     for name in ("task", "git_sha", "torch", "mpcwdwm", "host", "device", "threads", "finished_at"):
         assert manifest[name]

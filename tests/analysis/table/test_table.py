@@ -271,6 +271,15 @@ def test_the_papers_own_averages_stand_beside_ours_only_over_their_whole_suite(s
     assert not [label for label in rows if "MPCwDWM" in label]
 
 
+def test_the_papers_own_averages_are_left_out_where_one_file_is_not_d4rls(store, tmp_path):
+    tasks = [task(name, source="local" if name == GYM[0] else "d4rl") for name in GYM]
+    cells = [baseline("other", "rebrac", 0, of) for of in tasks]
+    record(store, "other", cells, {unit.key: [1, 2] for unit in cells}, tmp_path)
+    averages = [row.label for row in build_table(store, "other").rows if row.task == "average"]
+    assert "rebrac" in averages
+    assert not [label for label in averages if "published" in label]
+
+
 def test_cells_chosen_per_task_are_averaged_under_their_planners_name(store, tmp_path):
     one, two = task("first"), task("second")
     cells = [mpc("chosen", 0, one, horizon=3), mpc("chosen", 0, two, horizon=5)]

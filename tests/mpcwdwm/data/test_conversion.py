@@ -70,6 +70,13 @@ def test_minaris_episodes_are_joined(tmp_path, expected):
     assert_same(in_d4rl_layout(minari(tmp_path / "main_data.hdf5")), expected)
 
 
+def test_minaris_episode_that_nothing_ended_ends_by_a_timeout(tmp_path, expected):
+    path = minari(tmp_path / "m.hdf5")
+    with h5py.File(path, "r+") as file:
+        file["episode_1/truncations"][...] = False
+    assert_same(in_d4rl_layout(path), expected)
+
+
 def test_more_than_ten_episodes_keep_their_order(tmp_path):
     lengths, ends = [3] * 12, "t" * 12
     copy = in_d4rl_layout(minari(tmp_path / "m.hdf5", lengths, ends))

@@ -19,6 +19,7 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.nn import compute as compute_module
 from mpcwdwm.nn.compute import COMPILE_STEPS, ComputeConfig, arithmetic, compiler, execution_of, record
 from mpcwdwm.nn.networks import Mlp, uniform_init
+from mpcwdwm.nn.products import faster_library
 from mpcwdwm.nn.weight_gradients import gathered_weight_gradients
 from mpcwdwm.planning import AdaptiveMpc, planner_config
 from mpcwdwm.planning.registry import PLANNERS
@@ -143,7 +144,8 @@ def test_compiled_updates_equal_eager_ones(name, small):
     compiled = trained(name, config_of(name), small, 200, compute=ComputeConfig(capture="compile"))
     assert 2 <= counters["stats"]["unique_graphs"] <= 10  # whole losses, not layer by layer
     assert_equal_parts(eager, compiled, rtol=1e-3, atol=2e-4)  # float32, sums in another order, 200 steps of Adam
-    assert compiled.trained()[0].facts["compute"] == {"path": "compile", "tf32": False}
+    facts = {"path": "compile", "tf32": False, "products": faster_library()}
+    assert compiled.trained()[0].facts["compute"] == facts
 
 
 class Watch(TorchDispatchMode):

@@ -327,6 +327,15 @@ def test_disk_is_the_weights_and_records_of_what_is_missing(tmp_path: Path) -> N
     assert predict(made, store).disk_bytes == whole - sizes[first.key] - RECORD_BYTES
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "depth"),
+    [("world_model", {"denoising_steps": 7}, 7), ("diffuser", {"denoising_steps": 5, "horizon": 8}, 40)],
+)
+def test_a_sampled_state_takes_every_denoising_step(kind: str, fields: dict[str, Any], depth: int) -> None:
+    assert speed.sampling_depth({}) == 1
+    assert speed.sampling_depth({kind: component_config(kind, {}, fields)}) == depth
+
+
 def test_a_plan_too_large_to_be_timed_is_timed_in_two_sizes_and_extrapolated() -> None:
     whole = {"horizon": 4, "rollouts": 100, "updates": 3, "step_size": 1.0}
     assert speed.smaller_plans(whole, rows=10, depth=5, most=10**9) == [(whole, 1.0)]
