@@ -13,6 +13,7 @@ import torch
 
 from mpcwdwm.config import Config, Flag, setting
 from mpcwdwm.errors import UserError
+from mpcwdwm.nn.memory import keep_freed_memory
 from mpcwdwm.nn.products import Library, faster_library, multiplied_by, onednn_available
 
 __all__ = ["Captured", "ComputeConfig", "Execution", "arithmetic", "compiled", "execution_of", "library_of", "record"]
@@ -89,6 +90,8 @@ def library_of(compute: ComputeConfig, device: str | torch.device) -> Library | 
 @contextmanager
 def arithmetic(compute: ComputeConfig, library: Library | None) -> Iterator[None]:
     """Multiply on a GPU in TF32 or float32, and on a CPU with `library_of` that device, whatever was set before."""
+    if library:
+        keep_freed_memory()
     settings = torch.backends.cuda.matmul
     before, settings.allow_tf32 = settings.allow_tf32, compute.tf32
     try:

@@ -234,6 +234,7 @@ MOVES = {
     "imagination": f"value {KINDS} {ADAPTED}",
     "nn.compute": ALL,
     "nn.networks": ALL,
+    "nn.memory": ALL,
     "nn.products": ALL,
     "nn.temporal": "diffuser guided",
     "nn.weight_gradients": ALL,
