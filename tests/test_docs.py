@@ -22,7 +22,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(r"`([\w-]+\.(?:py|yaml|md|sh))`")
 PATH = re.compile(
-    r"(?<![\w/.<-])(?!mpcwdwm/AntMaze-)(?:mpcwdwm|cluster|sweeps|analysis|tests|docs)/[\w./*-]*\w(?:/(?![\w*]))?"
+    r"(?<![\w/.<-])(?!mpcwdwm/(?:AntMaze|PointMaze)-)(?:mpcwdwm|cluster|sweeps|analysis|tests|docs)/[\w./*-]*\w(?:/(?![\w*]))?"
 )
 MODULE = re.compile(r"(?<![\w./(-])(?:mpcwdwm|cluster|sweeps|analysis)(?:\.\w+)+")
 GROUPS = {"mpcwdwm.planners", "mpcwdwm.world_models", "mpcwdwm.termination", "mpcwdwm.judges"}  # of entry points

@@ -5,9 +5,10 @@ D4RL publishes no checksums, so a file cannot be told apart by its hash. `tables
 - ``returns``: rows in finished episodes, mean and greatest return, as printed by Decision Transformer's
   `data/download_d4rl_datasets.py` (github.com/kzl/decision-transformer) from D4RL's files;
 - ``sum``: medium-expert is medium followed by expert (D4RL, `scripts/generation/mujoco/stitch_dataset.py`);
-- ``generator``: the default `num_samples` of D4RL's `scripts/generation/generate_ant_maze_datasets.py`.
+- ``generator``: the default `num_samples` of D4RL's `scripts/generation/generate_ant_maze_datasets.py`;
+- ``paper``: the number of samples in D4RL's table of tasks (arXiv 2004.07219).
 
-Nothing is known of the other sets (random and full-replay): any file is taken for theirs.
+Nothing is known of the other sets (random, full-replay, maze2d-open): any file is taken for theirs.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from mpcwdwm.data.tasks import Task, read_table
 __all__ = ["Extent", "unlike_the_original"]
 
 UNFINISHED = 1000  # rows after the last finished episode: less than a time limit
-GENERATED = 0.01  # relative; D4RL's generators may drop the end of what they were asked for
+GENERATED = 0.01  # relative; D4RL's generators may drop the end of what they were asked for, its paper rounds
 MEAN, MOST = 0.01, 0.001  # relative; the mean depends on how an unfinished episode is counted
 
 
@@ -47,7 +48,7 @@ def unlike_the_original(task: Task, found: Extent) -> str | None:
     if known is None:
         return None
     rows = int(known["rows"])
-    if known["source"] == "generator":
+    if known["source"] in ("generator", "paper"):
         fits = abs(found.rows - rows) <= GENERATED * rows
     else:
         fits = rows <= found.rows <= rows + UNFINISHED

@@ -1,7 +1,7 @@
 """Tasks: a dataset, the environment its policies are judged in, and the scale of their scores.
 
-The registry is data: `tables/tasks.csv` lists D4RL's 18 Gym-MuJoCo -v2 and 6 AntMaze -v2 tasks (addresses
-and reference scores as in D4RL's `infos.py`) and the dataset bundled with the package; `tables/robots.csv`
+The registry is data: `tables/tasks.csv` lists D4RL's 18 Gym-MuJoCo -v2, 6 AntMaze -v2 and 8 PointMaze (maze2d) tasks
+(addresses and reference scores as in D4RL's `infos.py`) and the dataset bundled with the package; `tables/robots.csv`
 holds what all tasks of a robot have in common. Any HDF5 file in the same layout together with a Gymnasium
 id becomes a task through `custom_task`.
 """
@@ -69,14 +69,20 @@ def _robot(row: dict[str, str]) -> Robot:
     return Robot(row["termination"] or None, reference, int(row["max_episode_steps"]))
 
 
+_ROWS = {row["name"]: row for row in read_table("tasks.csv")}
 ROBOTS: dict[str, Robot] = {row["robot"]: _robot(row) for row in read_table("robots.csv")}
 """Name, as in Gymnasium's ids → robot."""
 
 
 def robot_of(env_id: str) -> Robot | None:
-    """Return what is known of the robot of an id (``Hopper-v4``, ``mpcwdwm/AntMaze-umaze-v2``), None if nothing is."""
+    """Return what is known of the robot of an id (``Hopper-v4``, ``mpcwdwm/AntMaze-umaze-v2``), None if nothing is.
+
+    PointMaze's reference returns differ between its mazes: there the registered task of the id is asked.
+    """
     match = re.fullmatch(r"(\w+)-v\d+", env_id) or re.fullmatch(r"mpcwdwm/(\w+)-[\w-]+-v\d+", env_id)
-    return ROBOTS.get(match[1]) if match else None
+    if match and match[1] in ROBOTS:
+        return ROBOTS[match[1]]
+    return next((_robot(row) for row in _ROWS.values() if row["env_id"] == env_id and row["reference_max"]), None)
 
 
 def _registered(row: dict[str, str]) -> Task:
@@ -95,7 +101,6 @@ def _registered(row: dict[str, str]) -> Task:
     )
 
 
-_ROWS = {row["name"]: row for row in read_table("tasks.csv")}
 TASKS: dict[str, Task] = {name: _registered(row) for name, row in _ROWS.items()}
 """Name → task, for every registered task."""
 
@@ -131,8 +136,8 @@ def custom_task(
     The dataset is HDF5 in D4RL's layout, or one that `mpcwdwm.data.conversion` rewrites in it; ``columns``: D4RL's name
     of an array → the file's.
 
-    What is not given is taken from what is known of the robot (HalfCheetah, Hopper, Walker2d, Ant,
-    AntMaze), the number of steps from Gymnasium's registration. The file need not exist yet; `dataset_path` checks.
+    What is not given is taken from what is known of the robot (HalfCheetah, Hopper, Walker2d, Ant, AntMaze,
+    PointMaze), the number of steps from Gymnasium's registration. The file need not exist yet; `dataset_path` checks.
 
     Raises:
         UserError: unfit name, unknown environment or rule, impossible reference or number of steps.

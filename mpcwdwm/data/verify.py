@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mpcwdwm.data.hdf5 import Arrays, read_arrays
 from mpcwdwm.data.replay import AGREES, Array, Recording, Rows, Simulator, States, dims_of, error_of_rows
-from mpcwdwm.envs.registration import ANTMAZES
+from mpcwdwm.envs.registration import MAZE_IDS
 from mpcwdwm.errors import UserError
 
 __all__ = ["Verdict", "recorded_env", "verify"]
@@ -27,7 +27,7 @@ TRIAL_FEW = 0.05  # of these may disagree with the reading that fits
 FEW = 0.01  # of the rows may disagree: where rounding decides whether a foot touches the ground
 QUANTILES = (0.5, 0.99, 0.999, 1.0)
 SHIFTS = (-2, -1, 1, 2)  # rows by which a column may have slipped
-ROBOTS = ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Ant-v4", *(f"mpcwdwm/AntMaze-{name}-v2" for name in ANTMAZES))
+ROBOTS = ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Ant-v4", *MAZE_IDS)
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,16 @@ from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
-from gymnasium.envs.mujoco import MujocoEnv
-from gymnasium.spaces import Box
+from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 from numpy.typing import NDArray
 
-from mpcwdwm.envs.mazes import MAZES, Cell, Maze, draw_goal
-from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.envs.maze_env import RENDER_MODES, MazeEnv
+from mpcwdwm.envs.mazes import MAZES, Maze, draw_goal
 
 __all__ = ["GOAL_RADIUS", "AntMaze", "ant_model"]
 
 GOAL_RADIUS = 0.5  # of the torso's (x, y) from the goal [m], the bound included
 FRAME_SKIP = 5  # steps of the simulator per action
-FREE_CAMERA = -1  # its place is ours to choose; the model has another one that follows the ant
 START_NOISE = 0.1  # of positions: uniform within ±; of velocities: standard deviation
 OBS_DIM = 29  # qpos (15), x and y included, and qvel (14)
 
@@ -55,7 +53,7 @@ def ant_model(path: str, maze: Maze) -> "mujoco.MjSpec":
     return spec
 
 
-class AntMaze(MujocoEnv):
+class AntMaze(MazeEnv):
     """D4RL's `antmaze-{umaze,medium,large}-…-v2` as evaluated there: the episode ends at the goal, never by a fall.
 
     Observation (29,): positions (15; x, y, height, quaternion, eight joints) and velocities (14). Action (8,) in
@@ -73,45 +71,16 @@ class AntMaze(MujocoEnv):
         UserError: no such maze; or, by `reset`, a start that is no free cell or a goal that is no point.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
-        "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
-        "render_fps": 10,
-    }
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 10}
 
     def __init__(self, maze: str = "umaze", render_mode: str | None = None, **rendering: Any) -> None:
-        if maze not in MAZES:
-            raise UserError(f"unknown maze '{maze}'{did_you_mean(maze, MAZES)}; known: {', '.join(MAZES)}")
-        self.maze = MAZES[maze]
-        self.goal = self.maze.centre(self.maze.goal)
-        self._start: Cell = self.maze.start
-        super().__init__(
-            "ant.xml",
-            FRAME_SKIP,
-            Box(-np.inf, np.inf, (OBS_DIM,), np.float64),
-            render_mode,
-            **{"camera_id": FREE_CAMERA, "default_camera_config": self._camera(), **rendering},
-        )
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """Draw a goal and a start, and return the observation and the goal."""
-        chosen = options or {}
-        self._start = tuple(chosen.get("start", self.maze.start))
-        if self._start not in self.maze.free:
-            raise UserError(f"start {self._start} is no free cell (row, column) of the maze {self.maze.rows}")
-        self._given_goal = chosen.get("goal")
-        return super().reset(seed=seed)
+        super().__init__(maze, MAZES, FRAME_SKIP, OBS_DIM, render_mode, rendering)
 
     def reset_model(self) -> NDArray[np.float64]:
         """Draw a goal, unless one is given, and the start: noise on all positions and velocities."""
-        goal = draw_goal(self.maze, self.np_random) if self._given_goal is None else np.asarray(self._given_goal, float)
-        if goal.shape != (2,) or not np.isfinite(goal).all():
-            raise UserError(f"goal {goal} is no point: give (x, y)")
-        self.goal = goal
-        self.model.site("goal").pos[:2] = goal
+        self.place_goal(draw_goal(self.maze, self.np_random) if self.given_goal is None else self.given_goal)
         qpos = self.init_qpos + self.np_random.uniform(-START_NOISE, START_NOISE, size=self.model.nq)
-        qpos[:2] += self.maze.centre(self._start)
+        qpos[:2] += self.maze.centre(self.given_start or self.maze.start)
         self.set_state(qpos, START_NOISE * self.np_random.standard_normal(self.model.nv))
         return self.state_vector()
 
@@ -124,17 +93,6 @@ class AntMaze(MujocoEnv):
             self.render()
         return obs, float(reached), reached, False, {"goal": self.goal.copy(), "success": reached}
 
-    def _initialize_simulation(self) -> "tuple[mujoco.MjModel, mujoco.MjData]":
-        model = ant_model(self.fullpath, self.maze).compile()
-        model.vis.global_.offwidth, model.vis.global_.offheight = self.width, self.height
-        return model, mujoco.MjData(model)
-
-    def _get_reset_info(self) -> dict[str, Any]:
-        return {"goal": self.goal.copy()}
-
-    def _camera(self) -> dict[str, Any]:
-        """Return a view of the whole maze from above."""
-        corners = [self.maze.centre(cell) for cell in (self.maze.walls[0], self.maze.walls[-1])]
-        x, y = np.mean(corners, axis=0)
-        distance = 1.5 * float(np.max(corners[1] - corners[0]))  # MuJoCo's camera has a field of view of 45°
-        return {"distance": distance, "lookat": np.array([x, y, 0.0]), "elevation": -80.0, "azimuth": 90.0}
+    def build_model(self) -> "mujoco.MjSpec":
+        """Return the ant in its maze."""
+        return ant_model(expand_model_path("ant.xml"), self.maze)

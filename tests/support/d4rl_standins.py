@@ -6,7 +6,13 @@ from mpcwdwm.data import Task
 from mpcwdwm.data.tasks import expected_path
 from tests.support.synthetic import write_hdf5
 
-DIMS = {"halfcheetah": (17, 6, 9, 9), "hopper": (11, 3, 6, 6), "walker2d": (17, 6, 9, 9), "antmaze": (29, 8, 15, 14)}
+DIMS = {
+    "halfcheetah": (17, 6, 9, 9),
+    "hopper": (11, 3, 6, 6),
+    "walker2d": (17, 6, 9, 9),
+    "antmaze": (29, 8, 15, 14),
+    "maze2d": (4, 2, 2, 2),
+}
 
 
 def stand_in(task: Task, episodes: int = 6, length: int = 80, seed: int = 0):
@@ -14,11 +20,12 @@ def stand_in(task: Task, episodes: int = 6, length: int = 80, seed: int = 0):
 
     Locomotion: rewards and terminals (N, 1), `metadata/`, no `next_observations`, the last episode unfinished. AntMaze:
     float32 throughout, an episode goes on after the goal is reached, with reward and terminal in each of its rows.
+    PointMaze (maze2d): likewise, but no row is terminal.
     """
     rng = np.random.default_rng(seed)
     robot = task.name.split("-")[0]
     obs_dim, act_dim, nq, nv = DIMS[robot]
-    rows, maze = episodes * length, robot == "antmaze"
+    rows, maze = episodes * length, robot in ("antmaze", "maze2d")
     last = np.arange(rows) % length == length - 1
     steps = rng.normal(scale=0.05, size=(episodes, length, obs_dim))
     obs = np.cumsum(steps, axis=1).reshape(rows, obs_dim)
@@ -36,7 +43,8 @@ def stand_in(task: Task, episodes: int = 6, length: int = 80, seed: int = 0):
     }
     if maze:
         reached = np.arange(rows) % length >= length - 3
-        arrays |= {"rewards": reached.astype(np.float32), "terminals": reached.astype(np.float32)}
+        ends = reached if robot == "antmaze" else np.zeros_like(reached)
+        arrays |= {"rewards": reached.astype(np.float32), "terminals": ends.astype(np.float32)}
         arrays |= {"timeouts": last.astype(np.float32), "infos/goal": np.ones((rows, 2), np.float32)}
     else:
         arrays["timeouts"][-1] = False

@@ -146,7 +146,7 @@ def test_without_timeouts_d4rl_joins_cut_episodes_and_we_do_not(theirs, files):
 
 
 def test_there_are_24_of_d4rls_tasks():
-    assert len(D4RL_TASKS) == 24
+    assert len(D4RL_TASKS) == 32
 
 
 @pytest.mark.parametrize("task", D4RL_TASKS, ids=lambda task: task.name)

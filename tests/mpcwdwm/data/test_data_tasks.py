@@ -20,6 +20,16 @@ from tests.support.synthetic import episodes, write_hdf5
 MINI = "hopper-medium-replay-mini-ppo-v0"
 REFERENCES = {"halfcheetah": (-280.178953, 12135.0), "hopper": (-20.272305, 3234.3), "walker2d": (1.629008, 4592.3)}
 KINDS = ("random", "medium", "expert", "medium-expert", "medium-replay", "full-replay")
+POINT_REFERENCES = {  # from d4rl's infos.py
+    "open-v0": (0.01, 20.66, 150),
+    "umaze-v1": (23.85, 161.86, 300),
+    "medium-v1": (13.13, 277.39, 600),
+    "large-v1": (6.7, 273.99, 800),
+    "open-dense-v0": (11.17817, 27.166538620695782, 150),
+    "umaze-dense-v1": (68.537689, 193.66285642381482, 300),
+    "medium-dense-v1": (44.264742, 297.4552547777125, 600),
+    "large-dense-v1": (30.569041, 303.4857382709002, 800),
+}
 MAZES = ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
 
 
@@ -32,14 +42,14 @@ def own_folders(tmp_path, monkeypatch):
 # ── The registry ──────────────────────────────────────────────────────────────
 
 
-def test_the_registry_holds_18_locomotion_6_antmaze_and_the_bundled_task():
+def test_the_registry_holds_18_locomotion_14_maze_and_the_bundled_task():
     expected = {f"{robot}-{kind}-v2" for robot in REFERENCES for kind in KINDS}
-    expected |= {f"antmaze-{maze}-v2" for maze in MAZES} | {MINI}
+    expected |= {f"antmaze-{maze}-v2" for maze in MAZES} | {f"maze2d-{maze}" for maze in POINT_REFERENCES} | {MINI}
     assert set(TASKS) == expected
     assert all(task.name == name for name, task in TASKS.items())
 
 
-@pytest.mark.parametrize("name", sorted(name for name in TASKS if not name.startswith("antmaze")))
+@pytest.mark.parametrize("name", sorted(name for name in TASKS if "maze" not in name))
 def test_a_locomotion_task_agrees_with_d4rl_and_gymnasium(name):
     task, robot = find_task(name), name.split("-")[0]
     assert task.env_id.endswith("-v4")
@@ -53,7 +63,7 @@ def test_addresses_and_reference_scores_are_those_of_d4rl():
     folder = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
     assert task.url == f"{folder}/walker2d_medium_replay-v2.hdf5"
     assert task.reference == (1.629008, 4592.3)
-    assert len({task.url.rsplit("/", 1)[1] for task in TASKS.values() if task.url}) == 24  # one cache folder
+    assert len({task.url.rsplit("/", 1)[1] for task in TASKS.values() if task.url}) == 32  # one cache folder
 
 
 @pytest.mark.parametrize("maze", MAZES)
@@ -64,6 +74,20 @@ def test_an_antmaze_task_is_judged_in_our_environment_by_successes(maze):
     assert (task.reference, task.termination) == ((0.0, 1.0), None)
     own = custom_task("mine", "mine.hdf5", task.env_id)
     assert (own.max_episode_steps, own.reference, own.termination) == (task.max_episode_steps, (0.0, 1.0), None)
+
+
+@pytest.mark.parametrize("maze", POINT_REFERENCES)
+def test_a_pointmaze_task_is_judged_in_our_environment_on_d4rls_scale(maze):
+    low, high, steps = POINT_REFERENCES[maze]
+    task = find_task(f"maze2d-{maze}")
+    assert task.env_id == f"mpcwdwm/PointMaze-{maze}"
+    assert (task.reference, task.termination) == ((low, high), None)
+    assert task.max_episode_steps == env_spec(task.env_id).max_episode_steps == steps
+    kind, version = maze.rsplit("-", 1)
+    file = f"maze2d-{kind if 'dense' in kind else kind + '-sparse'}{'' if version == 'v0' else '-v1'}.hdf5"
+    assert task.url == f"http://rail.eecs.berkeley.edu/datasets/offline_rl/maze2d/{file}"
+    own = custom_task("mine", "mine.hdf5", task.env_id)
+    assert (own.max_episode_steps, own.reference, own.termination) == (steps, (low, high), None)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +137,9 @@ def test_rebrac_on_antmaze_scales_rewards_and_slows_the_critic():
 def test_iql_normalises_observations_and_never_rewards_as_well():
     for name, task in TASKS.items():
         config = published_config(task, "iql")
-        if task.source == "d4rl":
+        if name.startswith("maze2d"):
+            assert config == {}
+        elif task.source == "d4rl":
             assert config["normalize_obs"] is True
             assert config["normalize_reward"] is False
             assert config["deterministic"] is (name in ("hopper-medium-v2", "hopper-medium-replay-v2"))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpcwdwm.envs.mazes import MAZES, draw_goal
+from mpcwdwm.envs.mazes import MAZES, POINT_MAZES, Maze, draw_goal
 
 GOALS = {"umaze": (0, 8), "medium": (20, 20), "large": (32, 24)}  # centres of the goal cells [m]
 FREE = {"umaze": 7, "medium": 26, "large": 46}  # cells
@@ -18,10 +18,11 @@ def test_start_is_at_the_origin_and_the_goal_where_d4rl_has_it(name: str) -> Non
     assert len(maze.free) + len(maze.walls) == sum(map(len, maze.rows))
 
 
-@pytest.mark.parametrize("name", MAZES)
-def test_every_free_cell_can_be_reached_from_the_start_and_the_border_is_closed(name: str) -> None:
-    maze = MAZES[name]
-    reached, todo = {maze.start}, [maze.start]
+@pytest.mark.parametrize(
+    "maze", [*MAZES.values(), *POINT_MAZES.values()], ids=[*MAZES, *map("point-{}".format, POINT_MAZES)]
+)
+def test_every_free_cell_can_be_reached_from_the_goal_and_the_border_is_closed(maze: Maze) -> None:
+    reached, todo = {maze.goal}, [maze.goal]
     while todo:
         row, column = todo.pop()
         around = {(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)}
@@ -32,11 +33,17 @@ def test_every_free_cell_can_be_reached_from_the_start_and_the_border_is_closed(
     assert all(0 < row < height - 1 and 0 < column < width - 1 for row, column in maze.free)
 
 
-def test_a_position_belongs_to_the_cell_around_it() -> None:
-    maze = MAZES["medium"]
+@pytest.mark.parametrize("maze", [MAZES["medium"], POINT_MAZES["large"]], ids=["ant", "point"])
+def test_a_position_belongs_to_the_cell_around_it(maze: Maze) -> None:
     for cell in maze.free:
-        for corner in ((-1.9, -1.9), (1.9, 1.9), (-1.9, 1.9)):
-            assert maze.cell_at(maze.centre(cell) + corner) == cell
+        for corner in ((-0.45, -0.45), (0.45, 0.45), (-0.45, 0.45)):
+            assert maze.cell_at(maze.centre(cell) + maze.cell * np.array(corner)) == cell
+
+
+def test_a_pointmazes_position_is_a_place_on_the_map() -> None:
+    maze = POINT_MAZES["large"]
+    assert maze.rows[7][9] == "G"
+    np.testing.assert_array_equal(maze.centre(maze.goal), (7, 9))
 
 
 @pytest.mark.parametrize("name", MAZES)

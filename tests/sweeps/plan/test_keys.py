@@ -225,7 +225,9 @@ MOVES = {
     "data.writing": NONE,
     "envs.antmaze": NONE,  # counts where a task is evaluated in it
     "envs.factory": f"{PLAYED} {CELLS}",
+    "envs.maze_env": NONE,
     "envs.mazes": NONE,
+    "envs.pointmaze": NONE,
     "envs.registration": NONE,  # what it says of an environment is in the key
     "envs.termination": "value paper robust trust gate auto action mppi",
     "errors": NONE,
