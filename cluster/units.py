@@ -31,6 +31,7 @@ class TaskRef:
     reference: tuple[float, float] | None  # D4RL's (min, max) return; None: raw returns are shown
     max_episode_steps: int
     source: str  # "d4rl", "bundled" or "local"
+    goal_reward: float | None = None  # a step that earns more has reached the goal; None: there is none
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def load(
         critic_from=critic_from,
         device=device,
         termination=RULES[facts["termination"]] if facts["termination"] else None,
+        goal_reward=facts.get("goal_reward"),
         env_id=facts["env_id"],
         max_episode_steps=facts["max_episode_steps"],
         reference=tuple(facts["reference"]) if facts["reference"] else None,

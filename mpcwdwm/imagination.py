@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Choose", "Imagined", "Transition", "unroll"]
+__all__ = ["Choose", "Ended", "Imagined", "Transition", "ending", "unroll"]
 
 Choose = Callable[[int, Tensor], Tensor]
 """(step j, states (…, obs_dim)) → actions (…, act_dim)."""
 Transition = Callable[[int, Tensor, Tensor], Tensor]
 """(step j, states, actions) → next states (…, obs_dim)."""
+Ended = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(states, actions, next states) → bool (…): whether the rollout ends with this transition."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def unroll(
     steps: int,
     choose: Choose,
     transition: Transition,
-    ended: Callable[[Tensor], Tensor] | None = None,
+    ended: Ended | None = None,
 ) -> Imagined:
     """Roll H steps: s̃_0 = s, ã_j = choose(s̃_j), s̃_{j+1} = f(s̃_j, ã_j).
 
@@ -44,7 +46,7 @@ def unroll(
         steps: H.
         choose: the actions.
         transition: the model.
-        ended: states → bool (…), the rollout ends with the transition that leads there; None: never.
+        ended: which transitions end a rollout; None: none does.
     """
     states, actions, alive = [obs], list[Tensor](), [torch.ones_like(obs[..., 0])]
     for j in range(steps):
@@ -53,7 +55,23 @@ def unroll(
         if ended is None:
             alive.append(alive[j])
         else:
-            alive.append(alive[j] * ~ended(state))
+            alive.append(alive[j] * ~ended(states[j], actions[j], state))
             state = torch.where(alive[-1].unsqueeze(-1) > 0, state, obs)
         states.append(state)
     return Imagined(states, actions, alive)
+
+
+def ending(
+    rule: Callable[[Tensor], Tensor] | None, reached: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Ended | None:
+    """Return what ends a rollout, None if nothing does. The transition that ends it still earns its reward.
+
+    Args:
+        rule: states → bool (…), whether an episode ends there; None: unknown.
+        reached: states, actions → bool (…), whether the transition reaches the goal; None: unknown.
+    """
+    if rule is None:
+        return None if reached is None else lambda obs, action, following: reached(obs, action)
+    if reached is None:
+        return lambda obs, action, following: rule(following)
+    return lambda obs, action, following: rule(following) | reached(obs, action)

@@ -94,6 +94,7 @@ class Context:
     datasets: Sequence[Dataset]  # one per member
     rows: Sequence[Tensor]  # the rows each member learns from
     termination: Callable[[Tensor], Tensor] | None = None  # the robot's rule: obs (…, obs_dim) → bool (…)
+    goal_reward: float | None = None  # a step that earns more [data's unit] has reached the goal; None: no goal
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from mpcwdwm.components.registry import ValueOf
 from mpcwdwm.components.world_models.world_model import WorldModel
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.imagination import unroll
+from mpcwdwm.imagination import ending, unroll
 from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
 from mpcwdwm.random import Integers, generator
 
@@ -200,7 +200,9 @@ class Value(Component):
             lost = (self.extent(obs).abs() > c.halt).any(-1) | ~obs.isfinite().all(-1)
             return lost if context.termination is None else lost | context.termination(obs)
 
-        rolled = unroll(start, c.length, act, transition, ended)
+        goal = context.goal_reward
+        reached = None if goal is None else (lambda obs, action: reward(obs, action) > goal)
+        rolled = unroll(start, c.length, act, transition, ending(ended, reached))
         rewards = [reward(obs, action) for obs, action in zip(rolled.obs[:-1], rolled.action, strict=True)]
         return Episodes(torch.stack(rolled.obs, 2), torch.stack(rewards, 2), torch.stack(rolled.alive, 2))
 

@@ -39,6 +39,7 @@ class Task:
     reference: tuple[float, float] | None  # D4RL's (min, max) return; None: no normalized score
     termination: str | None  # name of a rule in mpcwdwm.envs.termination.RULES; None: unknown
     max_episode_steps: int
+    goal_reward: float | None = None  # a step that earns more has reached the goal; None: there is none
     columns: tuple[tuple[str, str], ...] = ()  # D4RL's name → the file's, of arrays that have another
 
 
@@ -46,12 +47,13 @@ class Task:
 class Robot:
     """What is known of a robot, whatever the version of its environment.
 
-    AntMaze has no termination rule: a fall ends no episode, and the goal that does is not observed.
+    AntMaze has no termination rule: a fall ends no episode, and the goal that does is not observed. Its reward is.
     """
 
     termination: str | None
     reference: tuple[float, float]
     max_episode_steps: int
+    goal_reward: float | None
 
 
 # ── The registry ──────────────────────────────────────────────────────────────
@@ -66,7 +68,8 @@ def read_table(name: str) -> list[dict[str, str]]:
 def _robot(row: dict[str, str]) -> Robot:
     """Return what a row of robots.csv or tasks.csv says."""
     reference = float(row["reference_min"]), float(row["reference_max"])
-    return Robot(row["termination"] or None, reference, int(row["max_episode_steps"]))
+    goal_reward = float(row["goal_reward"]) if row["goal_reward"] else None
+    return Robot(row["termination"] or None, reference, int(row["max_episode_steps"]), goal_reward)
 
 
 _ROWS = {row["name"]: row for row in read_table("tasks.csv")}
@@ -98,6 +101,7 @@ def _registered(row: dict[str, str]) -> Task:
         reference=robot.reference,
         termination=robot.termination,
         max_episode_steps=robot.max_episode_steps,
+        goal_reward=robot.goal_reward,
     )
 
 
@@ -129,6 +133,7 @@ def custom_task(
     reference: tuple[float, float] | None = None,
     termination: str | None = None,
     max_episode_steps: int | None = None,
+    goal_reward: float | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Task:
     """Return the task made of a dataset and a Gymnasium id.
@@ -138,6 +143,7 @@ def custom_task(
 
     What is not given is taken from what is known of the robot (HalfCheetah, Hopper, Walker2d, Ant, AntMaze,
     PointMaze), the number of steps from Gymnasium's registration. The file need not exist yet; `dataset_path` checks.
+    A step that earns more than ``goal_reward`` [data's unit] has reached the goal, and ends imagined rollouts.
 
     Raises:
         UserError: unfit name, unknown environment or rule, impossible reference or number of steps.
@@ -172,6 +178,7 @@ def custom_task(
         reference=reference or (robot.reference if robot else None),
         termination=termination or (robot.termination if robot else None),
         max_episode_steps=steps,
+        goal_reward=robot.goal_reward if goal_reward is None and robot else goal_reward,
         columns=tuple(sorted((columns or {}).items())),
     )
 

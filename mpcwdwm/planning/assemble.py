@@ -39,6 +39,7 @@ class Facts(TypedDict, total=False):
     """Fields of `Parts` beside its networks."""
 
     termination: Callable[[Tensor], Tensor] | None
+    goal_reward: float | None
     env_id: str
     max_episode_steps: int
     reference: tuple[float, float] | None
@@ -63,7 +64,8 @@ def assemble(
         critic_from: the component whose critic is used; None: of `value` or of another component than the base where
             one has a critic, else of the base, if it has one.
         device: where the parts go.
-        **facts: further fields of `Parts`: termination, env_id, max_episode_steps, reference, dataset.
+        **facts: further fields of `Parts`: termination, goal_reward, env_id,
+            max_episode_steps, reference, dataset.
 
     Raises:
         UserError: a component is missing, the seeds differ, or the value is another policy's.

@@ -115,6 +115,7 @@ class Parts:
     world_model: TransitionModel | None = None
     reward: RewardFunction | None = None
     termination: Callable[[Tensor], Tensor] | None = None  # obs (…, obs_dim) → bool (…)
+    goal_reward: float | None = None  # a step that earns more [data's unit] has reached the goal; None: no goal
     discount: float = 0.99
     members: int = 1
     env_id: str = ""

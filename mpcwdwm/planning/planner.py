@@ -81,7 +81,9 @@ class LookaheadConfig(PlannerConfig):
         paper="base",
     )
     memory_gb: Real = setting(2.0, "memory of a plan; what goes beyond it takes further passes", unit="GB", gt=0)
-    terminate: Flag = setting(True, "end imagined rollouts by the known termination rule", paper="unknown")
+    terminate: Flag = setting(
+        True, "end imagined rollouts by the known termination rule, and at the goal", paper="unknown"
+    )
 
     @property
     def code_roots(self) -> tuple[str, ...]:

@@ -5,22 +5,22 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from mpcwdwm.imagination import Choose, Imagined, unroll
+from mpcwdwm.imagination import Choose, Ended, Imagined, ending, unroll
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import LookaheadConfig
 
-__all__ = ["discounted_sum", "imagined_rollouts", "reduced", "returns_of", "sequence_returns"]
+__all__ = ["discounted_sum", "ended_by", "imagined_rollouts", "reduced", "returns_of", "sequence_returns"]
 
 
 def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, *, terminate: bool = True) -> Imagined:
     """Return B rollouts of H steps for each of N rows, with H + 1 actions.
 
     Args:
-        parts: world model and termination rule.
+        parts: world model, and what ends a rollout.
         obs: the real observation, (N, obs_dim).
         noise: (N, H, B, *noise_shape).
         choose: gives ã_j; all rollouts begin at one state, for which it is called once, (N, 1, obs_dim).
-        terminate: whether rollouts end by the known rule.
+        terminate: whether rollouts end by the known rule and at the goal.
     """
     n, horizon, b = noise.shape[:3]
 
@@ -32,9 +32,25 @@ def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, 
         return parts.world_model.sample(state, action, noise[:, j])
 
     start = obs.unsqueeze(1).expand(n, b, -1)
-    rolled = unroll(start, horizon, action, transition, parts.termination if terminate else None)
+    rolled = unroll(start, horizon, action, transition, ended_by(parts) if terminate else None)
     rolled.action.append(action(horizon, rolled.obs[-1]))
     return rolled
+
+
+def ended_by(parts: Parts) -> Ended | None:
+    """Return what ends an imagined rollout: the rule, or a predicted reward that only a reached goal earns."""
+    reward, goal, affine = parts.reward, parts.goal_reward, parts.reward_affine
+    if reward is None or goal is None:
+        return ending(parts.termination)
+
+    @torch.no_grad()
+    def reached(obs: Tensor, action: Tensor) -> Tensor:  # (N, B, …) → (N, B)
+        bound = obs.new_full((parts.members, 1), goal)
+        if affine is not None:  # in the critic's unit, as the reward is
+            bound = bound * affine[:, :1] + affine[:, 1:]
+        return reward(obs, action) > bound.repeat_interleave(len(obs) // parts.members, 0)
+
+    return ending(parts.termination, reached)
 
 
 def discounted_sum(parts: Parts, imagined: Imagined, terms: Iterable[Tensor], start: int = 0) -> Tensor:

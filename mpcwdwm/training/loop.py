@@ -56,6 +56,7 @@ class Training:
         *,
         bases: Mapping[str, Component] | None = None,
         termination: Callable[[Tensor], Tensor] | None = None,
+        goal_reward: float | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         compute: ComputeConfig | None = None,
@@ -87,7 +88,7 @@ class Training:
         self._bases = {name: _weights_hash(base) for name, base in checked.items()}
         if checked:
             frozen = {name: base.to(device, dtype).requires_grad_(False) for name, base in checked.items()}
-            self.part.build_on(frozen, Context(self.datasets, rows, termination))
+            self.part.build_on(frozen, Context(self.datasets, rows, termination, goal_reward))
         noise = self.part.noise(config.batch_size)
         recipes = [{"rows": Integers(size, (config.batch_size,)), **noise} for size in self.buffer.sizes]
         self.draws = Draws(self.seeds, name, recipes, device=device, dtype=dtype)
@@ -270,6 +271,7 @@ def train(
     *,
     bases: Mapping[str, Component] | None = None,
     termination: Callable[[Tensor], Tensor] | None = None,
+    goal_reward: float | None = None,
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
     env_id: str | None = None,
@@ -287,6 +289,7 @@ def train(
         seeds: the members; a seed's result does not depend on the others.
         bases: the pretrained components that `config.builds_on` names, one member per seed, in order.
         termination: the robot's rule, for what is imagined in training.
+        goal_reward: a step that earns more has reached the goal, and ends what is imagined; None: no goal.
         device: where to train.
         checkpoint: a file that is written on the way and continued from if it is there.
         env_id: environment of a policy's learning curve; without it the curve holds losses only.
@@ -299,7 +302,15 @@ def train(
         UserError: see `Training`.
     """
     training = Training(
-        name, config, datasets, seeds, bases=bases, termination=termination, device=device, compute=compute
+        name,
+        config,
+        datasets,
+        seeds,
+        bases=bases,
+        termination=termination,
+        goal_reward=goal_reward,
+        device=device,
+        compute=compute,
     )
     if checkpoint is not None:
         training.load(checkpoint)

@@ -91,6 +91,7 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             reference=task.reference,
             max_episode_steps=task.max_episode_steps,
             source="local" if unlike else task.source,
+            goal_reward=task.goal_reward,
         )
         if rescaled := bounds[dims]:
             low, high = rescaled
@@ -99,8 +100,10 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             )
         if unlike:
             notices.append(f"{task.name}: the file is not D4RL's ({unlike}), so no published score stands beside it")
-        if spec.planners and task.termination is None:
-            notices.append(f"{task.name}: no termination rule is known, so imagined rollouts do not end")
+        if spec.planners and task.termination is None and task.goal_reward is None:
+            notices.append(
+                f"{task.name}: no termination rule and no goal_reward is known, so imagined rollouts do not end"
+            )
         if task.reference is None:
             notices.append(f"{task.name}: no reference scores are known, so raw returns are shown")
     return Checked(tasks, facts, notices)

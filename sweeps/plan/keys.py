@@ -64,7 +64,7 @@ def component_key(
         "seed": seed,
         "code": code,
         # what is trained with other parts may imagine, and then the rule that ends it counts
-        **({"parts": dict(parts), "termination": task.termination} if parts else {}),
+        **({"parts": dict(parts), **_ended_by(task)} if parts else {}),
         **(_played_in(task) if played else {}),
         **({"tf32": True} if tf32 else {}),
     }
@@ -102,7 +102,7 @@ def cell_key(
         "base": base,
         "parts": dict(parts),
         **_played_in(task),
-        **({"termination": task.termination} if planner and planner.get("terminate", True) else {}),
+        **(_ended_by(task) if planner and planner.get("terminate", True) else {}),
         "episodes": episodes,
         "env_seed": env_seed,
         "seed": seed,
@@ -121,6 +121,12 @@ def _played_in(task: TaskRef) -> dict[str, Any]:
         "max_episode_steps": task.max_episode_steps,
         "reference": task.reference,
     }
+
+
+def _ended_by(task: TaskRef) -> dict[str, Any]:
+    """Return what of a task ends an imagined rollout."""
+    goal = {} if task.goal_reward is None else {"goal_reward": task.goal_reward}
+    return {"termination": task.termination, **goal}
 
 
 def component_code(

@@ -129,6 +129,9 @@ class TaskSection(Section):
     reference: tuple[Real, Real] | None = setting(None, "returns that score 0 and 100; unset: raw returns")
     termination: str | None = setting(None, "rule that ends imagined rollouts; unset: by the environment")
     max_episode_steps: Int | None = setting(None, "time limit; unset: the environment's", ge=1)
+    goal_reward: Real | None = setting(
+        None, "a step that earns more has reached the goal, and ends imagined rollouts; unset: by the environment"
+    )
 
 
 class OverrideSection(Section):

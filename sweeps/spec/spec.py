@@ -90,6 +90,7 @@ def _task_entry(task: Task) -> Any:
         "reference": list(task.reference) if task.reference else None,
         "termination": task.termination,
         "max_episode_steps": task.max_episode_steps,
+        "goal_reward": task.goal_reward,
         **({"columns": dict(task.columns)} if task.columns else {}),
     }
 
@@ -238,6 +239,7 @@ def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
             reference=section.reference,
             termination=section.termination,
             max_episode_steps=section.max_episode_steps,
+            goal_reward=section.goal_reward,
             columns=section.columns,
         )
     except ValidationError as error:

@@ -30,7 +30,7 @@ def test_behind_an_end_nothing_overflows_in_value_or_gradient():
     def explodes(j, state, action):  # above 2 the next state is infinite, and so is its slope
         return torch.where(state > 2, torch.exp(1e5 * (state - 2)), state + action)
 
-    rolled = unroll(start, 5, lambda _, s: weight * s, explodes, lambda s: s[..., 0] > 2)
+    rolled = unroll(start, 5, lambda _, s: weight * s, explodes, lambda s, a, after: after[..., 0] > 2)
     assert [alive.tolist() for alive in rolled.alive] == [[1, 1], [0, 1], [0, 1], [0, 0], [0, 0], [0, 0]]
     assert all(state.isfinite().all() for state in rolled.obs)
     value = sum((alive * state.squeeze(-1)).sum() for alive, state in zip(rolled.alive, rolled.obs, strict=True))

@@ -117,7 +117,7 @@ def step_sizes(planner: SteppingPlanner) -> tuple[float | Tensor, StepSizeChoice
         return twin
 
     resets = BOTH_RESETS if config.candidate_resets == "both" else (config.reset,)
-    parts = planner.parts if config.terminate else replace(planner.parts, termination=None)
+    parts = planner.parts if config.terminate else replace(planner.parts, termination=None, goal_reward=None)
     choice = choose_step_sizes(
         parts, windows, sizes(config), stepping, judge=config.judge, seeds=planner.seeds, resets=resets
     )

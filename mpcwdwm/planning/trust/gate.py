@@ -20,7 +20,7 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.imagination import unroll
 from mpcwdwm.planning.parts import Parts, SharedValue
 from mpcwdwm.planning.planner import LookaheadConfig
-from mpcwdwm.planning.returns import discounted_sum, reduced
+from mpcwdwm.planning.returns import discounted_sum, ended_by, reduced
 from mpcwdwm.random import generator
 
 __all__ = ["ErrorSlopes", "error_slopes", "slope"]
@@ -90,7 +90,7 @@ def error_slopes(parts: Parts, config: LookaheadConfig, seeds: tuple[int, ...]) 
         assert parts.reward is not None
         shape = (horizon, count, *model.noise_shape)
         drawn = [torch.randn(shape, generator=generator(seed, "gate/noise")) for seed in seeds]
-        noise, ended = torch.stack(drawn).to(parts.device, dtype), parts.termination if config.terminate else None
+        noise, ended = torch.stack(drawn).to(parts.device, dtype), ended_by(parts) if config.terminate else None
         # every recorded sequence is a rollout of its own: rows are members, rollouts are windows
         rolled = unroll(obs[0], horizon, lambda j, _: action[j], lambda j, s, a: model.sample(s, a, noise[:, j]), ended)
         imagined = discounted_sum(parts, rolled, map(parts.reward, rolled.obs[:-1], action))

@@ -182,7 +182,17 @@ def test_a_known_robot_brings_its_rule_and_reference(tmp_path):
 
 def test_any_other_environment_is_a_task_without_rule_or_reference(tmp_path):
     task = custom_task("mine", tmp_path / "a.hdf5", "Pendulum-v1")
-    assert (task.termination, task.reference, task.max_episode_steps) == (None, None, 200)
+    assert (task.termination, task.reference, task.max_episode_steps, task.goal_reward) == (None, None, 200, None)
+
+
+def test_what_a_reached_goal_earns_is_known_of_antmaze_and_can_be_given(tmp_path):
+    maze = "mpcwdwm/AntMaze-umaze-v2"
+    assert (
+        custom_task("mine", tmp_path / "a.hdf5", maze).goal_reward == find_task("antmaze-umaze-v2").goal_reward == 0.5
+    )
+    assert custom_task("mine", tmp_path / "a.hdf5", maze, goal_reward=0.0).goal_reward == 0.0
+    assert custom_task("mine", tmp_path / "a.hdf5", "Pendulum-v1", goal_reward=-1e-3).goal_reward == -1e-3
+    assert find_task("hopper-medium-v2").goal_reward is None
 
 
 @pytest.mark.parametrize(

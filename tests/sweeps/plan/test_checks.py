@@ -134,7 +134,8 @@ def test_an_antmaze_task_is_planned_with_its_published_settings(
     [rebrac] = {str(part.config): part.config for part in made.components if part.component == "rebrac"}.values()
     published = {"reward_scale": 100, "discount": 0.999, "batch_size": 256, "actor_lr": 3e-4, "critic_lr": 5e-5}
     assert {name: rebrac[name] for name in published} == published
-    assert any("do not end" in notice for notice in made.notices)
+    assert task.goal_reward == 0.5  # rollouts end there
+    assert not any("do not end" in notice for notice in made.notices)
 
 
 def test_the_user_is_told_where_rollouts_do_not_end_and_what_nothing_uses(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ COUNTS_FOR_A_COMPONENT = [
     {"task": replace(TASK, dataset_sha256="e" * 64)},
     {"parts": {"rebrac": "rebrac-hop-s0-1"}},
 ]
+BUILT_ON = {**COMPONENT, "parts": {"rebrac": "rebrac-hop-s0-1"}}
 
 
 @pytest.mark.parametrize("change", COUNTS_FOR_A_COMPONENT, ids=str)
@@ -87,7 +88,13 @@ def test_whatever_changes_a_component_changes_its_key(change: dict[str, Any]) ->
     assert component_key(**{**COMPONENT, **change}) != component_key(**COMPONENT)
 
 
-@pytest.mark.parametrize("change", [{"dataset": "/b/y.hdf5"}, {"source": "d4rl"}, {"termination": None}], ids=str)
+@pytest.mark.parametrize("change", [{"termination": None}, {"goal_reward": 0.5}], ids=str)
+def test_what_ends_a_rollout_counts_for_a_component_that_imagines(change: dict[str, Any]) -> None:
+    assert component_key(**{**BUILT_ON, "task": replace(TASK, **change)}) != component_key(**BUILT_ON)
+    assert component_key(**{**COMPONENT, "task": replace(TASK, **change)}) == component_key(**COMPONENT)
+
+
+@pytest.mark.parametrize("change", [{"dataset": "/b/y.hdf5"}, {"source": "d4rl"}], ids=str)
 def test_where_the_dataset_lies_does_not_change_a_components_key(change: dict[str, Any]) -> None:
     assert component_key(**{**COMPONENT, "task": replace(TASK, **change)}) == component_key(**COMPONENT)
 
@@ -105,6 +112,7 @@ COUNTS_FOR_A_CELL = [
     {"task": replace(TASK, mujoco="3.3.7")},
     {"task": replace(TASK, max_episode_steps=500)},
     {"task": replace(TASK, termination=None)},
+    {"task": replace(TASK, goal_reward=0.5)},
     {"task": replace(TASK, reference=None)},
 ]
 
@@ -139,7 +147,7 @@ def test_what_a_curve_is_played_in_counts_where_it_is_played(change: dict[str, A
 
 @pytest.mark.parametrize("planner", [None, {**PLANNER, "terminate": False}], ids=["frozen", "endless"])
 def test_a_termination_rule_counts_only_where_a_rollout_may_end_by_it(planner: dict[str, Any] | None) -> None:
-    other = {**CELL, "task": replace(TASK, termination=None)}
+    other = {**CELL, "task": replace(TASK, termination=None, goal_reward=0.5)}
     assert cell_key(**{**other, "planner": planner}) == cell_key(**{**CELL, "planner": planner})
 
 
