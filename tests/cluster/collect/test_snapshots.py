@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cluster.collect import collect, roll, train_snapshots
+from cluster.collect.snapshots import collect, roll, train_snapshots
 from mpcwdwm.data import audit, custom_task, dataset_path, read_dataset
 from mpcwdwm.data.hdf5 import Arrays, read_arrays
 from mpcwdwm.data.writing import write_arrays
