@@ -110,6 +110,10 @@ class Store:
         text = self.read_text(f"failures/{_plain(key)}.json")
         return None if text is None else dict(json.loads(text))
 
+    def failed(self) -> set[str]:
+        """Return the keys of the units whose failure is recorded."""
+        return {name.removesuffix(".json") for name in self.names("failures")}
+
     def clear_failure(self, key: str) -> None:
         """Forget the failure of a unit, if there is one."""
         self.delete_tree(f"failures/{_plain(key)}.json")

@@ -8,11 +8,11 @@ depend on what is finished, except with ``evaluation.select``: then finished res
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.store import Store
-from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef, Unit
+from cluster.units import KINDS, CellUnit, ComponentUnit, Pack, TaskRef, Unit
 from mpcwdwm.components import ComponentConfig, component_class
 from mpcwdwm.components.registry import curve_played
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
@@ -39,10 +39,9 @@ class Plan:
 
     def states(self, store: Store) -> dict[str, str]:
         """Return "cached", "failed" (and to be tried again) or "new" for every key."""
-        units: list[Unit] = [*self.components, *self.cells]
-        return {
-            u.key: "cached" if store.has(u.kind, u.key) else "failed" if store.failure(u.key) else "new" for u in units
-        }
+        published, failed = set().union(*(store.keys(kind) for kind in KINDS)), store.failed()
+        keys = [unit.key for unit in (*self.components, *self.cells)]
+        return {key: "cached" if key in published else "failed" if key in failed else "new" for key in keys}
 
 
 # Units
@@ -159,12 +158,12 @@ def _add_task(
     plan.cells += cells
     seeds = [*spec.seeds, *(select.seeds if select else ())]
     order = {part: position for position, part in enumerate(spec.tasks[0].components)}
-    ranks: dict[str, int] = {}  # of configs, in order of appearance
-    for unit in units.components.values():
-        ranks.setdefault(digest(unit.config), len(ranks))
+    seed_ranks = {seed: seeds.index(seed) for seed in seeds}
+    hashes = {id(unit.config): digest(unit.config) for unit in units.components.values()}
+    ranks = {each: position for position, each in enumerate(dict.fromkeys(hashes.values()))}  # as they appear
     plan.components += sorted(
         units.components.values(),
-        key=lambda unit: (order[unit.component], ranks[digest(unit.config)], seeds.index(unit.seed)),
+        key=lambda unit: (order[unit.component], ranks[hashes[id(unit.config)]], seed_ranks[unit.seed]),
     )
 
 
@@ -263,15 +262,25 @@ def cell_packs(plan: Plan, store: Store | None = None) -> list[Pack]:
 
 def _packs(units: Sequence[Unit], spec: Spec, store: Store | None) -> list[Pack]:
     limit, compute = spec.resources.seeds_per_pack, spec.compute.to_dict()
-    groups: dict[str, list[Any]] = {}
+    published = set().union(*(store.keys(kind) for kind in KINDS)) if store and units else set[str]()
+    hashes: dict[int, str] = {}  # of configs, which the units of a grid share
+
+    def hashed(config: dict[str, Any] | None) -> str:
+        if id(config) not in hashes:
+            hashes[id(config)] = digest(config)
+        return hashes[id(config)]
+
+    groups: dict[tuple[Any, ...], list[Any]] = {}
     for unit in units:
-        own = {name: value for name, value in asdict(unit).items() if name not in ("key", "seed", "parts")}
-        groups.setdefault(digest(own), []).append(unit)
+        own = {name: value for name, value in vars(unit).items() if name not in ("key", "seed", "parts")}
+        own["configs"] = tuple((name, hashed(config)) for name, config in unit.configs.items())
+        own |= {name: hashed(own[name]) for name in ("config", "planner") if name in own}
+        groups.setdefault(tuple(own.values()), []).append(unit)
     packs = []
     for group in groups.values():
         size = limit or len(group)
         for start in range(0, len(group), size):
-            part = [u for u in group[start : start + size] if store is None or not store.has(u.kind, u.key)]
+            part = [unit for unit in group[start : start + size] if unit.key not in published]
             if part:
                 packs.append(Pack(tuple(part), compute))
     return packs

@@ -39,11 +39,17 @@ class FakeStore:
     def has(self, kind: str, key: str) -> bool:
         return key in self.published
 
+    def keys(self, kind: str) -> list[str]:
+        return sorted(self.published)
+
     def manifest(self, kind: str, key: str) -> dict[str, Any]:
         return self.published[key]
 
     def failure(self, key: str) -> dict[str, Any] | None:
         return self.failures.get(key)
+
+    def failed(self) -> set[str]:
+        return set(self.failures)
 
 
 def plan(folder: Path, text: str = BASE, store: Any = None, **options: Any) -> Plan:

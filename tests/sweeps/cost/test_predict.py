@@ -53,8 +53,8 @@ class Archive:
     def manifest(self, kind: str, key: str) -> dict[str, Any]:
         return self.manifests[kind][key]
 
-    def failure(self, key: str) -> None:
-        return None
+    def failed(self) -> set[str]:
+        return set()
 
     def publish_component(self, unit: ComponentUnit, pack: list[str], per_second: float, host: str) -> None:
         self.manifests["component"][unit.key] = {
