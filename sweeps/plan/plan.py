@@ -40,8 +40,8 @@ class Plan:
     def states(self, store: Store) -> dict[str, str]:
         """Return "cached", "failed" (and to be tried again) or "new" for every key."""
         published, failed = set().union(*(store.keys(kind) for kind in KINDS)), store.failed()
-        keys = [unit.key for unit in (*self.components, *self.cells)]
-        return {key: "cached" if key in published else "failed" if key in failed else "new" for key in keys}
+        units: list[Unit] = [*self.components, *self.cells]
+        return {u.key: "cached" if u.key in published else "failed" if u.key in failed else "new" for u in units}
 
 
 # Units
