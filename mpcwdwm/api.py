@@ -81,6 +81,7 @@ def load(
         termination=RULES[facts["termination"]] if facts["termination"] else None,
         goal_reward=facts.get("goal_reward"),
         env_id=facts["env_id"],
+        env_kwargs=facts.get("env_kwargs", {}),
         max_episode_steps=facts["max_episode_steps"],
         reference=tuple(facts["reference"]) if facts["reference"] else None,
         dataset=_dataset(facts) if planner is not None and planner.uses_dataset else None,

@@ -7,6 +7,7 @@ the episodes, the learning curves and the plan alone: fixed columns, fixed forma
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -113,6 +114,7 @@ def build_table(tracking_uri: str, sweep: str) -> Table:
     shown = [group for task_groups in groups.values() for group in task_groups]
     sentences = [verdict(task, task_groups) for task, task_groups in groups.items()]
     mixtures = mixture_notes(pd.concat([cells, parts])) if len(cells) else []
+    mixtures += _environments(by_task)
     return Table(
         sweep=sweep,
         rows=[group.row for group in shown],
@@ -140,6 +142,12 @@ def _cells_by_task(
             cell = replace(cell, episodes=None, failure="the score of an episode is not finite")
         by_task.setdefault(facts["task"], {}).setdefault(facts["role"], []).append(cell)
     return by_task, notes
+
+
+def _environments(by_task: Mapping[str, dict[str, list[Cell]]]) -> list[str]:
+    """Return what was recorded of each task's environment for readers of its scores, one note each."""
+    told = ((task, cell.facts.get("env_note")) for task, roles in by_task.items() for cell in chain(*roles.values()))
+    return [f"{task}: {note}" for task, note in dict.fromkeys(told) if note]
 
 
 def _sources(groups: Sequence[Group]) -> list[str]:

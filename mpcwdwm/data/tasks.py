@@ -11,9 +11,11 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from pydantic import JsonValue
 
 from mpcwdwm.data.conversion import in_d4rl_layout
 from mpcwdwm.data.fingerprint import sha256_of
@@ -41,6 +43,7 @@ class Task:
     max_episode_steps: int
     goal_reward: float | None = None  # a step that earns more has reached the goal; None: there is none
     columns: tuple[tuple[str, str], ...] = ()  # D4RL's name → the file's, of arrays that have another
+    env_kwargs: Mapping[str, JsonValue] = field(default_factory=dict, hash=False)  # what the environment is made with
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def custom_task(
     max_episode_steps: int | None = None,
     goal_reward: float | None = None,
     columns: Mapping[str, str] | None = None,
+    env_kwargs: Mapping[str, JsonValue] | None = None,
 ) -> Task:
     """Return the task made of a dataset and a Gymnasium id.
 
@@ -143,6 +147,7 @@ def custom_task(
 
     What is not given is taken from what is known of the robot (HalfCheetah, Hopper, Walker2d, Ant, AntMaze,
     PointMaze), the number of steps from Gymnasium's registration. The file need not exist yet; `dataset_path` checks.
+    Nothing but that is known of an environment made with ``env_kwargs``, which may change rules and rewards.
     A step that earns more than ``goal_reward`` [data's unit] has reached the goal, and ends imagined rollouts.
 
     Raises:
@@ -155,7 +160,7 @@ def custom_task(
         raise UserError(f"task name '{name}' may contain only letters, digits and . _ + -")
     if name in TASKS:
         raise UserError(f"task name '{name}' belongs to a registered task: give your dataset another name")
-    robot, spec = robot_of(env), env_spec(env)
+    robot, spec = None if env_kwargs else robot_of(env), env_spec(env)
     if termination is not None:
         try:
             RULES[termination]
@@ -180,6 +185,7 @@ def custom_task(
         max_episode_steps=steps,
         goal_reward=robot.goal_reward if goal_reward is None and robot else goal_reward,
         columns=tuple(sorted((columns or {}).items())),
+        env_kwargs=dict(env_kwargs or {}),
     )
 
 

@@ -9,22 +9,32 @@ import importlib
 import inspect
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
+from pydantic import JsonValue
 
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["check_env", "env_spec", "make_env", "mujoco_version"]
+__all__ = ["check_env", "env_spec", "environment_note", "make_env", "mujoco_version"]
 
 # From 3.5.0 on the contact margin of a pair is the sum of both geoms' margins, before it was the larger
 # one: Hopper and Ant then move differently from the environments the datasets were recorded in.
 FIRST_UNFIT_MUJOCO = (3, 5)
 SIMULATED = ("gymnasium.envs.mujoco", "mpcwdwm.envs.")  # where the entry points of MuJoCo's robots begin
 FAITHFUL = ("gymnasium.envs.", "mpcwdwm.envs.")  # of environments that need no guard
+# Arguments of gymnasium.make that are not the environment's.
+TAKEN_KWARGS = frozenset({"max_episode_steps", "disable_env_checker", "vectorization_mode", "vector_kwargs"})
+TAKEN = "they are not the environment's own; the time limit is the task's max_episode_steps"
 NEW_API = "update it to gymnasium.Env, or wrap it in shimmy.GymV21CompatibilityV0 (pip install 'shimmy[gym-v21]')"
+# Where Gymnasium's v5 differs from D4RL's environments, -v2, and from -v4.
+V5_NOTES = {
+    "Hopper": "its return is 1.0 lower at each fall than that of Hopper-v4 and D4RL",
+    "Walker2d": "other physics (a foot's friction) than Walker2d-v4 and D4RL, and its return is 1.0 lower at each fall",
+    "Ant": "other observations and rewards than those of Ant-v4 and D4RL",
+}
 MUJOCO_INSTALL = "pip uninstall -y mujoco mujoco-core mujoco-studio && pip install 'mujoco>=3.3.7,<3.5'"
 
 
@@ -136,26 +146,33 @@ def _old_api(env: gymnasium.Env[Any, Any], reason: str) -> UserError:
 # ── The factory ───────────────────────────────────────────────────────────────
 
 
-def make_env(env_id: str) -> Any:
+def make_env(env_id: str, env_kwargs: Mapping[str, JsonValue] | None = None) -> Any:
     """Return a ready Gymnasium environment with vector observations and actions in [-1, 1].
 
     An action space with other bounds is rescaled (`gymnasium.wrappers.RescaleAction`), so a dataset
     for it must hold actions divided by those bounds. Nothing is printed.
 
+    Args:
+        env_id: Gymnasium id.
+        env_kwargs: passed to the environment's constructor, over those of its registration.
+
     Raises:
         UserError: unknown or retired id, unfit MuJoCo, spaces that are not vectors, or the
             environment's own constructor failed.
     """
-    spec = env_spec(env_id)
+    spec, env_kwargs = env_spec(env_id), dict(env_kwargs or {})
+    if taken := TAKEN_KWARGS & env_kwargs.keys():
+        raise UserError(f"environment '{env_id}': env_kwargs may not hold {', '.join(sorted(taken))}; {TAKEN}")
     _refuse_unfit_mujoco(spec)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gymnasium calls -v4 out of date; here it is the one wanted
         try:
-            env = gymnasium.make(spec, disable_env_checker=True)
+            env = gymnasium.make(spec, disable_env_checker=True, **env_kwargs)
         except Exception as error:  # a foreign constructor may raise anything
             if "Gym is incompatible with Gymnasium" in str(error):
                 raise UserError(f"environment '{env_id}' is of gym, not of gymnasium: {NEW_API}") from None
-            raise UserError(f"environment '{env_id}' cannot be made: {type(error).__name__}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"environment '{env_id}' cannot be made: {type(error).__name__}: {reason}") from error
     try:
         _refuse_unfit_spaces(env, env_id)
     except UserError:
@@ -169,13 +186,15 @@ def make_env(env_id: str) -> Any:
     return env
 
 
-def check_env(env_id: str, obs_dim: int, act_dim: int) -> tuple[float, float] | None:
+def check_env(
+    env_id: str, obs_dim: int, act_dim: int, env_kwargs: Mapping[str, JsonValue] | None = None
+) -> tuple[float, float] | None:
     """Return the action bounds that [-1, 1] is rescaled to, (lowest, highest), None where nothing is rescaled.
 
     Raises:
         UserError: the environment's observation or action has other dimensions, or `make_env` raises it.
     """
-    env = make_env(env_id)
+    env = make_env(env_id, env_kwargs)
     env_obs_dim, env_act_dim = env.observation_space.shape[0], env.action_space.shape[0]
     own = env.env.action_space if isinstance(env, gymnasium.wrappers.RescaleAction) else None
     env.close()
@@ -186,3 +205,21 @@ def check_env(env_id: str, obs_dim: int, act_dim: int) -> tuple[float, float] | 
                 f" have {env_dim}: give the environment the data were recorded in"
             )
     return None if own is None else (float(own.low.min()), float(own.high.max()))
+
+
+def environment_note(env_id: str, env_kwargs: Mapping[str, JsonValue], bounds: tuple[float, float] | None) -> str:
+    """Return in one line what a reader of scores should know of an environment; "" where there is nothing.
+
+    Args:
+        env_id: Gymnasium id.
+        env_kwargs: what it is made with.
+        bounds: of its actions, where they are rescaled.
+    """
+    notes, robot = [], re.fullmatch(r"(\w+)-v5", env_id)
+    if robot and robot[1] in V5_NOTES:
+        notes.append(f"{env_id}: {V5_NOTES[robot[1]]}")
+    if env_kwargs:
+        notes.append(f"{env_id} is made with {', '.join(f'{name}={value}' for name, value in env_kwargs.items())}")
+    if bounds:
+        notes.append(f"actions of policies and data, in [-1, 1], are rescaled to [{bounds[0]:g}, {bounds[1]:g}]")
+    return "; ".join(notes)

@@ -92,6 +92,7 @@ def evaluate(
         act,
         episode_seeds(env_seed, episodes) * len(seeds),
         max_steps=parts.max_episode_steps,
+        env_kwargs=parts.env_kwargs,
         device=parts.device,
         on_step=on_step,
     )

@@ -4,11 +4,12 @@ An episode that has ended keeps its row, so that the others' numbers do not depe
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from mpcwdwm.envs.factory import make_env
@@ -41,6 +42,7 @@ def rollout(
     env_seeds: Sequence[int],
     *,
     max_steps: int,
+    env_kwargs: Mapping[str, JsonValue] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     on_step: Callable[[int, Tensor], None] | None = None,
@@ -52,11 +54,12 @@ def rollout(
         act: the policy; it acts in ended episodes, too, where its actions are ignored.
         env_seeds: one reset seed per episode, N in all.
         max_steps: episodes are cut here at the latest.
+        env_kwargs: what the environment is made with.
         device: where observations are put.
         dtype: of the observations.
         on_step: called with the number of steps done and which episodes are still running.
     """
-    envs = [make_env(env_id) for _ in env_seeds]
+    envs = [make_env(env_id, env_kwargs) for _ in env_seeds]
     try:
         obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, env_seeds, strict=True)])
         alive = np.ones(len(envs), dtype=bool)

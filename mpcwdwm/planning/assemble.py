@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypedDict, Unpack, runtime_checkable
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from mpcwdwm.components.component import ActorComponent, Component, CriticComponent, Member
@@ -41,6 +42,7 @@ class Facts(TypedDict, total=False):
     termination: Callable[[Tensor], Tensor] | None
     goal_reward: float | None
     env_id: str
+    env_kwargs: Mapping[str, JsonValue]
     max_episode_steps: int
     reference: tuple[float, float] | None
     dataset: Dataset | None
@@ -64,7 +66,7 @@ def assemble(
         critic_from: the component whose critic is used; None: of `value` or of another component than the base where
             one has a critic, else of the base, if it has one.
         device: where the parts go.
-        **facts: further fields of `Parts`: termination, goal_reward, env_id,
+        **facts: further fields of `Parts`: termination, goal_reward, env_id, env_kwargs,
             max_episode_steps, reference, dataset.
 
     Raises:

@@ -5,11 +5,12 @@ row has its own policy parameters; the frozen networks are shared by a member's 
 signatures can replace a part; `ModulePolicy` makes a policy of any `torch.nn.Module`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -119,6 +120,7 @@ class Parts:
     discount: float = 0.99
     members: int = 1
     env_id: str = ""
+    env_kwargs: Mapping[str, JsonValue] = field(default_factory=dict)  # what the environment is made with
     max_episode_steps: int = 1000
     reference: tuple[float, float] | None = None  # D4RL's (min, max) return
     behavior: Behavior | None = None  # for planners that stay near the data

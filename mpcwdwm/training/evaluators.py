@@ -4,10 +4,11 @@
 from its own predictions (`open_loop`), because errors that compound over a planner's horizon do not show in one step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from mpcwdwm.components.component import ActorComponent, Batch, Component, DynamicsComponent
@@ -32,7 +33,12 @@ Evaluator = Callable[[Component], list[dict[str, float]]]
 
 
 def policy_evaluator(
-    env_id: str, seeds: Sequence[int], episodes: int, max_steps: int, reference: tuple[float, float] | None
+    env_id: str,
+    seeds: Sequence[int],
+    episodes: int,
+    max_steps: int,
+    reference: tuple[float, float] | None,
+    env_kwargs: Mapping[str, JsonValue] | None = None,
 ) -> Evaluator:
     """Return a function that plays a component's policy in the environment.
 
@@ -42,6 +48,7 @@ def policy_evaluator(
         episodes: per member.
         max_steps: episodes are cut here.
         reference: D4RL's (min, max) return, for normalized scores; None: none.
+        env_kwargs: what the environment is made with.
     """
     env_seeds = episode_seeds(CURVE_ENV_SEED, episodes, "curve")
 
@@ -54,7 +61,15 @@ def policy_evaluator(
             action: Tensor = actor(obs.unflatten(0, (len(seeds), episodes)))
             return action.flatten(0, 1)
 
-        played = rollout(env_id, act, env_seeds * len(seeds), max_steps=max_steps, device=device, dtype=dtype)
+        played = rollout(
+            env_id,
+            act,
+            env_seeds * len(seeds),
+            max_steps=max_steps,
+            env_kwargs=env_kwargs,
+            device=device,
+            dtype=dtype,
+        )
         points = []
         for member in range(len(seeds)):
             own = played[member * episodes : (member + 1) * episodes]

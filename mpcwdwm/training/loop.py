@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from mpcwdwm.components.component import ActorComponent, Component, ComponentConfig, Context, Member
@@ -275,6 +276,7 @@ def train(
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
     env_id: str | None = None,
+    env_kwargs: Mapping[str, JsonValue] | None = None,
     max_episode_steps: int = DEFAULT_MAX_STEPS,
     reference: tuple[float, float] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -293,6 +295,7 @@ def train(
         device: where to train.
         checkpoint: a file that is written on the way and continued from if it is there.
         env_id: environment of a policy's learning curve; without it the curve holds losses only.
+        env_kwargs: what the environment is made with.
         max_episode_steps: episodes of the curve are cut here.
         reference: D4RL's (min, max) return, for normalized scores in the curve.
         on_progress: called with (steps done, steps in all).
@@ -317,7 +320,7 @@ def train(
     evaluate = None
     if isinstance(training.part, ActorComponent):
         if env_id is not None and config.eval_episodes:
-            evaluate = policy_evaluator(env_id, seeds, config.eval_episodes, max_episode_steps, reference)
+            evaluate = policy_evaluator(env_id, seeds, config.eval_episodes, max_episode_steps, reference, env_kwargs)
     elif all(dataset.heldout.any() for dataset in training.datasets):
         evaluate = heldout_evaluator(training.part, training.datasets)
     training.run(checkpoint=checkpoint, evaluate=evaluate, on_progress=on_progress)

@@ -214,7 +214,8 @@ class _Packs:
 
         The policy is asked until the longest episode has ended; an environment is stepped until its own has.
         """
-        rows, env, lengths = len(pack.units) * episodes, env_cost(pack.units[0].task.env_id), self._lengths_of(pack)
+        rows, task, lengths = len(pack.units) * episodes, pack.units[0].task, self._lengths_of(pack)
+        env = env_cost(task.env_id, task.env_kwargs)
         return rows * env.first + lengths.longest * acting + rows * lengths.mean * env.step
 
     def _lengths_of(self, pack: Pack) -> Lengths:

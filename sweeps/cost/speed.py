@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 
 from cluster.provenance import host_name
 from mpcwdwm.components import component_class, untrained_bases
@@ -182,10 +183,11 @@ def act_cost(work: Acts, place: Place, *, anew: bool = False) -> Cost:
     return _remember(what, place, lambda: time_acts(work, place), anew=anew, name=name)
 
 
-def env_cost(env_id: str, *, anew: bool = False) -> Cost:
+def env_cost(env_id: str, env_kwargs: Mapping[str, JsonValue] | None = None, *, anew: bool = False) -> Cost:
     """Return the cost of a step of one environment under random actions; `first` is making and resetting it."""
-    what = {"env": env_id, "mujoco": mujoco_version(), "code": code_hash("mpcwdwm.envs.factory")}
-    return _remember(what, ONE_CORE, lambda: time_env(env_id), anew=anew, name=f"environment '{env_id}'")
+    made = {"env_kwargs": dict(env_kwargs)} if env_kwargs else {}
+    what = {"env": env_id, **made, "mujoco": mujoco_version(), "code": code_hash("mpcwdwm.envs.factory")}
+    return _remember(what, ONE_CORE, lambda: time_env(env_id, env_kwargs), anew=anew, name=f"environment '{env_id}'")
 
 
 def weight_bytes(component: str, config: ComponentConfig, dims: tuple[int, int]) -> int:
@@ -361,11 +363,11 @@ def extrapolated(timed: list[tuple[float, float]]) -> float:
     return min(seconds / size, seconds + slope * (1 - size))
 
 
-def time_env(env_id: str) -> Cost:
+def time_env(env_id: str, env_kwargs: Mapping[str, JsonValue] | None = None) -> Cost:
     """Measure what `env_cost` remembers."""
-    make_env(env_id).close()  # the first one loads the simulator
+    make_env(env_id, env_kwargs).close()  # the first one loads the simulator
     started = ONE_CORE.clock()
-    env = make_env(env_id)
+    env = make_env(env_id, env_kwargs)
     env.reset(seed=0)
     first = ONE_CORE.clock() - started
     actions = np.random.default_rng(0).uniform(-1, 1, (ENV_STEPS, *env.action_space.shape)).astype(np.float32)

@@ -19,7 +19,7 @@ from mpcwdwm.components.component import Rows
 from mpcwdwm.data import Task, dataset_path, read_dataset, sha256_of
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.recognised import Extent, unlike_the_original
-from mpcwdwm.envs.factory import check_env, mujoco_version
+from mpcwdwm.envs.factory import check_env, environment_note, mujoco_version
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
@@ -72,15 +72,17 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
         try:
             path = dataset_path(task).resolve()
             known = dataset_facts(path, learners[task.name])
-            dims = (task.env_id, known.obs_dim, known.act_dim)
-            if dims not in bounds:
-                bounds[dims] = check_env(*dims)
+            made, dims = json.dumps(task.env_kwargs, sort_keys=True), (known.obs_dim, known.act_dim)
+            environment = (task.env_id, made, *dims)
+            if environment not in bounds:
+                bounds[environment] = check_env(task.env_id, *dims, task.env_kwargs)
             if task.termination is not None:
                 _check_rule(task.termination, known.obs_dim)
         except UserError as error:
             raise spec.document.error(_entry(spec, task), f"task '{task.name}': {error}") from None
         facts[task.name] = known
         unlike = unlike_the_original(task, known.extent)
+        env_note = environment_note(task.env_id, task.env_kwargs, bounds[environment])
         tasks[task.name] = TaskRef(
             name=task.name,
             env_id=task.env_id,
@@ -92,12 +94,11 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             max_episode_steps=task.max_episode_steps,
             source="local" if unlike else task.source,
             goal_reward=task.goal_reward,
+            env_kwargs=dict(task.env_kwargs),
+            env_note=env_note,
         )
-        if rescaled := bounds[dims]:
-            low, high = rescaled
-            notices.append(
-                f"{task.name}: actions of policies and data, in [-1, 1], are rescaled to [{low:g}, {high:g}]"
-            )
+        if env_note:
+            notices.append(f"{task.name}: {env_note}")
         if unlike:
             notices.append(f"{task.name}: the file is not D4RL's ({unlike}), so no published score stands beside it")
         if spec.planners and task.termination is None and task.goal_reward is None:

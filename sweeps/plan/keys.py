@@ -120,6 +120,7 @@ def _played_in(task: TaskRef) -> dict[str, Any]:
         "mujoco": task.mujoco,
         "max_episode_steps": task.max_episode_steps,
         "reference": task.reference,
+        **({"env_kwargs": task.env_kwargs} if task.env_kwargs else {}),
     }
 
 

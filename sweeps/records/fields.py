@@ -81,6 +81,8 @@ def unit_tags(unit: Unit, manifest: dict[str, Any], sweep: str) -> dict[str, str
         "mujoco": unit.task.mujoco,
         "score_unit": "normalized" if unit.task.reference else "return",
     }
+    if unit.task.env_note:
+        tags["env_note"] = unit.task.env_note
     for name in ("git_sha", "torch", "device", "threads", "mpcwdwm"):
         tags[name] = str(manifest.get(name) or "unknown")
     return tags

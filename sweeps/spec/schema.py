@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Strict, model_validator
+from pydantic import AfterValidator, BeforeValidator, JsonValue, Strict, model_validator
 
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.nn.compute import ComputeConfig
@@ -126,6 +126,7 @@ class TaskSection(Section):
     dataset: str = setting(..., "HDF5 in D4RL's layout or Minari's, or NPZ, relative to the YAML; or minari:ID")
     columns: dict[str, str] = setting({}, "D4RL's name of an array: the file's, where it has another")
     env: str = setting(..., "Gymnasium id of the environment to evaluate in")
+    env_kwargs: dict[str, JsonValue] = setting({}, "keyword arguments of the environment")
     reference: tuple[Real, Real] | None = setting(None, "returns that score 0 and 100; unset: raw returns")
     termination: str | None = setting(None, "rule that ends imagined rollouts; unset: by the environment")
     max_episode_steps: Int | None = setting(None, "time limit; unset: the environment's", ge=1)

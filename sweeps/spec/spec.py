@@ -91,6 +91,7 @@ def _task_entry(task: Task) -> Any:
         "termination": task.termination,
         "max_episode_steps": task.max_episode_steps,
         "goal_reward": task.goal_reward,
+        **({"env_kwargs": dict(task.env_kwargs)} if task.env_kwargs else {}),
         **({"columns": dict(task.columns)} if task.columns else {}),
     }
 
@@ -240,6 +241,7 @@ def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
             termination=section.termination,
             max_episode_steps=section.max_episode_steps,
             goal_reward=section.goal_reward,
+            env_kwargs=section.env_kwargs,
             columns=section.columns,
         )
     except ValidationError as error:

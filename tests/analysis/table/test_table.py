@@ -215,6 +215,15 @@ def test_a_mixture_is_not_flagged_where_there_is_none(known):
     assert not [note for note in known.notes if note.startswith("⚠")]
 
 
+def test_what_was_noted_of_an_environment_is_said_once_for_each_task(store, tmp_path):
+    noted, plain = task("own", env_note="actions are rescaled to [-2, 2]"), task("plain")
+    cells = [baseline("noted", "rebrac", seed, of) for of in (noted, plain) for seed in (0, 1)]
+    record(store, "noted", cells, {cell.key: [100, 200] for cell in cells}, tmp_path)
+    table = build_table(store, "noted")
+    assert [note for note in table.notes if "rescaled" in note] == ["own: actions are rescaled to [-2, 2]"]
+    assert "own: actions are rescaled" in table.to_markdown()
+
+
 def test_published_scores_stand_beside_d4rl_tasks_and_second_hand_ones_are_marked(store, tmp_path):
     of = task("hopper-medium-replay-v2", source="d4rl")
     local = task("hopper-medium-v2", source="local")  # the name alone does not make it D4RL's

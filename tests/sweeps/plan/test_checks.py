@@ -12,6 +12,7 @@ from mpcwdwm.data.tasks import expected_path
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
 from sweeps.plan import checks
+from sweeps.spec.spec import load_spec
 from tests.support.d4rl_standins import stand_in
 from tests.support.parts import BUNDLED
 from tests.support.plans import BASE, FakeStore, plan
@@ -145,6 +146,24 @@ def test_the_user_is_told_where_rollouts_do_not_end_and_what_nothing_uses(tmp_pa
     for said in ("do not end", "raw returns", "components.iql", "are rescaled to [-3, 3]"):
         assert any(said in notice for notice in notices), said
     assert plan(tmp_path).notices == []
+
+
+def test_an_environments_arguments_stand_in_the_yaml_and_are_noted(tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "own.hdf5", episodes(obs_dim=11, act_dim=3))
+    task = "[{name: own, dataset: own.hdf5, env: Hopper-v5, env_kwargs: {healthy_reward: 2.0, frame_skip: 2}}]"
+    made = plan(tmp_path, BASE.replace(f"[{BUNDLED}]", task))
+    assert made.cells[0].task.env_kwargs == {"healthy_reward": 2.0, "frame_skip": 2}
+    noted = [notice for notice in made.notices if "healthy_reward=2.0, frame_skip=2" in notice]
+    assert noted == [f"own: {made.cells[0].task.env_note}"]
+    assert "1.0 lower at each fall" in noted[0]
+    plain = plan(tmp_path, BASE.replace(f"[{BUNDLED}]", "[{name: own, dataset: own.hdf5, env: Hopper-v5}]"))
+    assert {cell.key for cell in plain.cells}.isdisjoint(cell.key for cell in made.cells)
+    resolved = load_spec(tmp_path / "s.yaml").to_yaml()
+    assert "env_kwargs" not in resolved
+    (tmp_path / "r.yaml").write_text(made.spec.to_yaml())
+    assert load_spec(tmp_path / "r.yaml").tasks[0].task.env_kwargs == {"healthy_reward": 2.0, "frame_skip": 2}
+    with pytest.raises(UserError, match=r"s\.yaml:\d+: task 'own': environment 'Hopper-v5' cannot be made: TypeError"):
+        plan(tmp_path, BASE.replace(f"[{BUNDLED}]", task.replace("frame_skip", "frame_skips")))
 
 
 def test_the_user_is_told_what_the_store_cannot_do(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_what_ends_a_rollout_counts_for_a_component_that_imagines(change: dict[s
     assert component_key(**{**COMPONENT, "task": replace(TASK, **change)}) == component_key(**COMPONENT)
 
 
-@pytest.mark.parametrize("change", [{"dataset": "/b/y.hdf5"}, {"source": "d4rl"}], ids=str)
+@pytest.mark.parametrize("change", [{"dataset": "/b/y.hdf5"}, {"source": "d4rl"}, {"env_note": "rescaled"}], ids=str)
 def test_where_the_dataset_lies_does_not_change_a_components_key(change: dict[str, Any]) -> None:
     assert component_key(**{**COMPONENT, "task": replace(TASK, **change)}) == component_key(**COMPONENT)
 
@@ -113,6 +113,7 @@ COUNTS_FOR_A_CELL = [
     {"task": replace(TASK, max_episode_steps=500)},
     {"task": replace(TASK, termination=None)},
     {"task": replace(TASK, goal_reward=0.5)},
+    {"task": replace(TASK, env_kwargs={"frame_skip": 5})},
     {"task": replace(TASK, reference=None)},
 ]
 
@@ -131,6 +132,7 @@ def test_keys_are_names_of_folders_that_people_can_read() -> None:
 
 PLAYED_IN = [
     {"env_id": "Hopper-v5"},
+    {"env_kwargs": {"frame_skip": 5}},
     {"mujoco": "3.3.7"},
     {"max_episode_steps": 500},
     {"reference": (0.0, 1.0)},
