@@ -32,7 +32,7 @@ class TaskRef:
     max_episode_steps: int
     source: str  # "d4rl", "bundled" or "local"
     goal_reward: float | None = None  # a step that earns more has reached the goal; None: there is none
-    env_kwargs: dict[str, Any] = field(default_factory=dict)  # what the environment is made with
+    env_kwargs: dict[str, Any] = field(default_factory=dict, hash=False)  # what the environment is made with
     env_note: str = ""  # what a reader of its scores should know of the environment
 
 

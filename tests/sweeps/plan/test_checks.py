@@ -12,6 +12,7 @@ from mpcwdwm.data.tasks import expected_path
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
 from sweeps.plan import checks
+from sweeps.plan.plan import cell_packs
 from sweeps.spec.spec import load_spec
 from tests.support.d4rl_standins import stand_in
 from tests.support.parts import BUNDLED
@@ -157,6 +158,7 @@ def test_an_environments_arguments_stand_in_the_yaml_and_are_noted(tmp_path: Pat
     assert noted == [f"own: {made.cells[0].task.env_note}"]
     assert "1.0 lower at each fall" in noted[0]
     plain = plan(tmp_path, BASE.replace(f"[{BUNDLED}]", "[{name: own, dataset: own.hdf5, env: Hopper-v5}]"))
+    assert len(cell_packs(made)) == len({cell.method for cell in made.cells})  # seeds stay together
     assert {cell.key for cell in plain.cells}.isdisjoint(cell.key for cell in made.cells)
     resolved = load_spec(tmp_path / "s.yaml").to_yaml()
     assert "env_kwargs" not in resolved
