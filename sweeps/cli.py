@@ -35,7 +35,10 @@ sweep_app = typer.Typer(help="Plan, run and inspect sweeps.", no_args_is_help=Tr
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
 
-SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="YAML file, or a sweep's name in this folder.")]
+SpecArgument = Annotated[
+    str,
+    typer.Argument(metavar="SPEC", help="YAML file, or name of a sweep in this folder or of `mpcwdwm sweep specs`."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the YAML, as in evaluation.episodes=20."),
@@ -151,11 +154,11 @@ def sweep_status(
 @sweep_app.command("list")
 def sweep_list() -> None:
     """Show the sweeps of this folder and how far they are."""
-    from sweeps.spec.spec import list_specs
+    from sweeps.spec.names import list_specs
 
     found = list_specs(Path.cwd())
     if not found:
-        print("no sweeps in this folder")
+        print("no sweeps in this folder; `mpcwdwm sweep specs` lists those that come with mpcwdwm")
     width = max((len(name) for name, _ in found), default=0)
     for name, path in found:
         try:
@@ -166,6 +169,18 @@ def sweep_list() -> None:
         except UserError as error:
             state = f"error: {error}"
         print(f"{name:<{width}}  {path.name}  {state}")
+
+
+@sweep_app.command("specs")
+def sweep_specs() -> None:
+    """Show the sweeps that come with mpcwdwm, with their tasks and cells; every command takes their names."""
+    from sweeps.plan.plan import count_cells
+    from sweeps.spec.names import packaged_specs
+
+    loaded = [_load(name) for name, _ in packaged_specs()]
+    width = max(len(spec.name) for spec in loaded)
+    for spec in loaded:
+        print(f"{spec.name:<{width}}  {len(spec.tasks):>2} tasks  {count_cells(spec):>5} cells  {spec.description}")
 
 
 @app.command("table")

@@ -5,6 +5,7 @@ component has rows to learn from. Facts about a file are cached by its hash, so 
 """
 
 import contextlib
+import fnmatch
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter
 
 from cluster.units import TaskRef
 from mpcwdwm.components.component import Rows
-from mpcwdwm.data import Task, dataset_path, read_dataset, sha256_of
+from mpcwdwm.data import TASKS, Task, dataset_path, read_dataset, sha256_of
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.recognised import Extent, unlike_the_original
 from mpcwdwm.envs.factory import check_env, environment_note, mujoco_version
@@ -82,6 +83,7 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             raise spec.document.error(_entry(spec, task), f"task '{task.name}': {error}") from None
         facts[task.name] = known
         unlike = unlike_the_original(task, known.extent)
+        shortened = task.name in TASKS and task.max_episode_steps < TASKS[task.name].max_episode_steps
         env_note = environment_note(task.env_id, task.env_kwargs, bounds[environment])
         tasks[task.name] = TaskRef(
             name=task.name,
@@ -92,7 +94,7 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             termination=task.termination,
             reference=task.reference,
             max_episode_steps=task.max_episode_steps,
-            source="local" if unlike else task.source,
+            source="local" if unlike or shortened else task.source,
             goal_reward=task.goal_reward,
             env_kwargs=dict(task.env_kwargs),
             env_note=env_note,
@@ -107,6 +109,9 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             )
         if task.reference is None:
             notices.append(f"{task.name}: no reference scores are known, so raw returns are shown")
+    if limit := spec.evaluation.max_episode_steps:
+        message = f"episodes end after {limit} steps at the latest (evaluation.max_episode_steps)"
+        notices.append(f"{message}: scores are theirs, and no published score stands beside a shortened task's")
     return Checked(tasks, facts, notices)
 
 
@@ -139,7 +144,8 @@ def check_capture(spec: Spec) -> None:
 def _entry(spec: Spec, task: Task) -> Where:
     """Return where the task stands in the YAML."""
     for index, entry in enumerate(spec.document.data["tasks"]):
-        if entry == task.name or (isinstance(entry, dict) and entry.get("name") == task.name):
+        name = entry.get("name") if isinstance(entry, dict) else entry
+        if name == task.name or (isinstance(entry, str) and fnmatch.fnmatchcase(task.name, entry)):
             return ("tasks", index)
     return ("tasks",)
 

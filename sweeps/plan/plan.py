@@ -7,6 +7,7 @@ depend on what is finished, except with ``evaluation.select``: then finished res
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +24,7 @@ from sweeps.spec.grid import Choice
 from sweeps.spec.schema import Evaluation, Select
 from sweeps.spec.spec import Spec
 
-__all__ = ["Plan", "build_plan", "cell_packs", "component_packs", "score_of"]
+__all__ = ["Plan", "build_plan", "cell_packs", "component_packs", "count_cells", "score_of"]
 
 
 @dataclass
@@ -126,16 +127,34 @@ def build_plan(spec: Spec, store: Store) -> Plan:
     Raises:
         UserError: see `sweeps.plan.checks.check`; or two methods of the sweep are the same.
     """
-    methods = {
-        task.name: [baseline_methods(spec, task), *(planner_methods(spec, task, name) for name in spec.planners)]
-        for task in spec.tasks
-    }
+    methods = _methods(spec)
     checked = check(spec, {name: _learners(itertools.chain(*groups)) for name, groups in methods.items()})
     notices = [*store.notices, *checked.notices, *_notices(spec, itertools.chain(*itertools.chain(*methods.values())))]
     plan = Plan(spec, [], [], notices=notices, facts=checked.facts)
     for name, (baselines, *grids) in methods.items():
         _add_task(plan, store, checked, name, baselines, grids)
     return plan
+
+
+def count_cells(spec: Spec) -> int:
+    """Return how many cells a sweep has, those included that only choose; its datasets need not be there."""
+    select, reported, choosing = spec.evaluation.select, 0, 0
+    for baselines, *grids in _methods(spec).values():
+        reported += len(baselines) + (0 if select else sum(map(len, grids)))
+        if select is None:
+            continue
+        for variants in (Counter(method.variant for method in grid) for grid in grids):
+            reported += len(variants)
+            choosing += sum(candidates for candidates in variants.values() if candidates > 1)
+    return reported * len(spec.seeds) + (choosing * len(select.seeds) if select else 0)
+
+
+def _methods(spec: Spec) -> dict[str, list[list[Method]]]:
+    """Return task name → the baselines, then the grid of every planner."""
+    return {
+        task.name: [baseline_methods(spec, task), *(planner_methods(spec, task, name) for name in spec.planners)]
+        for task in spec.tasks
+    }
 
 
 def _add_task(

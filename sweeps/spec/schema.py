@@ -110,6 +110,12 @@ class Evaluation(Section):
 
     episodes: Int = setting(10, "episodes per cell and training seed", paper=10, ge=1)
     env_seed: Int = setting(0, "seed of the episodes, the same for every method: comparisons are paired", ge=0)
+    max_episode_steps: Int | None = setting(
+        None,
+        "episodes end after so many steps at the latest, to try a sweep out; unset: the task's",
+        unit="steps",
+        ge=1,
+    )
     select: Select | None = setting(None, "choose cells there, report only the chosen ones")
 
 
@@ -147,7 +153,10 @@ class SpecFile(Section):
     """The top level of the YAML."""
 
     name: Name = setting(..., "name of the sweep")
-    tasks: list[Any] = setting(..., "task names, or mappings for one's own datasets", min_length=1)
+    description: str = setting("", "what the sweep is for, in a line")
+    tasks: list[Any] = setting(
+        ..., "names of registered tasks, patterns over them, or mappings for one's own datasets", min_length=1
+    )
     seeds: Seeds = setting(..., "training seeds: n for 0..n-1, or a list")
     components: dict[str, Any] = setting({}, "what differs from the task's defaults")
     planners: dict[Name, Any] = setting({}, "named planners; a list is an axis of the grid")

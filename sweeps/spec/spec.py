@@ -9,7 +9,7 @@ import fnmatch
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,16 +18,17 @@ from pydantic import ValidationError
 
 from analysis.mlflow_store import check_tracking_uri
 from mpcwdwm.components.registry import check_policy
-from mpcwdwm.data import Task, custom_task, find_task
+from mpcwdwm.data import TASKS, Task, custom_task, find_task
 from mpcwdwm.data.conversion import dataset_file
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import PLANNERS
 from sweeps.spec.document import Document, Where, dotted, parse_document, read_document, shortened, write_yaml
 from sweeps.spec.grid import ResolvedTask, read_layers, resolve
+from sweeps.spec.names import find_spec
 from sweeps.spec.schema import Evaluation, Resources, SpecFile, TaskSection, known_keys
 
-__all__ = ["Spec", "list_specs", "load_spec"]
+__all__ = ["Spec", "load_spec"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Spec:
 
     name: str
     path: Path  # of the YAML
+    description: str
     tasks: tuple[ResolvedTask, ...]
     seeds: tuple[int, ...]
     components: tuple[str, ...]  # those set at the top
@@ -72,8 +74,8 @@ class Spec:
         ours, theirs = (parse_document(each, self.name).data for each in (self.to_yaml(), text))
         for each in (ours, theirs):
             each["compute"] = each.get("compute", {}).get("tf32", False)
-        where = ("resources", "storage", "tracking")
-        return all(ours.get(name) == theirs.get(name) for name in {*ours, *theirs}.difference(where))
+        others = ("description", "resources", "storage", "tracking")
+        return all(ours.get(name) == theirs.get(name) for name in {*ours, *theirs}.difference(others))
 
 
 def _matching(patterns: Sequence[str], names: set[str]) -> list[str]:
@@ -96,34 +98,6 @@ def _task_entry(task: Task) -> Any:
     }
 
 
-def list_specs(folder: Path | str) -> list[tuple[str, Path]]:
-    """Return (name, file) of every sweep whose YAML lies in `folder`, by name; other YAML is skipped."""
-    specs = []
-    for path in sorted([*Path(folder).glob("*.yaml"), *Path(folder).glob("*.yml")]):
-        try:
-            data = read_document(path).data
-        except UserError:  # perhaps another program's; naming the file itself shows its error
-            continue
-        if isinstance(data.get("name"), str) and "tasks" in data:
-            specs.append((data["name"], path))
-    return sorted(specs)
-
-
-def _find(spec: str | Path, folder: Path) -> Path:
-    """Return the YAML's path for a path or the name of a sweep in `folder`."""
-    path = Path(spec) if Path(spec).is_absolute() else folder / spec
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return path
-    named = list_specs(folder)
-    found = [file for name, file in named if name == str(spec)]
-    if len(found) > 1:
-        raise UserError(f"sweep '{spec}' is the name of {' and '.join(file.name for file in found)}: give the file")
-    if not found:
-        hint = did_you_mean(str(spec), [name for name, _ in named])
-        raise UserError(f"'{spec}' is neither a file nor the name of a sweep in {folder.resolve()}{hint}")
-    return found[0]
-
-
 def load_spec(
     spec: str | Path,
     *,
@@ -135,7 +109,7 @@ def load_spec(
     """Read and check a sweep.
 
     Args:
-        spec: a YAML file, or the name of a sweep whose YAML lies in `folder`.
+        spec: a YAML file, or the name of a sweep: `find_spec`.
         sets: ``"evaluation.episodes=20"``; the value is YAML, and wins over the file.
         tasks: patterns; only the matching tasks are kept.
         seeds: in place of the file's: ``"3"`` for 0..2, or ``"0,4,7"``.
@@ -144,10 +118,10 @@ def load_spec(
     Raises:
         UserError: anything that is wrong, with file and line.
     """
-    path = _find(spec, folder or Path.cwd()).resolve()
+    found = find_spec(spec, folder or Path.cwd())
     # modules of one's own may lie beside the YAML; Ray's workers get this process' search path
-    sys.path += [place for place in (str(path.parent), str(Path.cwd())) if place not in sys.path]
-    document = read_document(path)
+    sys.path += [place for place in (str(found.folder), str(Path.cwd())) if place not in sys.path]
+    document = read_document(found.path)
     _use_full_names(document)
     for given in sets:
         name, equals, value = given.partition("=")
@@ -162,13 +136,14 @@ def load_spec(
         file = SpecFile.model_validate(document.data)
     except ValidationError as error:
         raise document.translated(error, lambda at: at, known_keys) from None
-    known_tasks = _read_tasks(document, file, path.parent)
+    known_tasks = _within(file.evaluation.max_episode_steps, _read_tasks(document, file, found.folder))
     layers = read_layers(document, file, known_tasks)
     _check_baselines(document, file)
     _check_select(document, file)
     return Spec(
         name=file.name,
-        path=path,
+        path=found.path,
+        description=file.description,
         tasks=resolve(document, _filtered(known_tasks, tasks), layers, file.baselines),
         seeds=file.seeds,
         components=tuple(file.components),
@@ -177,8 +152,8 @@ def load_spec(
         evaluation=file.evaluation,
         compute=file.compute,
         resources=file.resources.fitted(),
-        storage=_storage_place(document, file, path.parent),
-        tracking_uri=_tracking_uri(document, file, path.parent),
+        storage=_storage_place(document, file, found.folder),
+        tracking_uri=_tracking_uri(document, file, found.folder),
         document=document,
     )
 
@@ -219,11 +194,27 @@ def _read_tasks(document: Document, file: SpecFile, folder: Path) -> tuple[Task,
     tasks: dict[str, Task] = {}
     for index, entry in enumerate(file.tasks):
         at: Where = ("tasks", index)
-        task = _task(document, at, entry, folder)
-        if task.name in tasks:
-            raise document.error(at, f"task '{task.name}' is listed twice")
-        tasks[task.name] = task
+        for task in _registered(document, at, entry) or [_task(document, at, entry, folder)]:
+            if task.name in tasks:
+                raise document.error(at, f"task '{task.name}' is listed twice")
+            tasks[task.name] = task
     return tuple(tasks.values())
+
+
+def _registered(document: Document, at: Where, entry: Any) -> list[Task]:
+    """Return the registered tasks that match a pattern, as in "hopper-*-v2"; none if the entry is no pattern."""
+    if not isinstance(entry, str) or not set("*?[").intersection(entry):
+        return []
+    if not (names := fnmatch.filter(TASKS, entry)):
+        raise document.error(at, f"the pattern '{entry}' matches no registered task; `mpcwdwm data list` shows them")
+    return [TASKS[name] for name in names]
+
+
+def _within(limit: int | None, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    """Return the tasks with episodes of at most so many steps."""
+    if limit is None:
+        return tasks
+    return tuple(replace(task, max_episode_steps=min(limit, task.max_episode_steps)) for task in tasks)
 
 
 def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:

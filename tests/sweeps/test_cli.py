@@ -79,6 +79,8 @@ def test_a_mistyped_command_is_corrected(tmp_path: Path) -> None:
     [
         (("sweep", "run", "tinny"), "did you mean 'tiny'"),
         (("sweep", "plan", "absent.yaml"), "absent.yaml"),
+        (("sweep", "plan", "table33"), "did you mean 'table3'"),
+        (("table", "ablation_h"), "run the sweep first"),
         (("sweep", "run", "tiny", "--set", "evaluation.episodse=3"), "episodes"),
         (("sweep", "run", "tiny", "--tasks", "walker"), "walker"),
         (("sweep", "run", "tiny", "--tasks", ""), "names no task"),
@@ -110,6 +112,22 @@ def test_a_plan_starts_and_writes_nothing(folder: Path) -> None:
     assert "cells       6: 6 new, 0 done" in ended.stdout
     assert "CPU-hours" in ended.stdout
     assert os.listdir(folder) == ["tiny.yaml"]
+
+
+def test_the_sweeps_of_the_package_are_listed(tmp_path: Path) -> None:
+    ended = mpcwdwm("sweep", "specs", folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    words = {line.split()[0]: line.split(maxsplit=5)[1:] for line in ended.stdout.splitlines()}
+    assert words["table3"][:4] == ["6", "tasks", "204", "cells"]
+    assert words["table3"][4].startswith("Table 3 of the paper")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_sweep_of_the_package_says_which_data_it_lacks(tmp_path: Path) -> None:
+    ended = mpcwdwm("sweep", "plan", "table3", folder=tmp_path, D4RL_DATASET_DIR=str(tmp_path / "none"))
+    assert ended.returncode == 2
+    assert "run `mpcwdwm data get antmaze-umaze-v2`" in ended.stderr
+    assert ended.stderr.startswith("error: table3.yaml:")
 
 
 def test_every_registered_task_is_listed(tmp_path: Path) -> None:

@@ -186,6 +186,21 @@ def test_a_file_that_is_not_d4rls_is_marked_and_gets_no_published_scores(
         assert len(marked) == (source == "local")
 
 
+def test_shortened_episodes_are_marked_and_get_no_published_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "d4rl"))
+    stand_in(find_task("hopper-random-v2"))
+    text = BASE.replace(BUNDLED, "hopper-random-v2")
+    whole, short = (plan(tmp_path, text, sets=sets) for sets in ([], ["evaluation.max_episode_steps=3"]))
+    assert {cell.task.source for cell in whole.cells} == {"d4rl"}
+    assert {(cell.task.source, cell.task.max_episode_steps) for cell in short.cells} == {("local", 3)}
+    assert any("episodes end after 3 steps at the latest" in notice for notice in short.notices)
+    assert not {cell.key for cell in whole.cells}.intersection(cell.key for cell in short.cells)
+    at_length = plan(tmp_path, text, sets=["evaluation.max_episode_steps=1000"])
+    assert [cell.key for cell in at_length.cells] == [cell.key for cell in whole.cells]
+
+
 def test_a_file_of_other_names_is_planned_from_its_copy(tmp_path: Path) -> None:
     arrays = episodes(obs_dim=11, act_dim=3)
     write_hdf5(tmp_path / "own.hdf5", {"obs" if name == "observations" else name: a for name, a in arrays.items()})

@@ -15,7 +15,7 @@ from mpcwdwm.errors import UserError
 from sweeps.plan.methods import baseline_methods, planner_methods
 from sweeps.spec.document import parse_document, write_yaml
 from sweeps.spec.grid import Grids
-from sweeps.spec.spec import Spec, list_specs, load_spec
+from sweeps.spec.spec import Spec, load_spec
 from tests.support.broken_specs import BROKEN, text
 from tests.support.parts import BUNDLED as HOPPER
 
@@ -240,20 +240,22 @@ def test_paths_are_relative_to_the_yaml_whatever_the_current_folder(
     assert (local.storage, local.tracking_uri) == ("/data/my runs", "sqlite:////data/my runs/mlflow.db")
 
 
-def test_a_sweep_is_found_by_its_name_in_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "one.yaml").write_text(text(name="first"))
-    (tmp_path / "two.yml").write_text(text(name="second"))
-    (tmp_path / "other.yaml").write_text("services: [a]\n")
-    (tmp_path / "broken.yaml").write_text("a: [\n")
-    assert [name for name, _ in list_specs(tmp_path)] == ["first", "second"]
-    assert load_spec("second", folder=tmp_path).path.name == "two.yml"
-    with pytest.raises(UserError, match="did you mean 'first'"):
-        load_spec("frist", folder=tmp_path)
-    (tmp_path / "three.yaml").write_text(text(name="first"))
-    with pytest.raises(UserError, match=r"one\.yaml and three\.yaml|three\.yaml and one\.yaml"):
-        load_spec("first", folder=tmp_path)
-    with pytest.raises(UserError, match="No such file"):
-        load_spec("four.yaml", folder=tmp_path)
+def test_a_pattern_stands_for_the_registered_tasks_that_match(tmp_path: Path) -> None:
+    spec = load(tmp_path, text(tasks='["hopper-*-expert-v2", antmaze-umaze-v2]'))
+    assert [task.name for task in spec.tasks] == ["hopper-medium-expert-v2", "antmaze-umaze-v2"]
+    with pytest.raises(UserError, match=r"s\.yaml:2: the pattern 'hoper-\*' matches no registered task"):
+        load(tmp_path, text(tasks='["hoper-*"]'))
+    with pytest.raises(UserError, match=r"s\.yaml:2: task 'hopper-medium-v2' is listed twice"):
+        load(tmp_path, text(tasks='[hopper-medium-v2, "hopper-m*-v2"]'))
+
+
+def test_episodes_may_be_shortened_to_try_a_sweep_out(tmp_path: Path) -> None:
+    tasks = f"[{HOPPER}, antmaze-umaze-v2, {{name: mine, dataset: x.hdf5, env: Hopper-v4, max_episode_steps: 9}}]"
+    spec = load(tmp_path, text(tasks=tasks), sets=["evaluation.max_episode_steps=20"])
+    assert [task.task.max_episode_steps for task in spec.tasks] == [20, 20, 9]
+    assert load(tmp_path, spec.to_yaml()).tasks == spec.tasks
+    with pytest.raises(UserError, match=r"max_episode_steps should be greater than or equal to 1"):
+        load(tmp_path, text(tasks=tasks), sets=["evaluation.max_episode_steps=0"])
 
 
 def test_the_resolved_yaml_loads_to_the_same_sweep_from_anywhere(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Which YAML a sweep's name means, and from where its relative paths count.
+
+A file wins over the name of a sweep whose YAML lies in the working folder, and that over the name of a sweep that comes
+with the package (``sweeps/specs``). Paths in a file count from its folder; those of a packaged sweep from the working
+folder, because results do not belong into an installed package.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpcwdwm.errors import UserError, did_you_mean
+from sweeps.spec.document import read_document
+
+__all__ = ["Found", "find_spec", "list_specs", "packaged_specs"]
+
+PACKAGED = Path(__file__).parents[1] / "specs"
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The YAML of a sweep."""
+
+    path: Path
+    folder: Path  # what its relative paths count from
+
+
+def list_specs(folder: Path | str) -> list[tuple[str, Path]]:
+    """Return (name, file) of every sweep whose YAML lies in `folder`, by name; other YAML is skipped."""
+    specs = []
+    for path in _files(Path(folder)):
+        try:
+            data = read_document(path).data
+        except UserError:  # perhaps another program's; naming the file itself shows its error
+            continue
+        if isinstance(data.get("name"), str) and "tasks" in data:
+            specs.append((data["name"], path))
+    return sorted(specs)
+
+
+def packaged_specs() -> list[tuple[str, Path]]:
+    """Return (name, file) of every sweep that comes with the package, by name."""
+    return list_specs(PACKAGED)
+
+
+def find_spec(spec: str | Path, folder: Path) -> Found:
+    """Return the YAML that is meant.
+
+    Args:
+        spec: a file, relative to `folder`, or a sweep's name.
+        folder: the working folder.
+
+    Raises:
+        UserError: there is no such file and no such sweep (the closest names are suggested), or two of that name.
+    """
+    path = folder / spec  # an absolute one stays as it is
+    if path.is_file() or (path.suffix in SUFFIXES and path.exists()):
+        return Found(path.resolve(), path.resolve().parent)
+    here, packaged = list_specs(folder), packaged_specs()
+    found = [file for name, file in here if name == str(spec)]
+    if len(found) > 1:
+        raise UserError(f"sweep '{spec}' is the name of {' and '.join(file.name for file in found)}: give the file")
+    if found:
+        return Found(found[0].resolve(), found[0].resolve().parent)
+    if named := dict(packaged).get(str(spec)):
+        return Found(named.resolve(), folder.resolve())
+    if path.suffix in SUFFIXES:
+        near = did_you_mean(path.name, [file.name for file in _files(path.parent)])
+        if path.stem in dict(packaged):
+            near = f"; '{path.stem}' without {path.suffix} is a sweep that comes with mpcwdwm"
+        raise UserError(f"{path}: there is no such file{near}")
+    hint = did_you_mean(str(spec), [name for name, _ in (*here, *packaged)])
+    where = f"the name of a sweep in {folder.resolve()} or of one that comes with mpcwdwm"
+    raise UserError(f"'{spec}' is neither a file nor {where}{hint}; `mpcwdwm sweep specs` lists those")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}"))
