@@ -71,38 +71,56 @@ def data_verify(
 
 @data_app.command("collect")
 def data_collect(
-    env: Annotated[str, typer.Argument(metavar="ENV", help="Gymnasium id, such as Hopper-v4.")],
+    env: Annotated[str, typer.Argument(metavar="ENV", help="Gymnasium id, such as Hopper-v4, or a maze's task.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
     transitions: Annotated[int, typer.Option("--transitions", help="Transitions in the file.")],
     train_steps: Annotated[int, typer.Option("--train-steps", help="Environment steps PPO learns from.")] = 256_000,
-    noise_sd: Annotated[float, typer.Option("--noise-sd", help="Standard deviation of the action noise.")] = 0.3,
+    noise_sd: Annotated[
+        float | None, typer.Option("--noise-sd", help="Standard deviation of the action noise; 0.3, in mazes D4RL's.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of training, initial states and noise.")] = 0,
     snapshots: Annotated[int, typer.Option("--snapshots", help="Policies that are recorded; 1: only the last.")] = 5,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="In mazes: pieces rolled at a time; by default one for each CPU.")
+    ] = None,
 ) -> None:
-    """Train PPO (needs the extra rllib) and record episodes of its snapshots as a dataset of your own."""
+    """Record a dataset of your own: snapshots of PPO (needs the extra rllib); in mazes, planners."""
+    from cluster.collect import collect, collect_maze, is_maze
+    from mpcwdwm.data import TASKS, audit, read_dataset
+
+    env_id = TASKS[env].env_id if env in TASKS else env
     try:
         with interruptible():
             from rich.progress import MofNCompleteColumn
 
-            from cluster.collect import collect
-            from mpcwdwm.data import audit, read_dataset
-
             with _progress(MofNCompleteColumn()) as on_progress:
-                collect(
-                    env,
-                    out,
-                    transitions=transitions,
-                    train_steps=train_steps,
-                    noise_sd=noise_sd,
-                    seed=seed,
-                    snapshots=snapshots,
-                    on_progress=on_progress,
-                )
+                if is_maze(env_id):
+                    collect_maze(
+                        env_id,
+                        out,
+                        rows=transitions,
+                        seed=seed,
+                        noise_sd=noise_sd,
+                        workers=workers,
+                        on_progress=on_progress,
+                    )
+                else:
+                    collect(
+                        env_id,
+                        out,
+                        transitions=transitions,
+                        train_steps=train_steps,
+                        noise_sd=0.3 if noise_sd is None else noise_sd,
+                        seed=seed,
+                        snapshots=snapshots,
+                        on_progress=on_progress,
+                    )
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        kept = "repeat the command to go on" if is_maze(env_id) else "nothing was written"
+        print(f"stopped; {kept}", file=sys.stderr)
         leave(EXIT_CODE)
     print(audit(read_dataset(out)).render())
-    print(f"in a sweep: tasks: [{{name: {out.stem}, dataset: {out}, env: {env}}}]")
+    print(f"in a sweep: tasks: [{{name: {out.stem}, dataset: {out}, env: {env_id}}}]")
 
 
 # Pieces

@@ -138,10 +138,11 @@ POINT_MAZES = {
 """Name, as in D4RL's maze2d tasks → maze. Starts are anywhere in it, G is the goal of every evaluation."""
 
 
-def draw_goal(maze: Maze, random: np.random.Generator) -> NDArray[np.float64]:
+def draw_goal(maze: Maze, random: np.random.Generator, cell: Cell | None = None) -> NDArray[np.float64]:
     """Return a goal (2,) as D4RL's AntMaze-v2 draws one at every reset.
 
-    Each coordinate is that of G's centre plus one uniform draw from [0, 1] and one from [0, 0.5], but not below 0.
+    Each coordinate is that of the centre of G (or another cell) plus one uniform draw from [0, 1] and one from
+    [0, 0.5], but not below 0.
     """
     offset, noise = random.uniform(0, GOAL_OFFSET, size=2), random.uniform(0, GOAL_NOISE, size=2)
-    return np.maximum(maze.centre(maze.goal) + offset + noise, 0.0)
+    return np.maximum(maze.centre(maze.goal if cell is None else cell) + offset + noise, 0.0)

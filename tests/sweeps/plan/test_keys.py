@@ -200,6 +200,10 @@ NONE = ""
 MOVES = {
     "api": NONE,
     "artifact_names": NONE,
+    "collecting.headings": NONE,
+    "collecting.navigation": NONE,
+    "collecting.walker": NONE,
+    "collecting.waypoints": NONE,
     "components.actor_critic": f"{PLAYED} unplayed {CELLS}",
     "components.artifact": f"value {CELLS}",
     "components.bc": "bc",
