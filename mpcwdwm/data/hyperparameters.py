@@ -6,7 +6,8 @@ own). Where ReBRAC's paper and YAML differ (hopper-medium, hopper-expert), the Y
 Two conventions exist for IQL: the authors normalise rewards, CORL normalises observations. CORL's is
 used for every task. Its two hopper YAMLs (medium, medium-replay) ask for both; here rewards stay as they
 are there too, so that the same convention holds everywhere. AntMaze's reward normalisation is the shift
-by -1, ReBRAC's AntMaze rewards are multiplied by 100.
+by -1, ReBRAC's AntMaze rewards are multiplied by 100. PointMaze's (maze2d) are CORL's alone: ReBRAC's
+for sparse rewards, IQL's for both, none for maze2d-open.
 
 `tables/diffuser.csv` holds what Diffuser's authors set for halfcheetah (config/locomotion.py); their planner's settings
 there, `scale: 1e-3` and `unguided: 4`, are a sweep's to set.

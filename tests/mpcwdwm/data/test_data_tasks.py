@@ -114,6 +114,7 @@ REBRAC = {
     "hopper-medium-replay-v2": (0.05, 0.5),
     "walker2d-random-v2": (0.01, 0.0),
     "antmaze-medium-play-v2": (0.001, 0.0005),
+    "maze2d-medium-v1": (0.003, 0.001),
 }
 
 
@@ -134,10 +135,18 @@ def test_rebrac_on_antmaze_scales_rewards_and_slows_the_critic():
     assert isinstance(config["batch_size"], int)
 
 
+def test_rebrac_on_pointmaze_takes_corls_steps_and_rewards_as_they_are():
+    for maze in ("umaze", "medium", "large"):
+        config = published_config(find_task(f"maze2d-{maze}-v1"), "rebrac")
+        assert (config["reward_scale"], config["discount"], config["batch_size"]) == (1.0, 0.99, 256)
+        assert (config["actor_lr"], config["critic_lr"]) == (3e-4, 3e-4)
+        assert published_config(find_task(f"maze2d-{maze}-dense-v1"), "rebrac") == {}
+
+
 def test_iql_normalises_observations_and_never_rewards_as_well():
     for name, task in TASKS.items():
         config = published_config(task, "iql")
-        if name.startswith("maze2d"):
+        if name.startswith("maze2d-open"):
             assert config == {}
         elif task.source == "d4rl":
             assert config["normalize_obs"] is True
