@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray._private import auto_init_hook, ray_constants
 
+from cluster.ray.address import HERE, check_reachable, wanted_address
 from mpcwdwm.errors import UserError
 
 __all__ = ["THREAD_CAPS", "capacity", "start", "stop"]
@@ -38,7 +39,7 @@ def start(address: str | None = None, *, quiet: bool = True, cpus: int | None = 
         cpus: CPUs of a local Ray; all of the machine's by default.
 
     Raises:
-        UserError: no cluster answers at the address, or this machine is too busy to start Ray.
+        UserError: no cluster answers at the address within some seconds, or this machine is too busy to start Ray.
     """
     if ray.is_initialized():
         return
@@ -47,22 +48,21 @@ def start(address: str | None = None, *, quiet: bool = True, cpus: int | None = 
     auto_init_hook.enable_auto_connect = False
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    wanted = wanted_address(address)
     options: dict[str, Any] = {
         "runtime_env": {"env_vars": THREAD_CAPS},
         "log_to_driver": not quiet,
         "logging_level": logging.ERROR if quiet else logging.INFO,
     }
-    if address == "local":
+    if wanted.text == HERE:
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         _start_here(options)
         return
+    check_reachable(wanted)
     try:
-        ray.init(address, **options)
+        ray.init(wanted.text, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"no Ray cluster answers at '{address}' (from the spec's resources or $RAY_ADDRESS): {error}"
-        ) from None
+        raise wanted.silent(str(error)) from None
 
 
 def _start_here(options: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from analysis.mlflow_store import SPEC_FILE
 from cluster import packs
+from cluster.ray.address import check_reachable, wanted_address
 from cluster.ray.attempts import Finished
 from cluster.store import Store, open_store
 from cluster.units import KINDS, Pack, Unit
@@ -98,6 +99,7 @@ class Driver:
             self._take(plan)
             if not self._is_complete():
                 check_capture(self.spec)
+                check_reachable(wanted_address(self.spec.resources.address))
             # A new MLflow store takes seconds, and so does Ray.
             recording = ThreadPoolExecutor(1).submit(self._record_plan)
             workers = None if self._is_complete() else self._start_workers()

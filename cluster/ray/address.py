@@ -1,0 +1,88 @@
+"""Which Ray cluster is meant, and whether it answers: Ray itself waits minutes for one that does not.
+
+This module does not import Ray, so that a run learns within seconds that its cluster is gone.
+"""
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+
+from mpcwdwm.errors import UserError
+
+__all__ = ["HERE", "Address", "check_reachable", "wanted_address"]
+
+HERE = "local"  # start Ray on this machine
+FOUND_BY_RAY = "auto"  # the cluster that this machine belongs to
+VARIABLE = "RAY_ADDRESS"
+ANSWER_SECONDS = 5.0  # for each of connecting and answering; a node far away takes well below one
+# Ray speaks gRPC, which is HTTP/2: a client's first bytes, with an empty SETTINGS frame, and the type of a server's
+# first frame (RFC 9113, 3.4 and 6.5).
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS = 4
+
+
+@dataclass(frozen=True)
+class Address:
+    """A cluster, and who named it."""
+
+    text: str  # "local", "auto", "host:port" or "ray://host:port"
+    named_by: str  # in messages; "" where nobody did
+
+    @property
+    def host_and_port(self) -> tuple[str, int] | None:
+        """Host and port, None for "local" and "auto"; UserError if the address is neither these nor host:port."""
+        if self.text in (HERE, FOUND_BY_RAY):
+            return None
+        match = re.fullmatch(r"(?:ray://)?(?:\[([0-9a-fA-F:]+)\]|([^:/\s]+)):(\d{1,5})", self.text)
+        if match is None or not 0 < int(match[3]) < 2**16:
+            raise UserError(
+                f"'{self.text}' ({self.named_by}) is no address of a Ray cluster:"
+                " give host:port, ray://host:port, auto, or local for this machine"
+            )
+        return match[1] or match[2], int(match[3])
+
+    def silent(self, reason: str) -> UserError:
+        """Return the error to raise where no cluster answers."""
+        otherwise = {
+            VARIABLE: f"unset {VARIABLE} to compute on this machine",
+            "": "start one with `ray start --head`",
+        }.get(self.named_by, "give the address 'local' to compute on this machine")
+        return UserError(
+            f"no Ray cluster answers at '{self.text}' ({self.named_by}; {reason}):"
+            f" start the cluster, correct the address, or {otherwise}"
+        )
+
+
+def wanted_address(given: str | None) -> Address:
+    """Return the cluster to use: the one that is given (``resources.address``), else ``$RAY_ADDRESS``, else none.
+
+    "auto" means ``$RAY_ADDRESS`` where that is set, as in Ray.
+    """
+    from_environment = os.environ.get(VARIABLE)
+    if from_environment and given in (None, "", FOUND_BY_RAY):
+        return Address(from_environment, VARIABLE)
+    return Address(given, "resources.address") if given else Address(HERE, "")
+
+
+def check_reachable(address: Address) -> None:
+    """Raise UserError unless a gRPC server answers at the address, within some seconds.
+
+    "local" and "auto" pass: Ray finds or starts what they mean.
+    """
+    place = address.host_and_port
+    if place is None:
+        return
+    try:
+        with socket.create_connection(place, timeout=ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return  # it answers nothing before the handshake, which is Ray's
+            connection.settimeout(ANSWER_SECONDS)
+            connection.sendall(GREETING)
+            header = connection.recv(9)
+    except TimeoutError:
+        raise address.silent(f"no answer in {ANSWER_SECONDS:g} s") from None
+    except OSError as error:  # refused, unreachable, unknown host
+        raise address.silent(error.strerror or str(error)) from None
+    if len(header) < 4 or header[3] != SETTINGS:
+        raise address.silent("what listens there is not Ray")
