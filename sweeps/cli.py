@@ -16,6 +16,7 @@ import typer
 from mpcwdwm.errors import UserError
 from sweeps.data_commands import data_app, dataset_named
 from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave
+from sweeps.plain_text import keep_printable
 
 if TYPE_CHECKING:
     from cluster.store import Store
@@ -49,6 +50,7 @@ SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Other training
 
 def main() -> None:
     """Run the command line and exit."""
+    keep_printable(sys.stdout, sys.stderr)
     try:
         app()
     except UserError as error:
