@@ -36,13 +36,21 @@ def data_list() -> None:
 
 
 @data_app.command("get")
-def data_get(names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Registered tasks.")]) -> None:
+def data_get(
+    names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Registered tasks.")],
+    d4rl_python: Annotated[
+        str | None, typer.Option("--d4rl-python", metavar="PATH", help="Have the d4rl of this Python read them.")
+    ] = None,
+) -> None:
     """Download datasets into D4RL's cache folder, resuming where a download stopped."""
     from rich.progress import DownloadColumn
 
     from mpcwdwm.data import download, find_task, read_dataset
     from mpcwdwm.data.recognised import Extent, unlike_the_original
 
+    if d4rl_python is not None:
+        _get_from_package(names, d4rl_python)
+        return
     for task in [find_task(name) for name in names]:  # all names are checked before the first byte
         with _progress(DownloadColumn()) as on_progress:
             path = download(task, on_progress=partial(on_progress, task.name))
@@ -124,6 +132,23 @@ def data_collect(
 
 
 # Pieces
+
+
+def _get_from_package(names: list[str], python: str) -> None:
+    """Have an installed d4rl read datasets, and print where they lie and how many transitions it forms otherwise."""
+    from mpcwdwm.data import dataset_path, read_dataset
+    from mpcwdwm.data.d4rl_package import Told, interpreter
+    from mpcwdwm.data.recognised import Extent, unlike_the_original
+    from mpcwdwm.data.tasks import package_task
+
+    there = interpreter(python, Path())
+    for task in [package_task(name, there) for name in names]:
+        path = dataset_path(task)
+        told = Told.recorded(path)
+        print(path)
+        print(f"d4rl {told.version}: {told.transitions:,} transitions, {told.otherwise:,} of them read otherwise here")
+        if unlike := unlike_the_original(task, Extent.of(read_dataset(path))):
+            print(f"note: {task.name}: the file is not D4RL's ({unlike})", file=sys.stderr)
 
 
 def dataset_named(what: str) -> "tuple[Path, Task | None]":

@@ -11,18 +11,19 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
 
 from mpcwdwm.data.conversion import in_d4rl_layout
+from mpcwdwm.data.d4rl_package import ask_d4rl, package_path
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.sidecar import verify_or_record
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["ROBOTS", "TASKS", "Robot", "Task", "custom_task", "dataset_path", "find_task", "robot_of"]
+__all__ = ["ROBOTS", "TASKS", "Robot", "Task", "custom_task", "dataset_path", "find_task", "package_task", "robot_of"]
 
 HERE = Path(__file__).parent
 # Names become parts of folder names and table rows.
@@ -44,6 +45,7 @@ class Task:
     goal_reward: float | None = None  # a step that earns more has reached the goal; None: there is none
     columns: tuple[tuple[str, str], ...] = ()  # D4RL's name → the file's, of arrays that have another
     env_kwargs: Mapping[str, JsonValue] = field(default_factory=dict, hash=False)  # what the environment is made with
+    python: str | None = None  # an interpreter whose d4rl gives the dataset; None: D4RL's file is read here
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,18 @@ def find_task(name: str) -> Task:
     if "/" in name or name.endswith((".hdf5", ".h5")):
         raise UserError(f"task '{name}' is a path: write {{name: my-task, dataset: {name}, env: Hopper-v4}} instead")
     raise UserError(f"unknown task '{name}'{did_you_mean(name, TASKS)}; `mpcwdwm data list` shows the known ones")
+
+
+def package_task(name: str, python: str) -> Task:
+    """Return D4RL's registered task of that name, with the dataset as the d4rl of an interpreter reads it.
+
+    Raises:
+        UserError: there is no such task, or it is not one of D4RL's.
+    """
+    task = find_task(name)
+    if task.source != "d4rl":
+        raise UserError(f"task '{name}' is not one of D4RL's: leave out source and python")
+    return replace(task, path=package_path(name, python), python=python)
 
 
 # ── Bring your own dataset ────────────────────────────────────────────────────
@@ -208,9 +222,11 @@ def dataset_path(task: Task) -> Path:
     compared from then on; the bundled file's hash is part of the registry; a local file may change.
 
     Raises:
-        UserError: the file is absent (the message says what to put where) or has changed.
+        UserError: the file is absent (the message says what to put where) or has changed; or d4rl does not give it.
     """
     path = expected_path(task)
+    if task.python is not None and not path.exists():
+        ask_d4rl(task.name, task.python, task.max_episode_steps)
     if not path.is_file():
         if path.exists():
             raise UserError(f"dataset of task '{task.name}': '{path}' is not a file")

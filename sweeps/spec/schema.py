@@ -6,7 +6,7 @@ The fields inside ``components`` and ``planners`` are those of the config classe
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, JsonValue, Strict, model_validator
 
@@ -17,6 +17,7 @@ from sweeps.spec.document import Where, shortened
 __all__ = [
     "Evaluation",
     "OverrideSection",
+    "PackageTaskSection",
     "Resources",
     "Select",
     "Share",
@@ -141,6 +142,14 @@ class TaskSection(Section):
     )
 
 
+class PackageTaskSection(Section):
+    """One of D4RL's tasks, with the dataset as an installed d4rl reads it."""
+
+    name: Name = setting(..., "D4RL's name of the task")
+    source: Literal["d4rl-package"] = setting(..., "where the dataset is from")
+    python: str = setting(..., "interpreter that has d4rl and gym: a path, relative to the YAML, or a command")
+
+
 class OverrideSection(Section):
     """Settings for some of the tasks."""
 
@@ -184,6 +193,6 @@ SECTIONS: dict[Where, type[Config]] = {
 def known_keys(at: Where) -> Iterable[str]:
     """Return the keys that the mapping at `at` may have, for did-you-mean."""
     if at[:1] == ("tasks",):
-        return TaskSection.model_fields
+        return {**TaskSection.model_fields, **PackageTaskSection.model_fields}
     section = OverrideSection if at[:1] == ("overrides",) else SECTIONS.get(at)
     return section.model_fields if section else ()

@@ -20,13 +20,15 @@ from analysis.mlflow_store import check_tracking_uri
 from mpcwdwm.components.registry import check_policy
 from mpcwdwm.data import TASKS, Task, custom_task, find_task
 from mpcwdwm.data.conversion import dataset_file
+from mpcwdwm.data.d4rl_package import interpreter
+from mpcwdwm.data.tasks import package_task
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import PLANNERS
 from sweeps.spec.document import Document, Where, dotted, parse_document, read_document, shortened, write_yaml
 from sweeps.spec.grid import ResolvedTask, read_layers, resolve
 from sweeps.spec.names import find_spec
-from sweeps.spec.schema import Evaluation, Resources, SpecFile, TaskSection, known_keys
+from sweeps.spec.schema import Evaluation, PackageTaskSection, Resources, SpecFile, TaskSection, known_keys
 
 __all__ = ["Spec", "load_spec"]
 
@@ -83,6 +85,8 @@ def _matching(patterns: Sequence[str], names: set[str]) -> list[str]:
 
 
 def _task_entry(task: Task) -> Any:
+    if task.python is not None:
+        return {"name": task.name, "source": "d4rl-package", "python": task.python}
     if task.source != "local":
         return task.name
     return {
@@ -223,6 +227,9 @@ def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
             return find_task(entry)
         if not isinstance(entry, dict):
             raise UserError(f"{dotted(at)} should be a task's name or a mapping, not {shortened(entry)}")
+        if "source" in entry:
+            package = PackageTaskSection.model_validate(entry)
+            return package_task(package.name, interpreter(package.python, folder))
         section = TaskSection.model_validate(entry)
         return custom_task(
             section.name,

@@ -225,6 +225,8 @@ MOVES = {
     "data.audit": NONE,
     "data.conversion": NONE,  # the copy's hash is in the key
     "data.dataset": ALL,
+    "data.d4rl_package": NONE,  # the copy's hash is in the key
+    "data.d4rl_side": NONE,
     "data.download": NONE,
     "data.fingerprint": ALL,
     "data.hdf5": ALL,
