@@ -270,7 +270,8 @@ class Driver:
 
     def _draw(self, workers: "Workers") -> None:
         """Bring both lines up to date."""
-        failed = Counter(self.units[key].kind for key in self.outcome.failed)
+        # Code that is edited during a run gives other keys after a choice: what failed may no longer be planned.
+        failed = Counter(unit.kind for key, unit in self.units.items() if key in self.outcome.failed)
         self.meter.draw(self.done, failed, workers.heard(), self._open)
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import TypeAdapter
@@ -51,8 +51,9 @@ class Checked:
     notices: list[str]  # one line each
 
 
-Learner = tuple[Rows, bool]
-"""The rows a component learns from, and whether of all episodes or only of those not held out."""
+Learner = tuple[Rows, Literal["all", "train", "heldout"]]
+"""The rows a component learns from or is judged on, and of which episodes."""
+HELDOUT: dict[str, bool | None] = {"all": None, "train": False, "heldout": True}
 
 
 def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
@@ -154,9 +155,9 @@ def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
     """Return the facts about a dataset that is valid for these learners; from the cache if it was checked before.
 
     Raises:
-        UserError: the file is unfit, or a component finds no rows in it that it can learn from.
+        UserError: the file is unfit, or a component finds no rows in it that it can learn from or be judged on.
     """
-    wanted = {f"{rows}/{'all' if everything else 'train'}" for rows, everything in learners}
+    wanted = {f"{rows}/{part}" for rows, part in learners}
     code = code_hash("mpcwdwm.data.dataset", "mpcwdwm.training.buffer")  # edited checks are run again
     cached = cache_folder() / "datasets" / f"{sha256_of(path)[:32]}-{code[:8]}.json"
     fit_for = set[str]()
@@ -166,8 +167,9 @@ def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
         if wanted <= fit_for:
             return facts
     dataset = read_dataset(path)
-    for rows, everything in learners:
-        usable_rows(dataset, rows, heldout=None if everything else False)
+    for rows, part in learners:
+        if part != "heldout" or dataset.heldout.any():  # without held-out episodes nothing is judged
+            usable_rows(dataset, rows, heldout=HELDOUT[part])
     facts = DatasetFacts(
         dataset.obs_dim, dataset.act_dim, len(dataset.reward), float(dataset.lengths.mean()), Extent.of(dataset)
     )

@@ -15,6 +15,7 @@ from typing import Any
 from cluster.store import Store
 from cluster.units import KINDS, CellUnit, ComponentUnit, Pack, TaskRef, Unit
 from mpcwdwm.components import ComponentConfig, component_class
+from mpcwdwm.components.component import ActorComponent
 from mpcwdwm.components.registry import curve_played
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
 from sweeps.plan.code import digest
@@ -242,9 +243,14 @@ def _refuse_twins(spec: Spec, cells: list[CellUnit]) -> None:
 
 
 def _learners(methods: Iterable[Method]) -> set[Learner]:
-    """Return which rows the methods' components learn from, and whether of all episodes."""
-    configs = [(name, choice.config) for method in methods for name, choice in method.choices.items()]
-    return {(component_class(name, config).rows, config.train_on == "all") for name, config in configs}
+    """Return which rows the methods' components learn from, and those on which models are judged."""
+    learners = set[Learner]()
+    for name, config in ((name, each.config) for method in methods for name, each in method.choices.items()):
+        made = component_class(name, config)
+        learners.add((made.rows, config.train_on))
+        if not issubclass(made, ActorComponent):
+            learners.add((made.rows, "heldout"))
+    return learners
 
 
 def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpcwdwm.components.world_models.flow import FlowModel
-from mpcwdwm.data import find_task
+from mpcwdwm.data import find_task, read_dataset
 from mpcwdwm.data.tasks import expected_path
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
@@ -72,6 +72,21 @@ def test_a_dataset_is_validated_anew_when_it_changes(tmp_path: Path) -> None:
     own_task(tmp_path, rewards=None)
     with pytest.raises(UserError, match="rewards"):
         plan(tmp_path, own_task(tmp_path, rewards=None))
+
+
+def test_a_dataset_without_held_out_transitions_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """Two episodes, of which the held-out one is a single row that ends: nothing follows it."""
+    arrays = episodes(lengths=(40, 1), ends="ot", obs_dim=11, act_dim=3)
+    del arrays["next_observations"]
+    entry = BASE.replace(f"[{BUNDLED}]", "\n- {name: own, dataset: own.hdf5, env: Hopper-v4}")
+    for seed in range(20):  # the file's hash decides which of the two is held out
+        arrays["rewards"] = np.random.default_rng(seed).uniform(size=41).astype(np.float32)
+        write_hdf5(tmp_path / "own.hdf5", arrays)
+        if read_dataset(tmp_path / "own.hdf5").heldout.sum() == 1:
+            break
+    with pytest.raises(UserError, match=r"s\.yaml:4: task 'own': .* \(next_obs\) in held-out episodes"):
+        plan(tmp_path, entry)
+    plan(tmp_path, entry.replace("planners:\n  mpc: {kind: policy, horizon: [1, 3], updates: [1, 2]}\n", ""))
 
 
 OWN_RULES = """

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("D4RL_DATASET_DIR", str(folder / "d4rl"))
         for task in TASKS.values():
             if task.source == "d4rl":
-                stand_in(task)
+                stand_in(task, episodes=60, length=20)  # some are held out
     (folder / "data").mkdir()
     for name in STUDIES:
         for each in load_spec(name, folder=folder).tasks:
