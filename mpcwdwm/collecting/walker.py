@@ -8,7 +8,8 @@ drawn in an update follows from (seed, update), so a training resumes exactly fr
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,22 +98,34 @@ def trained(config: WalkerConfig, on_progress: Callable[[int, int], None] | None
     Raises:
         UserError: the cache folder cannot be written to.
     """
-    training, path = Training(config), _place(config)
-    if (kept := read_checkpoint(path)) is not None:
-        training.restore(kept[0])
-    while training.done < config.updates:
-        if on_progress:
-            on_progress(training.done, config.updates)
-        training.update()
-        if training.done % KEEP_EVERY == 0 or training.done == config.updates:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_checkpoint(path, training.state(), config.to_dict())
-            except OSError as error:
-                raise UserError(f"folder '{path.parent}' cannot be written: {error.strerror}") from None
+    with _one_thread():
+        training, path = Training(config), _place(config)
+        if (kept := read_checkpoint(path)) is not None:
+            training.restore(kept[0])
+        while training.done < config.updates:
+            if on_progress:
+                on_progress(training.done, config.updates)
+            training.update()
+            if training.done % KEEP_EVERY == 0 or training.done == config.updates:
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_checkpoint(path, training.state(), config.to_dict())
+                except OSError as error:
+                    raise UserError(f"folder '{path.parent}' cannot be written: {error.strerror}") from None
     if on_progress:
         on_progress(training.done, config.updates)
     return Walker(training.policy)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: in networks this small more are slower, and sums would depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _place(config: WalkerConfig) -> Path:
