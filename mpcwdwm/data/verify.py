@@ -193,11 +193,15 @@ def _named(simulator: Simulator, states: States, recording: Recording, usable: R
         return "the rows are not this environment's (episodes are too short to look for shifted rows)"
     for what in _shifts(simulator, states, recording, rows):
         return f"shifted rows: {what}"
+    wrong: dict[str, float] = {}  # environment whose steps fit → share of rows that disagree, in rewards, too
     for other in fits:
         with Simulator(other) as elsewhere:
             found = elsewhere.replay(elsewhere.states_of(recording), rows, recording)
-            if _fits(found.next_obs, data.next_obs[rows]):
-                return f"another environment: the rows are those of '{other}'"
+        if _fits(found.next_obs, data.next_obs[rows]):
+            both = np.column_stack([found.next_obs, found.reward]), np.column_stack([data.next_obs, data.reward])[rows]
+            wrong[other] = float((error_of_rows(*both) > AGREES).mean())
+    if wrong:  # several mazes may fit, away from their walls
+        return f"another environment: the rows are those of '{min(wrong, key=lambda other: wrong[other])}'"
     return "another environment, or altered rows: no shift of a column and no other known robot fits"
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from mpcwdwm.collecting.navigation import PointBehaviour, PointJourney
 from mpcwdwm.data.verify import recorded_env, verify
+from mpcwdwm.data.writing import write_arrays
 from mpcwdwm.errors import UserError
 from tests.support.recorded_rows import recorded
 from tests.support.synthetic import write_hdf5
@@ -98,6 +100,15 @@ def test_next_observations_of_other_rows_are_named(tmp_path, hopper, column, shi
 def test_another_robot_of_the_same_dimensions_is_named(tmp_path, cheetah):
     path = write_hdf5(tmp_path / "a.hdf5", without(cheetah, *STATES))
     assert verify(path, "Walker2d-v4").named == "another environment: the rows are those of 'HalfCheetah-v4'"
+
+
+@pytest.mark.parametrize("env_id", ["mpcwdwm/PointMaze-medium-v1", "mpcwdwm/PointMaze-umaze-dense-v1"])
+def test_of_several_mazes_that_fit_the_one_is_named_whose_walls_and_rewards_agree(tmp_path, env_id):
+    """Away from walls a ball moves in all mazes alike."""
+    arrays, infos = PointJourney("umaze-v1", PointBehaviour())(1000, 0)
+    write_arrays(tmp_path / "a.hdf5", arrays, infos=infos)
+    named = verify(tmp_path / "a.hdf5", env_id, rows=200).named
+    assert named == "another environment: the rows are those of 'mpcwdwm/PointMaze-umaze-v1'"
 
 
 def test_a_robot_of_other_dimensions_is_named_with_those_that_fit(tmp_path, hopper):
