@@ -164,7 +164,8 @@ class AntEpisodes:
                 arrived = np.linalg.norm(following[:2] - target) <= GOAL_RADIUS
                 ends = bool(not reached and (arrived or step == limit))
                 journal.add(obs=obs, action=action, reward=reward, next_obs=following, terminal=reached, timeout=ends)
-                journal.add(goal=self.goal, target=target, qpos=obs[:nq], qvel=obs[nq:])
+                state = obs.astype(np.float32)  # D4RL's precision; in another the file would be half as large again
+                journal.add(goal=self.goal, target=target, qpos=state[:nq], qvel=state[nq:])
                 obs = following
                 if reached or ends:
                     break
