@@ -30,7 +30,7 @@ from mpcwdwm.nn.compute import ComputeConfig, execution_of
 from mpcwdwm.planning import planner_config
 from sweeps.cost import speed
 from sweeps.cost.machine import PLANNING, PLAYING, Crowding, Machine, remember_machine
-from sweeps.cost.speed import Acts, Cost, Place, Updates
+from sweeps.cost.works import Acts, Cost, Place, Updates
 
 __all__ = ["Report", "bench", "bench_place", "keep_busy", "to_json", "to_text"]
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from mpcwdwm.data.fingerprint import write_json
-from sweeps.cost.speed import Place, cache_entry
+from sweeps.cost.speed import cache_entry
+from sweeps.cost.works import Place
 
 __all__ = ["PLANNING", "PLAYING", "Crowding", "Machine", "known_machine", "remember_machine"]
 

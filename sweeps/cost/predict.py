@@ -8,7 +8,7 @@ in the driver's order; the time around the work, and how much processes slow eac
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import fmean
@@ -18,13 +18,15 @@ import torch
 
 from cluster.provenance import cores, host_name
 from cluster.store import Store
-from cluster.units import ComponentUnit, Kind, Pack
+from cluster.units import KINDS, ComponentUnit, Kind, Pack
 from mpcwdwm.components import component_config
 from mpcwdwm.components.registry import curve_played
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import planner_config
 from sweeps.cost.machine import PLANNING, PLAYING, Machine, known_machine
-from sweeps.cost.speed import Acts, Place, Updates, act_cost, env_cost, path_on, update_cost, weight_bytes, work_shape
+from sweeps.cost.model import predicted
+from sweeps.cost.speed import env_cost
+from sweeps.cost.works import Acts, Place, Updates, Work, path_on, weight_bytes, work_shape
 from sweeps.execution.progress import training_order
 from sweeps.plan.code import digest
 from sweeps.plan.plan import Plan, cell_packs, component_packs
@@ -79,11 +81,11 @@ def predict(plan: Plan, store: Store, lengths: Mapping[str, Lengths] | None = No
     actor, trial = (machine or Machine() for machine in machines)
     training, playing = training_order(component_packs(plan, store), plan.spec), cell_packs(plan, store)
     actors, trials = slots(resources.actor, resources), slots(resources.trial, resources)
-    predicted = _Packs(plan, store, lengths or {})
+    every = _Packs(plan, store, lengths or {}, [*training, *playing])
     crowd = partial(actor.crowding.factor, processes=min(actors, len(training)))
-    trained = [predicted.seconds(pack, crowd) for pack in training]
+    trained = [every.seconds(pack, crowd) for pack in training]
     crowd = partial(trial.crowding.factor, processes=min(trials, len(playing)))
-    played = [predicted.seconds(pack, crowd) for pack in playing]
+    played = [every.seconds(pack, crowd) for pack in playing]
     packs = {pack.id: seconds for pack, seconds in zip([*training, *playing], [*trained, *played], strict=True)}
     played += _awaited(plan, played)
     missing = bool(trained or played)
@@ -145,17 +147,18 @@ def _place(share: Share) -> Place:
 
 def _bytes(plan: Plan, store: Store) -> int:
     """Return the size of the missing artifacts and results."""
-    missing = [unit for unit in plan.components if not store.has("component", unit.key)]
-    sizes = dict[str, int]()
+    published = {kind: set(store.keys(kind)) for kind in KINDS}
+    missing = [unit for unit in plan.components if unit.key not in published["component"]]
+    sizes = dict[Hashable, int]()
     total = 0
     for unit in missing:
         known = plan.facts[unit.task.name]
         dims = (known.obs_dim, known.act_dim)
-        kind = digest([unit.component, work_shape(unit.config), dims])
+        kind = (unit.component, id(unit.config), dims)
         if kind not in sizes:
             sizes[kind] = weight_bytes(unit.component, component_config(unit.component, {}, unit.config), dims)
         total += sizes[kind] + RECORD_BYTES
-    results = sum(not store.has("cell", unit.key) for unit in plan.cells) + plan.awaiting_choice
+    results = sum(unit.key not in published["cell"] for unit in plan.cells) + plan.awaiting_choice
     return total + results * RESULT_BYTES
 
 
@@ -165,49 +168,83 @@ def _bytes(plan: Plan, store: Store) -> int:
 class _Packs:
     """Predicts packs, from what the store holds of the same work done on this machine, else from measurements."""
 
-    def __init__(self, plan: Plan, store: Store, known: Mapping[str, Lengths]) -> None:
+    def __init__(self, plan: Plan, store: Store, known: Mapping[str, Lengths], packs: Iterable[Pack]) -> None:
         self.plan, self.known = plan, known
+        self._shapes: dict[int, str] = {}  # of configs, by identity
+        self._known: dict[Hashable, float | None] = {}  # kind of pack → its rate or step, if the store tells it
+        self._works: dict[Hashable, list[tuple[Work, Place]]] = {}  # kind of pack → what has to be predicted
         self._rates: dict[str, float] = {}  # kind of training → stacked updates per second
         self._step_seconds: dict[str, float] = {}  # kind of evaluation → seconds of a lockstep step
         self._lengths: dict[str, list[Lengths]] = {}  # task → those of its packs of results
         for one in _manifests(store, "component"):
             self._rates[_alike(one)] = one["updates_per_second"]
-        packs = dict[tuple[str, ...], list[dict[str, Any]]]()
+        together = dict[tuple[str, ...], list[dict[str, Any]]]()
         for one in _manifests(store, "cell"):
-            packs.setdefault(tuple(one["packed_with"]), []).append(one)
-        for pack in packs.values():
-            one, mean = pack[0], fmean(each["episodes_mean"]["length"] for each in pack)
-            longest = max(each.get("longest_episode", LONGEST_OVER_MEAN * mean) for each in pack)
+            together.setdefault(tuple(one["packed_with"]), []).append(one)
+        for results in together.values():
+            one, mean = results[0], fmean(each["episodes_mean"]["length"] for each in results)
+            longest = max(each.get("longest_episode", LONGEST_OVER_MEAN * mean) for each in results)
             self._lengths.setdefault(one["task"]["name"], []).append(Lengths(mean, longest))
             self._step_seconds[_alike(one)] = len(one["packed_with"]) * one["seconds"] / longest
+        for pack in packs:
+            if (kind := self._kind(pack)) not in self._works:
+                self._add(kind, pack)
+        costs = iter(predicted([work for works in self._works.values() for work in works]))
+        self._costs = {kind: [next(costs) for _ in works] for kind, works in self._works.items()}
 
     def seconds(self, pack: Pack, crowd: Callable[[str], float]) -> float:
         """Return the seconds of a pack; ``crowd`` is by what the time of each kind of work is multiplied."""
+        unit, kind = pack.units[0], self._kind(pack)
+        known, costs = self._known[kind], self._costs[kind]
+        if isinstance(unit, ComponentUnit):
+            steps, points, episodes = (unit.config[name] for name in ("steps", "evaluations", "eval_episodes"))
+            if known:
+                return float(steps / known)
+            updating = costs[0].first + (steps * costs[0].step + points * costs[0].point) * crowd(unit.component)
+            if len(costs) == 1:
+                return float(updating)
+            return float(updating + points * self._playing(pack, episodes, costs[1].step) * crowd(PLAYING))
+        if known:
+            return self._lengths_of(pack).longest * known
+        acting = costs[0].step * crowd(PLAYING if unit.planner is None else PLANNING) / crowd(PLAYING)
+        return costs[0].first + self._playing(pack, unit.episodes, acting) * crowd(PLAYING)
+
+    def _kind(self, pack: Pack) -> Hashable:
+        """Return what the packs share that take the same time; configs are shared by the units of a grid."""
+        unit = pack.units[0]
+        shared = (unit.task.name, len(pack.units))
+        if isinstance(unit, ComponentUnit):
+            return (*shared, id(unit.config))
+        configs = (self._shape(config) for config in (unit.planner or {}, *unit.configs.values()))
+        return (*shared, unit.base, unit.episodes, *configs)
+
+    def _shape(self, config: dict[str, Any]) -> str:
+        if id(config) not in self._shapes:
+            self._shapes[id(config)] = digest(work_shape(config))
+        return self._shapes[id(config)]
+
+    def _add(self, kind: Hashable, pack: Pack) -> None:
+        """Note what is known of a kind of pack, else what has to be predicted."""
         unit = pack.units[0]
         facts = self.plan.facts[unit.task.name]
         dims, seeds, compute = (facts.obs_dim, facts.act_dim), len(pack.units), ComputeConfig(**pack.compute)
+        works: list[Work] = []
         if isinstance(unit, ComponentUnit):
             config, place = component_config(unit.component, {}, unit.config), _place(self.plan.spec.resources.actor)
             updates = Updates(unit.component, config, dims, seeds, compute)
-            if rate := self._rates.get(_alike(self._manifest(pack, place, updates.path(place)))):
-                return config.steps / rate
-            cost = update_cost(updates, place)
-            points = config.evaluations
-            updating = cost.first + (config.steps * cost.step + points * cost.point) * crowd(unit.component)
-            if not curve_played(unit.component, config):
-                return updating
-            frozen = Acts(None, {unit.component: config}, unit.component, dims, seeds, config.eval_episodes)
-            acting = act_cost(frozen, place).step
-            return updating + points * self._playing(pack, config.eval_episodes, acting) * crowd(PLAYING)
-        place = _place(self.plan.spec.resources.trial)
-        path = "eager" if unit.planner is None else path_on(place, compute)
-        if step := self._step_seconds.get(_alike(self._manifest(pack, place, path))):
-            return self._lengths_of(pack).longest * step
-        parts = {name: component_config(name, {}, config) for name, config in unit.configs.items()}
-        planner = None if unit.planner is None else planner_config(unit.planner)
-        cost = act_cost(Acts(planner, parts, unit.base, dims, seeds, unit.episodes, compute), place)
-        acting = cost.step * crowd(PLAYING if planner is None else PLANNING) / crowd(PLAYING)
-        return cost.first + self._playing(pack, unit.episodes, acting) * crowd(PLAYING)
+            known = self._rates.get(_alike(self._manifest(pack, place, updates.path(place))))
+            works.append(updates)
+            if curve_played(unit.component, config):
+                frozen = {unit.component: config}
+                works.append(Acts(None, frozen, unit.component, dims, seeds, config.eval_episodes))
+        else:
+            place = _place(self.plan.spec.resources.trial)
+            path = "eager" if unit.planner is None else path_on(place, compute)
+            known = self._step_seconds.get(_alike(self._manifest(pack, place, path)))
+            parts = {name: component_config(name, {}, config) for name, config in unit.configs.items()}
+            planner = None if unit.planner is None else planner_config(unit.planner)
+            works.append(Acts(planner, parts, unit.base, dims, seeds, unit.episodes, compute))
+        self._known[kind], self._works[kind] = known, [] if known else [(work, place) for work in works]
 
     def _playing(self, pack: Pack, episodes: int, acting: float) -> float:
         """Return the seconds of playing so many episodes for each unit, in lockstep; `acting` is one step of the batch.

@@ -9,10 +9,9 @@ import contextlib
 import json
 import math
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,135 +21,40 @@ from pydantic import JsonValue
 
 from cluster.provenance import host_name
 from mpcwdwm.components import component_class, untrained_bases
-from mpcwdwm.components.component import ComponentConfig, ModelConfig
+from mpcwdwm.components.component import ModelConfig
 from mpcwdwm.data.dataset import Dataset, from_arrays
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.envs.factory import make_env, mujoco_version
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import ComputeConfig, execution_of
-from mpcwdwm.planning import PlannerConfig, assemble, planner_class, planner_config
+from mpcwdwm.planning import assemble, planner_class
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training
+from sweeps.cost.works import ONE_CORE, Acts, Cost, Place, Updates, path_on, work_shape
 from sweeps.plan.code import code_hash, digest
 from sweeps.plan.keys import cell_code, component_code
 
 __all__ = [
-    "Acts",
-    "Cost",
-    "Place",
-    "Updates",
     "act_cost",
     "cache_entry",
     "endless",
     "env_cost",
-    "path_on",
     "random_dataset",
     "time_acts",
     "time_env",
     "time_updates",
     "update_cost",
-    "weight_bytes",
-    "work_shape",
 ]
 
-MEASURE_SECONDS = 0.4  # of updates: long enough for a median that is stable to a few percent
-ACT_SECONDS = 0.2  # of acting: a plan may have many cells, each of other work
+MEASURE_SECONDS = 0.15  # of updates: long enough for a median that is stable to a few percent
+ACT_SECONDS = 0.08  # of acting
 PORTIONS = 8  # of that time: slices of which the median is taken
 LEAST_SLICES = 3
 ENDLESS = 10**9  # steps of a training that is only timed
 RANDOM_EPISODES, RANDOM_LENGTH = 100, 500  # of the random data set: more than a processor's inner caches hold
-# Rows · H · K · M · E that one timed planning step may have: about half a second. Larger plans are timed
-# with fewer rollouts, updates or steps and extrapolated.
-MOST_WORK = {"cpu": 4_000, "cuda": 1_000_000}
 COMPILE_SECONDS = 30.0  # of a training that is compiled, once: 10 to 60 measured
 COMPILED_SHARE = 0.9  # of an eager update's time (tests/benchmarks/pretraining.py)
-AS_DEFAULT = ComputeConfig()
 ENV_STEPS = 200  # environment steps timed at least
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where work runs."""
-
-    device: str  # "cpu" or "cuda"
-    threads: int
-
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        """Compute with this number of threads."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-    def clock(self) -> float:
-        """Return seconds, once the device has done what it was given.
-
-        With one thread they are processor seconds: what an idle machine needs, also while others use this one.
-        """
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.process_time() if self == ONE_CORE else time.perf_counter()
-
-
-ONE_CORE = Place("cpu", 1)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What repeated work costs, in seconds."""
-
-    step: float  # one step, once the first ones are behind
-    first: float = 0.0  # the first steps, beyond that: compilation, captured graphs; of an environment, making it
-    point: float = 0.0  # a point of a learnt model's curve, judged on held-out rows
-
-
-def work_shape(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a config decides how much work a step is: no real numbers, no lengths of training."""
-    lengths = ("steps", "evaluations", "eval_episodes")
-    return {k: v for k, v in config.items() if not isinstance(v, float) and k not in lengths}
-
-
-def path_on(place: Place, compute: ComputeConfig, **training: Any) -> str:
-    """Return how work is run there, like `mpcwdwm.nn.compute.execution_of`.
-
-    A plan for GPUs may be made on a machine without: then it is measured eagerly.
-    """
-    if place.device == "cpu" and compute.capture == "graph":
-        return "eager"
-    return execution_of(compute, place.device, **training)
-
-
-@dataclass(frozen=True)
-class Updates:
-    """Updates of a component, of several seeds stacked."""
-
-    component: str
-    config: ComponentConfig
-    dims: tuple[int, int]  # obs_dim and act_dim
-    seeds: int
-    compute: ComputeConfig = AS_DEFAULT
-
-    def path(self, place: Place) -> str:
-        """Return how they are run there."""
-        pays = component_class(self.component, self.config).compile_pays
-        return path_on(place, self.compute, updates=self.config.steps, compile_pays=pays)
-
-
-@dataclass(frozen=True)
-class Acts:
-    """Actions for all seeds × episodes at once, of a planner or (None) of the policy of `base`."""
-
-    planner: PlannerConfig | None
-    parts: Mapping[str, ComponentConfig]
-    base: str
-    dims: tuple[int, int]  # obs_dim and act_dim
-    seeds: int
-    episodes: int
-    compute: ComputeConfig = AS_DEFAULT
 
 
 def update_cost(work: Updates, place: Place, *, anew: bool = False) -> Cost:
@@ -188,12 +92,6 @@ def env_cost(env_id: str, env_kwargs: Mapping[str, JsonValue] | None = None, *, 
     made = {"env_kwargs": dict(env_kwargs)} if env_kwargs else {}
     what = {"env": env_id, **made, "mujoco": mujoco_version(), "code": code_hash("mpcwdwm.envs.factory")}
     return _remember(what, ONE_CORE, lambda: time_env(env_id, env_kwargs), anew=anew, name=f"environment '{env_id}'")
-
-
-def weight_bytes(component: str, config: ComponentConfig, dims: tuple[int, int]) -> int:
-    """Return the size of one member's parameters and buffers."""
-    part = component_class(component, config)(config, *dims, (0,))
-    return sum(tensor.numel() * tensor.element_size() for tensor in part.state_dict().values())
 
 
 # Measuring
@@ -280,7 +178,6 @@ def time_updates(work: Updates, place: Place) -> Cost:
     if not isinstance(work.config, ModelConfig):
         return cost  # its curve is played in the environment
     evaluate = heldout_evaluator(training.part, training.datasets)
-    evaluate(training.part)
     started = place.clock()
     evaluate(training.part)
     return replace(cost, point=place.clock() - started)
@@ -296,22 +193,9 @@ def time_acts(work: Acts, place: Place) -> Cost:
         psi = parts.policy.initial(work.episodes)
         with torch.no_grad():
             return _repeated(lambda: parts.policy(psi, obs.unsqueeze(1)), place)
-    depth = sampling_depth(work.parts)
-    timed = list[tuple[float, Cost]]()
-    for smaller, size in smaller_plans(
-        planner.unmeasured().to_dict(), rows=len(obs), depth=depth, most=MOST_WORK[place.device]
-    ):
-        config = planner_config(smaller)
-        planning = planner_class(config)(parts, config, seeds=seeds, episodes=work.episodes, compute=work.compute)
-        timed.append((size, _repeated(partial(planning.act, obs), place)))
-    return Cost(extrapolated([(size, cost.step) for size, cost in timed]), timed[0][1].first)
-
-
-def sampling_depth(parts: Mapping[str, ComponentConfig]) -> int:
-    """Return how many network evaluations a sampled state takes: denoising steps, of Diffuser's on rows of a window."""
-    world, trajectories = (parts[name].to_dict() if name in parts else {} for name in ("world_model", "diffuser"))
-    whole = trajectories.get("denoising_steps", 1) * trajectories.get("horizon", 1)
-    return int(world.get("denoising_steps", 1) * whole)
+    config = planner.unmeasured()
+    planning = planner_class(config)(parts, config, seeds=seeds, episodes=work.episodes, compute=work.compute)
+    return _repeated(partial(planning.act, obs), place)
 
 
 def _repeated(act: Callable[[], object], place: Place) -> Cost:
@@ -320,47 +204,6 @@ def _repeated(act: Callable[[], object], place: Place) -> Cost:
             act()
 
     return steady(work, place.clock, seconds=ACT_SECONDS)
-
-
-def smaller_plans(
-    planner: Mapping[str, Any], *, rows: int, depth: int, most: int
-) -> list[tuple[dict[str, Any], float]]:
-    """Return plans small enough to be timed, largest first, each with its share of the whole one's work.
-
-    The whole plan alone, if it is small enough; else two, so that what does not grow with the work shows.
-
-    Args:
-        planner: config of the whole plan.
-        rows: episodes planned for at a time.
-        depth: denoising steps.
-        most: rows · rollouts · horizon · depth · updates that may be timed.
-    """
-    whole = {name: planner.get(name, 1) for name in ("updates", "rollouts", "horizon")}
-    rows *= planner.get("samples", 1)  # candidate sequences widen the batch like rows do
-    left = rows * depth * whole["updates"] * whole["rollouts"] * max(1, whole["horizon"])
-    if left <= most:
-        return [(dict(planner), 1.0)]
-
-    def cut(most: float) -> tuple[dict[str, Any], float]:
-        small, share, work = dict(whole), 1.0, float(left)
-        for name, value in whole.items():  # updates first: they are repeated exactly
-            if value > 1:
-                small[name] = max(1, min(value, int(value * most / work)))
-                share, work = share * small[name] / value, work * small[name] / value
-        return {**planner, **{name: value for name, value in small.items() if name in planner}}, share
-
-    sizes = [cut(most), cut(most / 2)]
-    return sizes if sizes[0][1] > sizes[1][1] else sizes[:1]
-
-
-def extrapolated(timed: list[tuple[float, float]]) -> float:
-    """Return the seconds of the whole (size 1) from those of one or two parts: a straight line, never falling."""
-    (size, seconds), *others = timed
-    if not others:
-        return seconds / size
-    (smaller, fewer) = others[0]
-    slope = max(0.0, seconds - fewer) / (size - smaller)
-    return min(seconds / size, seconds + slope * (1 - size))
 
 
 def time_env(env_id: str, env_kwargs: Mapping[str, JsonValue] | None = None) -> Cost:
@@ -384,6 +227,7 @@ def time_env(env_id: str, env_kwargs: Mapping[str, JsonValue] | None = None) -> 
     return Cost(seconds / steps, first)
 
 
+@cache
 def random_dataset(obs_dim: int, act_dim: int) -> Dataset:
     """Return noise in the form of a dataset; its hash tells it from every real one."""
     rows, noise = RANDOM_EPISODES * RANDOM_LENGTH, np.random.default_rng(0)

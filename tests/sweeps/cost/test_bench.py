@@ -21,7 +21,7 @@ from sweeps.cost import bench as bench_module
 from sweeps.cost import speed
 from sweeps.cost.bench import BUDGET_SECONDS, DIMS, Report, bench, bench_place, times_around, to_json, to_text
 from sweeps.cost.machine import Crowding, Machine, known_machine
-from sweeps.cost.speed import Acts, Cost, Place, Updates
+from sweeps.cost.works import Acts, Cost, Place, Updates
 
 PLACE = Place("cpu", 1)
 EAGER = ComputeConfig(capture="eager")

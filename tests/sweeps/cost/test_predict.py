@@ -13,10 +13,10 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.planning import PLANNERS, Planner, planner_config
 from mpcwdwm.training.loop import train
 from sweeps.cost import predict as predict_module
-from sweeps.cost import speed
+from sweeps.cost import speed, works
 from sweeps.cost.machine import PLAYING, Crowding, Machine, remember_machine
 from sweeps.cost.predict import NO_BENCH, RECORD_BYTES, RESULT_BYTES, Lengths, makespan, predict, slots
-from sweeps.cost.speed import Cost, Place, Updates
+from sweeps.cost.works import ONE_CORE, Acts, Cost, Place, Updates, Work
 from sweeps.plan.plan import Plan, build_plan
 from sweeps.spec.schema import Resources, Share
 from sweeps.spec.spec import load_spec
@@ -84,11 +84,22 @@ def plan(folder: Path, store: Any, **options: Any) -> Plan:
     return build_plan(load_spec(folder / "s.yaml", **options), store)
 
 
+def costs(monkeypatch: pytest.MonkeyPatch, update: Cost, frozen: Cost, planned: Cost) -> list[str]:
+    """Let every work of a sort cost the same; return the list to which the devices asked for are added."""
+    asked = list[str]()
+
+    def cost(work: Work, place: Place) -> Cost:
+        asked.append(place.device)
+        return update if isinstance(work, Updates) else planned if work.planner else frozen
+
+    monkeypatch.setattr(predict_module, "predicted", lambda works: [cost(*each) for each in works])
+    return asked
+
+
 @pytest.fixture
 def constant(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which an update takes a millisecond and a planned step ten; nothing else takes time."""
-    monkeypatch.setattr(predict_module, "update_cost", lambda *a: Cost(1e-3))
-    monkeypatch.setattr(predict_module, "act_cost", lambda work, *a: Cost(0.0 if work.planner is None else 1e-2))
+    costs(monkeypatch, update=Cost(1e-3), frozen=Cost(0.0), planned=Cost(1e-2))
     monkeypatch.setattr(predict_module, "env_cost", lambda *a: Cost(0.0))
     monkeypatch.setattr(predict_module, "Machine", lambda: Machine(pack=0.0))
 
@@ -150,8 +161,7 @@ def test_episode_lengths_and_speed_of_finished_results_are_used(tmp_path: Path) 
 def test_the_policy_acts_until_the_longest_episode_ends_an_environment_steps_until_its_own_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict_module, "update_cost", lambda *a: Cost(1e-3, first=7.0, point=2.0))
-    monkeypatch.setattr(predict_module, "act_cost", lambda work, *a: Cost(0.02 if work.planner else 0.01, first=5.0))
+    costs(monkeypatch, Cost(1e-3, first=7.0, point=2.0), frozen=Cost(0.01, first=5.0), planned=Cost(0.02, first=5.0))
     monkeypatch.setattr(predict_module, "env_cost", lambda *a: Cost(1e-3, first=0.1))
     made = plan(tmp_path, Archive())
     lengths = {cell.key: Lengths(mean=100, longest=300 + cell.seed) for cell in made.cells}
@@ -235,8 +245,7 @@ def test_slots_are_limited_by_cores_and_by_the_user(monkeypatch: pytest.MonkeyPa
 
 
 def test_gpu_hours_follow_the_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_module, "update_cost", lambda *a: Cost(1e-3))
-    monkeypatch.setattr(predict_module, "act_cost", lambda *a: Cost(0.0))
+    costs(monkeypatch, Cost(1e-3), Cost(0.0), Cost(0.0))
     store = Archive()
     made = predict(plan(tmp_path, store, sets=["resources.actor.gpus=0.5", "components.rebrac.eval_episodes=0"]), store)
     assert made.gpu_hours == pytest.approx(0.5 * 401 / 3600)
@@ -273,7 +282,7 @@ def test_a_long_training_that_will_be_compiled_is_measured_without_compiling(
     monkeypatch.setattr(
         speed, "time_updates", lambda *work: asked.append(work[0].compute.capture) or Cost(1.0, first=2.0)
     )
-    monkeypatch.setattr(speed, "execution_of", lambda compute, device, **work: asked.append(work) or "compile")
+    monkeypatch.setattr(works, "execution_of", lambda compute, device, **work: asked.append(work) or "compile")
     config = component_config("rebrac", {}, {"steps": 70_000})
     cost = speed.update_cost(Updates("rebrac", config, (11, 3), 1), Place("cpu", 1))
     assert asked == [{"updates": 70_000, "compile_pays": True}, "eager"]
@@ -327,36 +336,6 @@ def test_disk_is_the_weights_and_records_of_what_is_missing(tmp_path: Path) -> N
     assert predict(made, store).disk_bytes == whole - sizes[first.key] - RECORD_BYTES
 
 
-@pytest.mark.parametrize(
-    ("kind", "fields", "depth"),
-    [("world_model", {"denoising_steps": 7}, 7), ("diffuser", {"denoising_steps": 5, "horizon": 8}, 40)],
-)
-def test_a_sampled_state_takes_every_denoising_step(kind: str, fields: dict[str, Any], depth: int) -> None:
-    assert speed.sampling_depth({}) == 1
-    assert speed.sampling_depth({kind: component_config(kind, {}, fields)}) == depth
-
-
-def test_a_plan_too_large_to_be_timed_is_timed_in_two_sizes_and_extrapolated() -> None:
-    whole = {"horizon": 4, "rollouts": 100, "updates": 3, "step_size": 1.0}
-    assert speed.smaller_plans(whole, rows=10, depth=5, most=10**9) == [(whole, 1.0)]
-    (large, share), (small, less) = speed.smaller_plans(whole, rows=10, depth=5, most=4_000)
-    assert (large["updates"], large["rollouts"], large["horizon"]) == (1, 20, 4)
-    assert (small["updates"], small["rollouts"], small["horizon"]) == (1, 10, 4)
-    assert (share, less) == pytest.approx((1 / 15, 1 / 30))
-    assert large["step_size"] == 1.0
-    least = speed.smaller_plans(whole, rows=1000, depth=5, most=1)
-    assert [(plan["updates"], plan["rollouts"], plan["horizon"]) for plan, _ in least] == [(1, 1, 1)]
-    assert least[0][1] == pytest.approx(1 / 1200)
-
-
-def test_what_does_not_grow_with_the_work_is_not_multiplied() -> None:
-    assert speed.extrapolated([(1.0, 7.0)]) == 7.0
-    assert speed.extrapolated([(0.1, 7.0)]) == pytest.approx(70.0)
-    assert speed.extrapolated([(0.2, 3.0), (0.1, 2.0)]) == pytest.approx(11.0)  # 1 + 10 · size
-    assert speed.extrapolated([(0.2, 2.0), (0.1, 2.1)]) == pytest.approx(2.0)  # noise: never falling
-    assert speed.extrapolated([(0.2, 3.0), (0.1, 1.0)]) == pytest.approx(15.0)  # never more than in proportion
-
-
 def test_an_environment_is_timed_by_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "ACT_SECONDS", 0.01)
     cost = speed.env_cost("Hopper-v4")
@@ -366,8 +345,7 @@ def test_an_environment_is_timed_by_its_steps(monkeypatch: pytest.MonkeyPatch) -
 def test_a_plan_for_machines_with_gpus_can_be_made_on_one_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: None
 ) -> None:
-    asked = list[str]()
-    monkeypatch.setattr(predict_module, "update_cost", lambda *given: asked.append(given[1].device) or Cost(1e-3))
+    asked = costs(monkeypatch, Cost(1e-3), Cost(0.0), Cost(1e-2))
     monkeypatch.setattr(predict_module.torch.cuda, "is_available", lambda: False)
     wants = ["resources.actor={cpus: 1, gpus: 0.5}"]
     cost = predict(plan(tmp_path, Archive(), sets=wants), Archive())
@@ -387,6 +365,6 @@ def test_a_planner_of_ones_own_that_fails_is_named_in_one_line(tmp_path: Path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(PLANNERS, "_things", {"failing": Failing})
     config = {"rebrac": component_config("rebrac", {}, {"hidden_dim": 16})}
-    work = speed.Acts(planner_config({"kind": "failing"}), config, "rebrac", (11, 3), 1, 1)
+    work = Acts(planner_config({"kind": "failing"}), config, "rebrac", (11, 3), 1, 1)
     with pytest.raises(UserError, match="planner kind 'failing' failed when it was timed: ZeroDivisionError: of one"):
-        speed.act_cost(work, speed.ONE_CORE)
+        speed.act_cost(work, ONE_CORE)
