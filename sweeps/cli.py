@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mpcwdwm.errors import UserError
-from sweeps.data_commands import data_app, dataset_named
+from sweeps.data_commands import collect_dataset, data_app, dataset_named
 from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave
 from sweeps.plain_text import keep_printable
 
 if TYPE_CHECKING:
     from cluster.store import Store
+    from mpcwdwm.data import Dataset
     from sweeps.plan.plan import Plan
     from sweeps.spec.spec import Spec
 
@@ -264,29 +265,81 @@ def data_audit(
 ) -> None:
     """Check a dataset: episodes, returns, and what is wrong at their boundaries."""
     from mpcwdwm.data import audit, read_dataset
+    from mpcwdwm.data.verify import recorded_env
 
     path, task = dataset_named(what)
     dataset = read_dataset(path)
     print(audit(dataset, task).render())
     if draw is None:
         return
-    from analysis.figures.dataset import dataset_figure
-    from analysis.figures.drawing import rendered
-    from mpcwdwm.data.verify import recorded_env
-
     env_id = task.env_id if task else recorded_env(path) or path.stem
-    name = task.name if task else path.stem
-    figure = dataset_figure(dataset, places="maze" in env_id.lower(), name=name)
-    try:
-        draw.mkdir(parents=True, exist_ok=True)
-        for file, content in rendered(name, figure).items():
-            (draw / file).write_bytes(content)
-            print(draw / file)
-    except OSError as error:
-        raise UserError(f"cannot write into '{draw}': {error.strerror}") from None
+    for drawn in _draw(dataset, env_id, draw, task.name if task else path.stem):
+        print(drawn)
+
+
+@data_app.command("collect")
+def data_collect(
+    env: Annotated[str, typer.Argument(metavar="ENV", help="Gymnasium id, such as Hopper-v4, or a maze's task.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(help="random, medium, medium-replay, medium-expert, expert or full-replay; in mazes none."),
+    ] = None,
+    transitions: Annotated[
+        int | None, typer.Option(help="Rows in the file; by default 1,000,000 (medium-expert: 2,000,000).")
+    ] = None,
+    algorithm: Annotated[str, typer.Option(help="What RLlib trains: ppo or sac.")] = "ppo",
+    train_steps: Annotated[int, typer.Option(help="Environment steps of training.")] = 1_000_000,
+    snapshots: Annotated[int, typer.Option(help="Policies kept in training, from which medium is chosen.")] = 20,
+    seed: Annotated[int, typer.Option(help="Random seed of training, starting states and noise.")] = 0,
+    training: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of the training run; by default beside the file.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Pieces rolled at a time; by default one for each CPU.")] = None,
+    noise_sd: Annotated[
+        float | None, typer.Option(help="In mazes: standard deviation of the action noise; by default D4RL's.")
+    ] = None,
+) -> None:
+    """Record a dataset of your own of one of D4RL's kinds (needs the extra rllib); in mazes by planners."""
+    from mpcwdwm.data import TASKS, audit, read_dataset
+
+    env_id = TASKS[env].env_id if env in TASKS else env
+    collect_dataset(
+        env_id,
+        out,
+        kind=kind,
+        training=training,
+        transitions=transitions,
+        noise_sd=noise_sd,
+        workers=workers,
+        algorithm=algorithm,
+        steps=train_steps,
+        snapshots=snapshots,
+        seed=seed,
+    )
+    dataset = read_dataset(out)
+    print(audit(dataset).render())
+    print(*_draw(dataset, env_id, out.parent, out.stem, ".png"))
+    print(f"in a sweep: tasks: [{{name: {out.stem}, dataset: {out}, env: {env_id}}}]")
 
 
 # Pieces
+
+
+def _draw(dataset: "Dataset", env_id: str, folder: Path, name: str, only: str = "") -> list[Path]:
+    """Draw a dataset into a folder and return the files, of one suffix if one is given."""
+    from analysis.figures.dataset import dataset_figure
+    from analysis.figures.drawing import rendered
+
+    figure = dataset_figure(dataset, places="maze" in env_id.lower(), name=name)
+    drawn = {folder / file: content for file, content in rendered(name, figure).items() if file.endswith(only)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in drawn.items():
+            path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"cannot write into '{folder}': {error.strerror}") from None
+    return list(drawn)
 
 
 def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None) -> "Spec":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mpcwdwm.data import Task
 
-__all__ = ["data_app", "dataset_named"]
+__all__ = ["collect_dataset", "data_app", "dataset_named"]
 
 data_app = typer.Typer(help="List, fetch and check datasets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -77,61 +77,70 @@ def data_verify(
     leave(1 if found.named else 0)
 
 
-@data_app.command("collect")
-def data_collect(
-    env: Annotated[str, typer.Argument(metavar="ENV", help="Gymnasium id, such as Hopper-v4, or a maze's task.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
-    transitions: Annotated[int, typer.Option("--transitions", help="Transitions in the file.")],
-    train_steps: Annotated[int, typer.Option("--train-steps", help="Environment steps PPO learns from.")] = 256_000,
-    noise_sd: Annotated[
-        float | None, typer.Option("--noise-sd", help="Standard deviation of the action noise; 0.3, in mazes D4RL's.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of training, initial states and noise.")] = 0,
-    snapshots: Annotated[int, typer.Option("--snapshots", help="Policies that are recorded; 1: only the last.")] = 5,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="In mazes: pieces rolled at a time; by default one for each CPU.")
-    ] = None,
-) -> None:
-    """Record a dataset of your own: snapshots of PPO (needs the extra rllib); in mazes, planners."""
-    from cluster.collect import collect, collect_maze, is_maze
-    from mpcwdwm.data import TASKS, audit, read_dataset
+# Pieces
 
-    env_id = TASKS[env].env_id if env in TASKS else env
+
+def collect_dataset(
+    env_id: str,
+    out: Path,
+    *,
+    kind: str | None,
+    training: Path | None,
+    transitions: int | None,
+    noise_sd: float | None,
+    workers: int | None,
+    **trained: str | int,
+) -> None:
+    """Record a dataset by the way that suits the environment; on Ctrl-C leave, with what is finished kept.
+
+    Args:
+        env_id: Gymnasium id.
+        out: the HDF5 file to write.
+        kind: of D4RL; needed where a policy is trained.
+        training: folder of the training run.
+        transitions: rows in the file, by default D4RL's.
+        noise_sd: of a maze's planner.
+        workers: pieces rolled at a time.
+        **trained: fields of `cluster.collect.TrainingConfig`, the environment left out.
+
+    Raises:
+        UserError: an option is missing or does not belong to the environment, or what collecting raises.
+    """
     try:
         with interruptible():
             from rich.progress import MofNCompleteColumn
 
-            with _progress(MofNCompleteColumn()) as on_progress:
-                if is_maze(env_id):
+            from cluster.collect import (
+                KINDS,
+                collect,
+                collect_maze,
+                is_maze,
+                kind_named,
+                rllib_trainer,
+                training_config,
+            )
+
+            common: dict[str, Any] = {"workers": workers, "transitions": transitions}
+            if is_maze(env_id):
+                if kind or training:
+                    raise UserError(f"{env_id} is filled by a planner: leave out --kind and --training")
+                with _progress(MofNCompleteColumn()) as on_progress:
                     collect_maze(
-                        env_id,
-                        out,
-                        rows=transitions,
-                        seed=seed,
-                        noise_sd=noise_sd,
-                        workers=workers,
-                        on_progress=on_progress,
+                        env_id, out, seed=int(trained["seed"]), noise_sd=noise_sd, on_progress=on_progress, **common
                     )
-                else:
-                    collect(
-                        env_id,
-                        out,
-                        transitions=transitions,
-                        train_steps=train_steps,
-                        noise_sd=0.3 if noise_sd is None else noise_sd,
-                        seed=seed,
-                        snapshots=snapshots,
-                        on_progress=on_progress,
-                    )
+                return
+            if kind is None:
+                raise UserError(f"say what to record with --kind: {', '.join(KINDS)}")
+            if noise_sd is not None:
+                raise UserError("--noise-sd is for mazes: a trained policy acts with its own noise")
+            config = training_config(env_id, **trained)
+            with _progress(MofNCompleteColumn()) as on_progress:
+                collect(
+                    kind_named(kind), config, out, rllib_trainer, training=training, on_progress=on_progress, **common
+                )
     except KeyboardInterrupt:
-        kept = "repeat the command to go on" if is_maze(env_id) else "nothing was written"
-        print(f"stopped; {kept}", file=sys.stderr)
+        print("stopped; repeat the command to go on", file=sys.stderr)
         leave(EXIT_CODE)
-    print(audit(read_dataset(out)).render())
-    print(f"in a sweep: tasks: [{{name: {out.stem}, dataset: {out}, env: {env_id}}}]")
-
-
-# Pieces
 
 
 def _get_from_package(names: list[str], python: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.collect.pieces import Share, record
+from cluster.collect.pieces import ROWS, Share, record
 from mpcwdwm.collecting.navigation import AntBehaviour, AntEpisodes, PointBehaviour, PointJourney, file_goal
 from mpcwdwm.collecting.walker import WalkerConfig, trained
 from mpcwdwm.data.hdf5 import MIN_ROWS
@@ -27,8 +27,8 @@ def collect_maze(
     env_id: str,
     out: Path | str,
     *,
-    rows: int,
     seed: int,
+    transitions: int | None = None,
     noise_sd: float | None = None,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
@@ -38,8 +38,8 @@ def collect_maze(
     Args:
         env_id: of AntMaze or PointMaze, one for which `is_maze` holds.
         out: the HDF5 file to be written.
-        rows: in the file.
         seed: of starts, targets and noise; in AntMaze also of the goal that is rewarded.
+        transitions: rows in the file, by default D4RL's million.
         noise_sd: standard deviation of the noise on actions; by default D4RL's: 0 in PointMaze, 0.2 in AntMaze.
         workers: pieces rolled at a time, by default as many as there are CPUs.
         on_progress: called with what is being done, how much is done, and how much there is.
@@ -48,6 +48,7 @@ def collect_maze(
         UserError: there is no such environment, the numbers make no sense, or the file exists or cannot be written.
     """
     env_spec(env_id)
+    rows = ROWS if transitions is None else transitions
     if rows < MIN_ROWS:
         raise UserError(f"transitions must be at least {MIN_ROWS}, not {rows}")
     if seed < 0:

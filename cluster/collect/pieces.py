@@ -11,8 +11,6 @@ in a work folder beside the file that is to be written:
 An interrupted collection continues from them if the request is the same.
 """
 
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,25 +18,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from cluster.collect.rows import Rows, claim, concatenated, first_rows, found_rows, read_rows, write_rows
 from cluster.ray import start as ray_cluster
-from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.data.writing import refuse_unfit_target, write_arrays
 from mpcwdwm.envs.factory import mujoco_version
 from mpcwdwm.errors import UserError
 from mpcwdwm.random import derive_seed
-from mpcwdwm.training.checkpoint import read_checkpoint, write_checkpoint
 
-__all__ = ["PIECE_ROWS", "Roll", "Rows", "Share", "concatenated", "first_rows", "parts_folder", "record", "rolled"]
+__all__ = ["PIECE_ROWS", "ROWS", "Roll", "Share", "parts_folder", "record", "rolled", "versions"]
 
+ROWS = 1_000_000  # of a file, by default: as many as D4RL's
 PIECE_ROWS = 10_000  # about ten of D4RL's longest episodes, some seconds of work
 REQUEST = "request.json"
-INFO = "infos/"  # before the names of a part's arrays that are no columns of a dataset
 
-Rows = tuple[Arrays, dict[str, NDArray[Any]]]  # transitions in order, and further arrays of as many rows (qpos, qvel)
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -83,15 +77,15 @@ def record(
     Args and errors as for `rolled`; besides that, there must be nothing at `out` yet.
     """
     refuse_unfit_target(out)
-    request = {**request, **_versions()}
+    request = {**request, **versions()}
     arrays, infos = rolled(shares, out, request, seed=seed, workers=workers, on_progress=on_progress)
     write_arrays(out, arrays, infos=infos, attributes=request)
     shutil.rmtree(parts_folder(out))
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of everything that may change what is rolled."""
-    packages = ("mpcwdwm", "gymnasium", "numpy", "torch")
+    packages = ("mpcwdwm", "gymnasium", "numpy", "ray", "torch")
     return {"mujoco_version": mujoco_version(), **{f"{package}_version": version(package) for package in packages}}
 
 
@@ -120,22 +114,24 @@ def rolled(
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     folder = parts_folder(out)
-    _claim(folder, request)
+    claim(folder / REQUEST, request, "an interrupted collection", "repeat that one, or delete the folder")
     pieces = list(_pieces(shares, seed))
     total = sum(share.rows for share in shares)
-    finished = [piece for piece in pieces if _read(folder, piece) is not None]
+    finished = [piece for piece in pieces if read_rows(_part(folder, piece)) is not None]
     done = sum(piece.rows for piece in finished)
     if on_progress:
         on_progress("rolling", done, total)
     missing = [piece for piece in pieces if piece not in finished]
     for piece, rows in _here(missing) if workers == 1 else _over_ray(missing, workers):
-        _write(folder, piece, rows)
+        write_rows(_part(folder, piece), rows)
         done += piece.rows
         if on_progress:
             on_progress("rolling", done, total)
     return concatenated(
         [
-            first_rows(concatenated([_found(folder, piece) for piece in pieces if piece.share == index]), share.rows)
+            first_rows(
+                concatenated([found_rows(_part(folder, piece)) for piece in pieces if piece.share == index]), share.rows
+            )
             for index, share in enumerate(shares)
         ]
     )
@@ -196,90 +192,5 @@ def parts_folder(out: Path | str) -> Path:
     return Path(f"{out}.parts")
 
 
-def _claim(folder: Path, request: Mapping[str, str | int | float]) -> None:
-    """Make the folder, or check that what is in it belongs to the same request."""
-    path = folder / REQUEST
-    try:
-        if path.exists():
-            before = json.loads(path.read_text())
-            differ = [name for name in (*request, *before) if request.get(name) != before.get(name)]
-            if differ:
-                name = differ[0]
-                raise UserError(
-                    f"'{folder}' holds an interrupted collection with {name} {before.get(name, 'unset')}, not"
-                    f" {request.get(name, 'unset')}: repeat that one, or delete the folder"
-                )
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{REQUEST}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(dict(request), indent=1))
-        temporary.replace(path)
-    except json.JSONDecodeError:
-        raise UserError(f"'{path}' is damaged: delete '{folder}'") from None
-    except OSError as error:
-        raise UserError(f"folder '{folder}' cannot be written: {error.strerror}") from None
-
-
 def _part(folder: Path, piece: _Piece) -> Path:
     return folder / f"part-{piece.number:05d}.safetensors"
-
-
-def _write(folder: Path, piece: _Piece, rows: Rows) -> None:
-    """Write a piece atomically."""
-    columns = _columns(rows)
-    tensors = {name: torch.from_numpy(np.array(values)) for name, values in columns.items()}
-    try:
-        write_checkpoint(_part(folder, piece), tensors, {"rows": len(columns["obs"])})
-    except OSError as error:
-        raise UserError(f"folder '{folder}' cannot be written: {error.strerror}") from None
-
-
-def _read(folder: Path, piece: _Piece) -> Rows | None:
-    """Return a finished piece; None if it is absent or damaged."""
-    found = read_checkpoint(_part(folder, piece))
-    return None if found is None else _rows({name: tensor.numpy() for name, tensor in found[0].items()})
-
-
-def _found(folder: Path, piece: _Piece) -> Rows:
-    rows = _read(folder, piece)
-    if rows is None:
-        raise UserError(f"'{_part(folder, piece)}' has gone: repeat the command")
-    return rows
-
-
-# Rows
-
-
-def _columns(rows: Rows) -> dict[str, NDArray[Any]]:
-    """Return all arrays by name; those that `Arrays` may leave out are left out."""
-    arrays, infos = rows
-    columns = {name: values for name, values in vars(arrays).items() if values is not None}
-    return {**columns, **{f"{INFO}{name}": values for name, values in infos.items()}}
-
-
-def _rows(columns: Mapping[str, NDArray[Any]]) -> Rows:
-    """Return what `_columns` was given."""
-    arrays = Arrays(
-        obs=columns["obs"],
-        action=columns["action"],
-        reward=columns["reward"],
-        terminal=columns["terminal"],
-        timeout=columns.get("timeout"),
-        next_obs=columns.get("next_obs"),
-    )
-    infos = {name.removeprefix(INFO): values for name, values in columns.items() if name.startswith(INFO)}
-    return arrays, infos
-
-
-def concatenated(several: Sequence[Rows]) -> Rows:
-    """Return all rows in order; all have the same columns."""
-    columns = [_columns(rows) for rows in several]
-    return _rows({name: np.concatenate([each[name] for each in columns]) for name in columns[0]})
-
-
-def first_rows(rows: Rows, count: int) -> Rows:
-    """Return the first rows; where an episode is cut, it ends with a timeout."""
-    columns = {name: values[:count] for name, values in _columns(rows).items()}
-    timeout = np.array(columns.get("timeout", np.zeros(count)), dtype=bool)
-    timeout[-1] = not columns["terminal"][-1]
-    return _rows({**columns, "timeout": timeout})

@@ -28,7 +28,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_same_arguments_give_the_same_file_and_another_seed_another(tmp_path: Path) -> None:
     files = [tmp_path / f"{name}.hdf5" for name in "abc"]
     for file, seed in zip(files, (0, 0, 1), strict=True):
-        collect_maze(POINT, file, rows=1000, seed=seed, workers=1)
+        collect_maze(POINT, file, transitions=1000, seed=seed, workers=1)
     one, same, other = map(sha256_of, files)
     assert one == same != other
     assert not list(tmp_path.glob("*.parts"))
@@ -41,18 +41,23 @@ def test_an_interrupted_collection_of_an_antmaze_ends_as_an_undisturbed_one(tmp_
 
     heard: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        collect_maze(ANT, tmp_path / "a.hdf5", rows=400, seed=3, workers=1, on_progress=interrupt)
+        collect_maze(ANT, tmp_path / "a.hdf5", transitions=400, seed=3, workers=1, on_progress=interrupt)
     assert not (tmp_path / "a.hdf5").exists()
     collect_maze(
-        ANT, tmp_path / "a.hdf5", rows=400, seed=3, workers=1, on_progress=lambda what, *counts: heard.append(what)
+        ANT,
+        tmp_path / "a.hdf5",
+        transitions=400,
+        seed=3,
+        workers=1,
+        on_progress=lambda what, *counts: heard.append(what),
     )
-    collect_maze(ANT, tmp_path / "b.hdf5", rows=400, seed=3, workers=1)
+    collect_maze(ANT, tmp_path / "b.hdf5", transitions=400, seed=3, workers=1)
     assert sha256_of(tmp_path / "a.hdf5") == sha256_of(tmp_path / "b.hdf5")
     assert heard == ["training the walker", "rolling", "rolling"]  # nothing was done again
 
 
 def test_the_attributes_say_where_the_rows_come_from_and_the_rows_agree(tmp_path: Path) -> None:
-    collect_maze(POINT, tmp_path / "a.hdf5", rows=1000, seed=7, noise_sd=0.5, workers=1)
+    collect_maze(POINT, tmp_path / "a.hdf5", transitions=1000, seed=7, noise_sd=0.5, workers=1)
     with h5py.File(tmp_path / "a.hdf5") as file:
         said = dict(file.attrs)
     assert (said["env_id"], said["seed"], said["noise_sd"], said["transitions"]) == (POINT, 7, 0.5, 1000)
@@ -66,7 +71,7 @@ def test_the_attributes_say_where_the_rows_come_from_and_the_rows_agree(tmp_path
 
 
 def test_all_rows_of_an_antmaze_are_rewarded_for_one_goal(tmp_path: Path) -> None:
-    collect_maze(ANT, tmp_path / "a.hdf5", rows=400, seed=3, workers=1)
+    collect_maze(ANT, tmp_path / "a.hdf5", transitions=400, seed=3, workers=1)
     with h5py.File(tmp_path / "a.hdf5") as file:
         goal = np.array([file.attrs["goal_x"], file.attrs["goal_y"]])
         np.testing.assert_array_equal(file["infos/goal"][()], np.tile(goal, (400, 1)))
@@ -81,7 +86,7 @@ def test_every_registered_maze_is_one_and_no_robot_is() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"rows": 5}, "transitions must be at least 10"),
+        ({"transitions": 5}, "transitions must be at least 10"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"noise_sd": -0.1}, "noise-sd must be 0 or more"),
         ({"noise_sd": float("nan")}, "noise-sd must be 0 or more"),
@@ -90,7 +95,7 @@ def test_every_registered_maze_is_one_and_no_robot_is() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(change: dict[str, object], says: str, tmp_path: Path) -> None:
-    arguments = {"env_id": POINT, "out": tmp_path / "a.hdf5", "rows": 100, "seed": 0, **change}
+    arguments = {"env_id": POINT, "out": tmp_path / "a.hdf5", "transitions": 100, "seed": 0, **change}
     with pytest.raises(UserError, match=says) as caught:
         collect_maze(**arguments)
     assert "\n" not in str(caught.value)
@@ -99,5 +104,5 @@ def test_what_cannot_be_is_refused_in_one_line(change: dict[str, object], says: 
 def test_a_file_that_exists_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "a.hdf5").touch()
     with pytest.raises(UserError, match="exists already"):
-        collect_maze(ANT, tmp_path / "a.hdf5", rows=100, seed=0)
+        collect_maze(ANT, tmp_path / "a.hdf5", transitions=100, seed=0)
     assert not (tmp_path / "cache").exists()

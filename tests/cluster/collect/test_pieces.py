@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from cluster.collect.pieces import Rows, Share, first_rows, parts_folder, record, rolled
+from cluster.collect.pieces import Share, parts_folder, record, rolled
+from cluster.collect.rows import Rows, first_rows
 from mpcwdwm.data.hdf5 import Arrays, read_arrays
 from mpcwdwm.errors import UserError
 
