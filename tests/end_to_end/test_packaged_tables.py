@@ -23,6 +23,7 @@ TINY = {  # what makes a run of minutes or days one of seconds
     **{f"components.{part}.batch_size": 32 for part in ("rebrac", "iql", "bc", "world_model", "reward", "value")},
     "components.value.episodes": 10,
     "components.value.length": 5,
+    **{f"planners.{planner}.rollouts": 2 for planner in ("v1", "v1-tuned", "robust")},
 }
 
 
