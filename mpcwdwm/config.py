@@ -6,7 +6,11 @@ is coerced silently (``"8"`` is not a number, ``true`` is not 1).
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic._internal._model_construction import ModelMetaclass
+
+from mpcwdwm.errors import UserError
+from mpcwdwm.validation import first_finding
 
 __all__ = ["Config", "Flag", "Int", "Real", "setting"]
 
@@ -24,8 +28,27 @@ Flag = Annotated[bool, Strict()]
 """A bool; 0, 1 and strings are refused."""
 
 
-class Config(BaseModel):
-    """Base of every configuration: immutable, unknown keys refused, no infinities."""
+class _OneLine(ModelMetaclass):
+    """Of configs: what is wrong with the arguments of a constructor is one line, a `UserError`.
+
+    `model_validate` raises pydantic's error, whose places the YAML's reader needs. A constructor of the class itself
+    would be called by `model_validate`, too.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except ValidationError as error:
+            found = first_finding(error, lambda at: vars(cls)["__pydantic_fields__"] if not at else ())
+            raise UserError(f"{cls.__name__}: {found.message}") from None
+
+
+class Config(BaseModel, metaclass=_OneLine):
+    """Base of every configuration: immutable, unknown keys refused, no infinities.
+
+    Raises:
+        UserError: in its constructor, an unknown field or an impossible value.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, populate_by_name=True

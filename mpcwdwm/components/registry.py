@@ -63,8 +63,8 @@ def component_config(name: str, published: dict[str, Any], overrides: dict[str, 
     """
     fields = {**published, **overrides}
     if name == "world_model":
-        return WORLD_MODELS[str(fields.get("kind", DEFAULT_WORLD_MODEL))].config_class(**fields)
-    return COMPONENTS[name].config_class(**fields)
+        return WORLD_MODELS[str(fields.get("kind", DEFAULT_WORLD_MODEL))].config_class.model_validate(fields)
+    return COMPONENTS[name].config_class.model_validate(fields)
 
 
 def component_class(name: str, config: ComponentConfig) -> type[Component]:

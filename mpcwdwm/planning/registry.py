@@ -31,7 +31,7 @@ def planner_config(fields: dict[str, Any]) -> PlannerConfig:
         UserError: unknown kind.
         pydantic.ValidationError: unknown field or impossible value.
     """
-    return PLANNERS[str(fields.get("kind", DEFAULT_KIND))].config_class(**fields)
+    return PLANNERS[str(fields.get("kind", DEFAULT_KIND))].config_class.model_validate(fields)
 
 
 def planner_class(config: PlannerConfig) -> type[Planner]:

@@ -24,8 +24,8 @@ from mpcwdwm.envs.factory import check_env, environment_note, mujoco_version
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.buffer import usable_rows
+from mpcwdwm.validation import Where
 from sweeps.plan.code import code_hash
-from sweeps.spec.document import Where
 from sweeps.spec.spec import Spec
 
 __all__ = ["Checked", "DatasetFacts", "Learner", "check", "check_capture"]

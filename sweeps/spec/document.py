@@ -6,7 +6,6 @@ keys (``<<``) work. Repeated keys, foreign tags, a second document and aliases t
 """
 
 import io
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.resolver import VersionedResolver
 
-from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.errors import UserError
+from mpcwdwm.validation import Where, first_finding
 
-__all__ = ["Document", "Where", "dotted", "parse_document", "read_document", "shortened", "write_yaml"]
+__all__ = ["Document", "parse_document", "read_document", "write_yaml"]
 
 MAX_BYTES = 2**20  # a sweep is a page or two; a megabyte is a wrong file
 MAX_VALUES = 50_000  # values after aliases are expanded: stops anchors that double on every line
@@ -37,23 +37,6 @@ CORE_SCHEMA = {  # tag → (what a plain scalar looks like, its first characters
     ),
     "merge": (r"<<$", "<"),
 }
-
-EXPECTED = {  # pydantic's kind of error → what was expected, in YAML's terms; pydantic's own text for all others
-    "bool_type": "should be true or false",
-    "dict_type": "should be a mapping",
-    "float_type": "should be a number",
-    "int_from_float": "should be a whole number",
-    "int_type": "should be a whole number",
-    "list_type": "should be a list",
-    "model_type": "should be a mapping",
-    "string_type": "should be text, in quotes if it looks like something else",
-    "too_short": "should have at least one entry",
-    "tuple_type": "should be a list",
-}
-
-Where = tuple[str | int, ...]
-"""Where a value stands: mapping keys and list positions from the top, ("planners", "mpc", "horizon")."""
-
 
 # Documents
 
@@ -128,52 +111,20 @@ class Document:
         return UserError(f"{self.place(at, key=key)}: {message}")
 
     def translated(
-        self, error: ValidationError, locate: Callable[[Where], Where], known: Callable[[Where], Iterable[str]]
+        self,
+        error: ValidationError,
+        locate: Callable[[Where], Where],
+        known: Callable[[Where], Iterable[str]],
+        elsewhere: Callable[[str], str],
     ) -> UserError:
-        """Return pydantic's findings as one line: the first, and how many more.
-
-        Args:
-            error: what pydantic found.
-            locate: pydantic's location → the place in this document.
-            known: place of a mapping in this document → the keys it may have.
-        """
-        found = error.errors(include_url=False)
-        kind, location, given = found[0]["type"], found[0]["loc"], found[0]["input"]
-        in_key = location[-1:] == ("[key]",)  # pydantic's way to say that the key itself is wrong
-        where = locate(location[:-1] if in_key else location)
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        name, owner = str(where[-1]) if where else "", dotted(where[:-1])
-        inside = f" in {owner}" if owner else ""
-        if kind == "extra_forbidden":
-            message = f"unknown key '{name}'{inside}{did_you_mean(name, known(where[:-1]))}"
-            return self.error(where, message + more, key=True)
-        if kind == "missing" and isinstance(where[-1], str):
-            return self.error(where[:-1], f"missing key '{name}'{inside}{more}")
-        if kind == "missing":  # an entry of a list of fixed length
-            return self.error(where[:-1], f"{owner} has too few entries{more}")
-        if kind == "value_error":
-            said = found[0]["msg"].removeprefix("Value error, ")
-            return self.error(where, f"{dotted(where)}: {said}{more}", key=in_key)
-        said = EXPECTED.get(kind) or found[0]["msg"].removeprefix("Input ")
-        hint = did_you_mean(str(given), re.findall(r"'(.*?)'", said)) if kind == "literal_error" else ""
-        return self.error(where, f"{dotted(where)} {said}, not {shortened(given)}{hint}{more}")
-
-
-def dotted(at: Where) -> str:
-    """Write a place as people do: planners.mpc.horizon[1]."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at)
-    return text.removeprefix(".")
+        """Return pydantic's findings as one line: the first, and how many more; arguments as in `first_finding`."""
+        found = first_finding(error, known, locate, elsewhere)
+        return self.error(found.at, found.message, key=found.in_key)
 
 
 def _has_place(parent: Any, step: str | int) -> bool:
     """Say whether a value can be put under `step` of `parent`."""
     return isinstance(parent, dict if isinstance(step, str) else list)
-
-
-def shortened(value: Any) -> str:
-    """Write a value as YAML would, cut to the length of a message."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 # Reading

@@ -28,7 +28,9 @@ from mpcwdwm.data import Task, published_config
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.planning import DEFAULT_KIND, PLANNERS, Planner, PlannerConfig, planner_config
 from mpcwdwm.registry import Registry
-from sweeps.spec.document import Document, Where, dotted, shortened
+from mpcwdwm.validation import Where, dotted, name_hint, shortened
+from sweeps.spec.document import Document
+from sweeps.spec.places import elsewhere
 from sweeps.spec.schema import OverrideSection, SpecFile
 
 __all__ = ["Choice", "Layer", "ResolvedTask", "label", "read_layers", "resolve"]
@@ -148,7 +150,7 @@ def _read_section(
 def _refuse_unknown(document: Document, at: Where, known: Sequence[str]) -> None:
     name, section = str(at[-1]), str(at[-2])
     if name not in known:
-        hint = f"{did_you_mean(name, known)}; known: {', '.join(known)}"
+        hint = f"{name_hint(name, known)}; known: {', '.join(known)}"
         message = f"unknown {section.removesuffix('s')} '{name}' in {dotted(at[:-1])}{hint}"
         raise document.error(at, message, key=True)
 
@@ -166,8 +168,6 @@ def _read_settings(document: Document, at: Where, section: Any) -> Settings:
             raise document.error(here, f"{dotted(here)} is an empty axis; give at least one value")
         seen = set[str]()
         for index, value in enumerate(values):
-            if isinstance(value, (dict, list)):
-                raise document.error(here, f"{dotted(here)} should be a value or a list of values")
             # 1 and 1.0 are the same point of an axis, 1 and true are not
             whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
             identity = repr(float(value) if whole else value)
@@ -237,6 +237,9 @@ class Grids:
         on_tasks = self._settings.get(owner, {})
         settings = on_tasks.get(task.name, {})
         known = self._fields(owner, settings)
+        for field, axis in settings.items():
+            if field in known and any(isinstance(value, (dict, list)) for value in axis.values):
+                raise self.document.error(axis.at, f"{dotted(axis.at)} should be a value or a list of values")
         size = math.prod(len(axis.values) for axis in settings.values())
         if size > MAX_CHOICES:
             raise self.document.error(
@@ -250,12 +253,14 @@ class Grids:
 
             def locate(location: Where, at: Mapping[str, int] = at) -> Where:
                 name = str(location[0]) if location else ""
-                return settings[name].place(at[name]) if name in settings else (*owner, *location)
+                if name not in settings:
+                    return (*owner, *location)
+                return settings[name].place(at[name]) if name in known else settings[name].at
 
             try:
                 config = build({name: axis.values[at[name]] for name, axis in settings.items()})
             except ValidationError as error:
-                raise self.document.translated(error, locate, lambda _: known) from None
+                raise self.document.translated(error, locate, lambda _: known, elsewhere) from None
             resolved = dict(config)  # another task's kind may have an axis that this one's lacks
             choices.append(Choice(config, {name: resolved[name] for name in varying if name in resolved}))
         return choices

@@ -5,16 +5,17 @@ The fields inside ``components`` and ``planners`` are those of the config classe
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, JsonValue, Strict, model_validator
 
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.nn.compute import ComputeConfig
-from sweeps.spec.document import Where, shortened
+from mpcwdwm.validation import Where, shortened
 
 __all__ = [
+    "SECTIONS",
     "Evaluation",
     "OverrideSection",
     "PackageTaskSection",
@@ -178,7 +179,7 @@ class SpecFile(Section):
     tracking: Tracking = setting(Tracking(), "MLflow")
 
 
-SECTIONS: dict[Where, type[Config]] = {
+SECTIONS: Mapping[Where, type[Config]] = {
     (): SpecFile,
     ("evaluation",): Evaluation,
     ("evaluation", "select"): Select,

@@ -25,9 +25,11 @@ from mpcwdwm.data.tasks import package_task
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning import PLANNERS
-from sweeps.spec.document import Document, Where, dotted, parse_document, read_document, shortened, write_yaml
+from mpcwdwm.validation import Where, dotted, shortened
+from sweeps.spec.document import Document, parse_document, read_document, write_yaml
 from sweeps.spec.grid import ResolvedTask, read_layers, resolve
 from sweeps.spec.names import find_spec
+from sweeps.spec.places import elsewhere
 from sweeps.spec.schema import Evaluation, PackageTaskSection, Resources, SpecFile, TaskSection, known_keys
 
 __all__ = ["Spec", "load_spec"]
@@ -139,7 +141,7 @@ def load_spec(
     try:
         file = SpecFile.model_validate(document.data)
     except ValidationError as error:
-        raise document.translated(error, lambda at: at, known_keys) from None
+        raise document.translated(error, lambda at: at, known_keys, elsewhere) from None
     known_tasks = _within(file.evaluation.max_episode_steps, _read_tasks(document, file, found.folder))
     layers = read_layers(document, file, known_tasks)
     _check_baselines(document, file)
@@ -243,7 +245,7 @@ def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
             columns=section.columns,
         )
     except ValidationError as error:
-        raise document.translated(error, lambda loc: (*at, *loc), known_keys) from None
+        raise document.translated(error, lambda loc: (*at, *loc), known_keys, elsewhere) from None
     except UserError as error:
         raise document.error(at, str(error)) from None
 

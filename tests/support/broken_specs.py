@@ -22,6 +22,36 @@ BROKEN = {  # what is wrong → the file, its place, what has to be said
         "s.yaml:7:",
         "unknown key 'horizn' in planners.mpc (did you mean 'horizon'?)",
     ),
+    "unknown field with a list": (
+        text(planners="\n  mpc:\n    stepsize: [1e-6,\n      1e-4]"),
+        "s.yaml:6:",
+        "unknown key 'stepsize' in planners.mpc (did you mean 'step_size'?)",
+    ),
+    "unknown field with a mapping": (
+        text(planners="{mpc: {horizn: {a: 1}}}"),
+        "s.yaml:4:",
+        "unknown key 'horizn' in planners.mpc (did you mean 'horizon'?)",
+    ),
+    "another program's name": (
+        text("components: {rebrac: {gamma: 0.9}}"),
+        "s.yaml:5:",
+        "unknown key 'gamma' in components.rebrac (did you mean 'discount'?)",
+    ),
+    "another program's name, of a task": (
+        text(tasks="[{name: a, path: x.hdf5, env: Hopper-v4}]"),
+        "s.yaml:2:",
+        "unknown key 'path' in tasks[0] (did you mean 'dataset'?) (and 1 more)",
+    ),
+    "another section's field": (
+        text("resources: {num_cpus: 2}"),
+        "s.yaml:5:",
+        "unknown key 'num_cpus' in resources (resources.actor and resources.trial have 'cpus')",
+    ),
+    "a component's field in a planner": (
+        text(planners="{mpc: {gamma: 0.9}}"),
+        "s.yaml:4:",
+        "(components.rebrac and components.iql and components.value have 'discount')",
+    ),
     "short and long name": (
         text(planners="{mpc: {kind: policy, H: 1, horizon: 2}}"),
         "s.yaml:4:",

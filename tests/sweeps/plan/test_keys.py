@@ -282,6 +282,7 @@ MOVES = {
     "training.checkpoint": TRAINED,
     "training.evaluators": TRAINED,
     "training.loop": TRAINED,
+    "validation": NONE,
 }
 
 
