@@ -262,12 +262,16 @@ def data_audit(
     draw: Annotated[
         Path | None, typer.Option("--draw", metavar="FOLDER", help="Draw returns, lengths and coverage into a folder.")
     ] = None,
+    env: Annotated[
+        str | None,
+        typer.Option("--env", metavar="ID", help="Gymnasium id of a file's environment: terminals follow its rule."),
+    ] = None,
 ) -> None:
     """Check a dataset: episodes, returns, and what is wrong at their boundaries."""
     from mpcwdwm.data import audit, read_dataset
     from mpcwdwm.data.verify import recorded_env
 
-    path, task = dataset_named(what)
+    path, task = dataset_named(what, env)
     dataset = read_dataset(path)
     print(audit(dataset, task).render())
     if draw is None:

@@ -160,16 +160,28 @@ def _get_from_package(names: list[str], python: str) -> None:
             print(f"note: {task.name}: the file is not D4RL's ({unlike})", file=sys.stderr)
 
 
-def dataset_named(what: str) -> "tuple[Path, Task | None]":
-    """Return the file that is meant, and the task if one is named."""
+def dataset_named(what: str, env: str | None = None) -> "tuple[Path, Task | None]":
+    """Return the file that is meant, and the task if one is named, or made of a file and its environment."""
     from mpcwdwm.data import TASKS, dataset_path, find_task
     from mpcwdwm.data.conversion import in_d4rl_layout
 
     path = Path(what)
     if what not in TASKS and (path.exists() or path.suffix in (".hdf5", ".h5", ".npz")):
-        return in_d4rl_layout(path), None
+        plain = in_d4rl_layout(path)
+        return plain, None if env is None else _task_of_file(plain, env)
     task = find_task(what)
+    if env not in (None, task.env_id):
+        raise UserError(f"task '{what}' has an environment, '{task.env_id}': leave --env out")
     return dataset_path(task), task
+
+
+def _task_of_file(path: Path, env: str) -> "Task":
+    from mpcwdwm.data import custom_task, read_dataset
+    from mpcwdwm.envs.factory import check_env
+
+    dataset = read_dataset(path)
+    check_env(env, dataset.obs_dim, dataset.act_dim)
+    return custom_task("file", path, env)
 
 
 @contextmanager

@@ -10,14 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpcwdwm.data.dataset import Dataset, continues
+from mpcwdwm.data.ends import JUMP, Ends, ends_of
 from mpcwdwm.data.hdf5 import Arrays, Flags, read_arrays
 from mpcwdwm.data.recognised import Extent, unlike_the_original
 from mpcwdwm.data.scores import normalized_score
 from mpcwdwm.data.tasks import Task
 
-__all__ = ["Audit", "Fault", "Spread", "audit"]
+__all__ = ["Audit", "Fault", "Spread", "audit", "doubts"]
 
 SHOWN_ROWS = 5  # of each fault, enough to look them up
+FEW = 0.01  # of the episodes: so few contradictions, of rounding at a rule's bounds, are no doubt about a file
+BY_RULE = "kept as flagged (a sweep reads by the rule with terminals: rule)"
+UNCOMPARED = "not compared: no termination rule is known (--env ID names the environment)"
+AT_JUMPS = "not taken as an end (a sweep does with ends: jumps)"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Audit:
     stores_next_obs: bool
     repeated_rows: int  # same observation, action and reward as an earlier row
     faults: tuple[Fault, ...]
+    rule: str | None  # with which terminals were compared
     unlike: str | None  # why the file is not the registered one, though under its name
 
     def render(self) -> str:
@@ -80,6 +86,7 @@ class Audit:
             f"  usable rows       {data.has_next_obs.sum():,} with a next observation, {for_critics:,} for critics",
             f"  repeated rows     {self.repeated_rows:,}",
             f"  held out          {data.heldout_episodes.sum():,} episodes, {data.heldout.sum():,} transitions",
+            f"  terminals         {f'compared with the rule of {self.rule}' if self.rule else UNCOMPARED}",
             "  faults" if self.faults else "  faults            none found",
         ]
         for fault in self.faults:
@@ -106,8 +113,22 @@ def audit(dataset: Dataset, task: Task | None = None) -> Audit:
         stores_next_obs=arrays.next_obs is not None,
         repeated_rows=_repeated_rows(arrays),
         faults=tuple(_faults(dataset, arrays, task)),
+        rule=task.termination if task else None,
         unlike=unlike_the_original(task, Extent.of(dataset)) if task else None,
     )
+
+
+def doubts(dataset: Dataset, rule: str | None) -> list[str]:
+    """Return what a sweep has to say of a dataset's ends, a line each: contradictions in more than a few episodes.
+
+    Raises:
+        UserError: as `audit`.
+    """
+    arrays = read_arrays(dataset.path)
+    shown = ends_of(arrays, rule)
+    found = [*_jump_faults(arrays, shown), *_rule_faults(dataset, shown, rule)]
+    many = [fault for fault in found if fault.count > FEW * len(dataset.lengths)]
+    return [f"{fault.count:,} × {fault.what}: {fault.treatment}" for fault in many]
 
 
 # ── Faults ────────────────────────────────────────────────────────────────────
@@ -115,7 +136,9 @@ def audit(dataset: Dataset, task: Task | None = None) -> Audit:
 
 def _faults(dataset: Dataset, arrays: Arrays, task: Task | None) -> list[Fault]:
     """Return the kinds of fault of which there is at least one row."""
-    found = _boundary_faults(arrays)
+    rule = task.termination if task else None
+    shown = ends_of(arrays, rule)
+    found = [*_boundary_faults(arrays), *_jump_faults(arrays, shown), *_rule_faults(dataset, shown, rule)]
     if task is not None:
         too_long = dataset.lengths > task.max_episode_steps
         last = np.zeros(len(dataset.obs), dtype=bool)
@@ -123,8 +146,6 @@ def _faults(dataset: Dataset, arrays: Arrays, task: Task | None) -> list[Fault]:
         found.append(
             _fault(f"episode longer than {task.max_episode_steps} steps, an end may be unmarked", last, "kept")
         )
-        if task.termination is not None:
-            found += _termination_faults(dataset, task.termination)
     return [fault for fault in found if fault.count]
 
 
@@ -152,18 +173,28 @@ def _boundary_faults(arrays: Arrays) -> list[Fault]:
     return found
 
 
-def _termination_faults(dataset: Dataset, rule: str) -> list[Fault]:
-    """Return where terminal flags disagree with the environment's rule, on rows with a next observation."""
-    import torch  # only needed here
+def _jump_faults(arrays: Arrays, shown: Ends) -> list[Fault]:
+    """Return where the observation jumps though the row is no end; stored next observations show it exactly."""
+    if arrays.next_obs is not None:
+        return []
+    what = f"jump of the observation without a marked end (above {JUMP:g} × the 99th percentile of a linear prediction)"
+    return [_fault(what, shown.jump, AT_JUMPS)]
 
-    from mpcwdwm.envs.termination import RULES
 
-    fallen = RULES[rule](torch.from_numpy(dataset.next_obs)).numpy() & dataset.has_next_obs
-    upright = ~fallen & dataset.has_next_obs
-    return [
-        _fault(f"row not terminal though '{rule}' ends there", fallen & ~dataset.terminal, "kept as flagged"),
-        _fault(f"row terminal though '{rule}' does not end there", upright & dataset.terminal, "kept as flagged"),
-    ]
+def _rule_faults(dataset: Dataset, shown: Ends, rule: str | None) -> list[Fault]:
+    """Return where terminal flags disagree with the robot's rule, and where they cannot be compared."""
+    if rule is None:
+        return []
+    found = []
+    for rows, how in ((~shown.predicted, ""), (shown.predicted, " (the next observation is predicted)")):
+        fallen, upright = shown.fallen & rows, shown.compared & ~shown.fallen & rows
+        found.append(_fault(f"row not terminal though '{rule}' ends there{how}", fallen & ~dataset.terminal, BY_RULE))
+        found.append(
+            _fault(f"row terminal though '{rule}' does not end there{how}", upright & dataset.terminal, BY_RULE)
+        )
+    unknown = ~shown.compared & (dataset.terminal | dataset.timeout)
+    found.append(_fault(f"end that cannot be compared with '{rule}': no next observation", unknown, "kept as flagged"))
+    return found
 
 
 def _repeated_rows(arrays: Arrays) -> int:

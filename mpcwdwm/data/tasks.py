@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from mpcwdwm.data.conversion import in_d4rl_layout
 from mpcwdwm.data.d4rl_package import ask_d4rl, package_path
+from mpcwdwm.data.ends import EndsBy, TerminalsBy, reread
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.sidecar import verify_or_record
 from mpcwdwm.errors import UserError, did_you_mean
@@ -46,6 +47,8 @@ class Task:
     columns: tuple[tuple[str, str], ...] = ()  # D4RL's name → the file's, of arrays that have another
     env_kwargs: Mapping[str, JsonValue] = field(default_factory=dict, hash=False)  # what the environment is made with
     python: str | None = None  # an interpreter whose d4rl gives the dataset; None: D4RL's file is read here
+    terminals: TerminalsBy = "file"  # whose word counts: the file's flags, or the termination rule's
+    ends: EndsBy = "flags"  # where episodes end: at flags, or at jumps of the observation, too
 
 
 @dataclass(frozen=True)
@@ -153,11 +156,13 @@ def custom_task(
     goal_reward: float | None = None,
     columns: Mapping[str, str] | None = None,
     env_kwargs: Mapping[str, JsonValue] | None = None,
+    terminals: TerminalsBy = "file",
+    ends: EndsBy = "flags",
 ) -> Task:
     """Return the task made of a dataset and a Gymnasium id.
 
     The dataset is HDF5 in D4RL's layout, or one that `mpcwdwm.data.conversion` rewrites in it; ``columns``: D4RL's name
-    of an array → the file's.
+    of an array → the file's; ``terminals`` and ``ends``: how its flags are read (`mpcwdwm.data.ends`).
 
     What is not given is taken from what is known of the robot (HalfCheetah, Hopper, Walker2d, Ant, AntMaze,
     PointMaze), the number of steps from Gymnasium's registration. The file need not exist yet; `dataset_path` checks.
@@ -200,6 +205,8 @@ def custom_task(
         goal_reward=robot.goal_reward if goal_reward is None and robot else goal_reward,
         columns=tuple(sorted((columns or {}).items())),
         env_kwargs=dict(env_kwargs or {}),
+        terminals=terminals,
+        ends=ends,
     )
 
 
@@ -240,4 +247,7 @@ def dataset_path(task: Task) -> Path:
         verify_or_record(path, task.url)
     if task.source == "bundled" and (found := sha256_of(path)) != _ROWS[task.name]["sha256"]:
         raise UserError(f"'{path}' is damaged (sha256 {found[:12]}…): install mpcwdwm again")
-    return in_d4rl_layout(path, dict(task.columns)) if task.source == "local" else path
+    if task.source != "local":
+        return path
+    plain = in_d4rl_layout(path, dict(task.columns))
+    return reread(plain, terminals=task.terminals, ends=task.ends, rule=task.termination)

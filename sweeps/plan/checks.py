@@ -18,11 +18,13 @@ from pydantic import TypeAdapter
 from cluster.units import TaskRef
 from mpcwdwm.components.component import Rows
 from mpcwdwm.data import TASKS, Task, dataset_path, read_dataset, sha256_of
+from mpcwdwm.data.audit import doubts
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.recognised import Extent, unlike_the_original
 from mpcwdwm.envs.factory import check_env, environment_note, mujoco_version
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError
+from mpcwdwm.registry import slug
 from mpcwdwm.training.buffer import usable_rows
 from mpcwdwm.validation import Where
 from sweeps.plan.code import code_hash
@@ -80,6 +82,7 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
                 bounds[environment] = check_env(task.env_id, *dims, task.env_kwargs)
             if task.termination is not None:
                 _check_rule(task.termination, known.obs_dim)
+            doubtful = dataset_doubts(path, task.termination)
         except UserError as error:
             raise spec.document.error(_entry(spec, task), f"task '{task.name}': {error}") from None
         facts[task.name] = known
@@ -108,6 +111,7 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             notices.append(
                 f"{task.name}: no termination rule and no goal_reward is known, so imagined rollouts do not end"
             )
+        notices += [f"{task.name}: {doubt}" for doubt in doubtful]
         if task.reference is None:
             notices.append(f"{task.name}: no reference scores are known, so raw returns are shown")
     if limit := spec.evaluation.max_episode_steps:
@@ -176,3 +180,21 @@ def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
     with contextlib.suppress(OSError):  # without a cache the next check only takes longer
         write_json(cached, {"facts": asdict(facts), "fit_for": sorted(wanted | fit_for)})
     return facts
+
+
+def dataset_doubts(path: Path, rule: str | None) -> list[str]:
+    """Return what is doubtful about where a dataset's episodes end; from the cache if it was looked at before.
+
+    Args:
+        path: of the file.
+        rule: the termination rule with which its terminals are compared.
+    """
+    module = [] if rule is None else [RULES[rule].__module__]
+    code = code_hash("mpcwdwm.data.audit", *module)
+    cached = cache_folder() / "datasets" / f"{sha256_of(path)[:32]}-{slug(rule or 'none')}-{code[:8]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return [str(each) for each in json.loads(cached.read_text())["doubts"]]
+    found = doubts(read_dataset(path), rule)
+    with contextlib.suppress(OSError):
+        write_json(cached, {"doubts": found})
+    return found

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, JsonValue, Strict, model_validator
 
 from mpcwdwm.config import Config, Int, Real, setting
+from mpcwdwm.data.ends import EndsBy, TerminalsBy
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.validation import Where, shortened
 
@@ -133,6 +134,8 @@ class TaskSection(Section):
     name: Name = setting(..., "what the task is called")
     dataset: str = setting(..., "HDF5 in D4RL's layout or Minari's, or NPZ, relative to the YAML; or minari:ID")
     columns: dict[str, str] = setting({}, "D4RL's name of an array: the file's, where it has another")
+    terminals: TerminalsBy = setting("file", "whose terminal flags count: the file's, or the termination rule's")
+    ends: EndsBy = setting("flags", "where episodes end: at the file's flags, or where the observation jumps, too")
     env: str = setting(..., "Gymnasium id of the environment to evaluate in")
     env_kwargs: dict[str, JsonValue] = setting({}, "keyword arguments of the environment")
     reference: tuple[Real, Real] | None = setting(None, "returns that score 0 and 100; unset: raw returns")

@@ -101,6 +101,8 @@ def _task_entry(task: Task) -> Any:
         "goal_reward": task.goal_reward,
         **({"env_kwargs": dict(task.env_kwargs)} if task.env_kwargs else {}),
         **({"columns": dict(task.columns)} if task.columns else {}),
+        **({"terminals": task.terminals} if task.terminals != "file" else {}),
+        **({"ends": task.ends} if task.ends != "flags" else {}),
     }
 
 
@@ -243,6 +245,8 @@ def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
             goal_reward=section.goal_reward,
             env_kwargs=section.env_kwargs,
             columns=section.columns,
+            terminals=section.terminals,
+            ends=section.ends,
         )
     except ValidationError as error:
         raise document.translated(error, lambda loc: (*at, *loc), known_keys, elsewhere) from None

@@ -228,6 +228,7 @@ MOVES = {
     "data.d4rl_package": NONE,  # the copy's hash is in the key
     "data.d4rl_side": NONE,
     "data.download": NONE,
+    "data.ends": NONE,  # the copy's hash is in the key
     "data.fingerprint": ALL,
     "data.hdf5": ALL,
     "data.hyperparameters": NONE,
