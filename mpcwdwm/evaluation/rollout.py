@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from mpcwdwm.envs.factory import make_env
+from mpcwdwm.errors import UserError
 from mpcwdwm.random import derive_seed
 
 __all__ = ["Rollout", "episode_seeds", "rollout"]
@@ -58,6 +59,9 @@ def rollout(
         device: where observations are put.
         dtype: of the observations.
         on_step: called with the number of steps done and which episodes are still running.
+
+    Raises:
+        UserError: the environment gives a reward that is not finite, or an observation in a running episode.
     """
     envs = [make_env(env_id, env_kwargs) for _ in env_seeds]
     try:
@@ -76,6 +80,16 @@ def rollout(
                 returns[i] += float(reward)
                 lengths[i] += 1
                 alive[i] = not (terminated or truncated)
+                if not np.isfinite(returns[i]):
+                    raise UserError(f"environment '{env_id}' gave the reward {reward} in step {lengths[i]}")
+                if not np.isfinite(obs[i]).all():
+                    if alive[i]:
+                        entry = int(np.argmin(np.isfinite(obs[i])))
+                        raise UserError(
+                            f"environment '{env_id}' gave {obs[i, entry]} in entry {entry} of the observation"
+                            f" in step {lengths[i]}"
+                        )
+                    obs[i] = 0  # nobody acts on it any more
             if on_step is not None:
                 on_step(step + 1, torch.from_numpy(alive.copy()))
             if not alive.any():

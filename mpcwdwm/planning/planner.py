@@ -245,7 +245,13 @@ class Planner:
         Returns:
             Actions (N, act_dim), imagined returns (N,), and which rows fell back to the pretrained policy
             (N,). They are overwritten by the next call.
+
+        Raises:
+            UserError: an observation is not finite: no policy has an action for it.
         """
+        if not obs.isfinite().all():
+            row, entry = (~obs.isfinite()).nonzero()[0].tolist()
+            raise UserError(f"the observation is not finite: entry {entry} of row {row} is {obs[row, entry].item()}")
         first = not self.act_dim
         if first:
             check_answers(self.parts, self.psi0, obs, gradient=self.follows_gradient)
@@ -277,7 +283,7 @@ class Planner:
         """Plan at one observation (obs_dim,) and return one action (act_dim,): for a single environment.
 
         Raises:
-            UserError: it is no vector or not as long as the one before, or the planner has several rows.
+            UserError: it is no vector, not as long as the one before or not finite, or the planner has several rows.
         """
         if self.rows > 1:
             raise UserError(f"this planner has {self.rows} rows: call act() with an observation for each")

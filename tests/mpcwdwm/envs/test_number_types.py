@@ -1,10 +1,11 @@
-"""Environments whose observations are float64 or bytes: policies see them as float32."""
+"""Environments whose observations are float64 or bytes: policies see them as float32; and ones that give no number."""
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
+from mpcwdwm.errors import UserError
 from mpcwdwm.evaluation.rollout import rollout
 
 
@@ -43,3 +44,46 @@ def test_policies_see_float32(dtype):
     assert [episode.length for episode in found] == [4, 4]
     assert {obs.dtype for obs in seen} == {torch.float32}
     assert [obs[0, 0].item() for obs in seen] == [0, 1, 2, 3]
+
+
+class Diverging(Counting):
+    """Something is not a number in its third step."""
+
+    def __init__(self, what):
+        super().__init__(np.float32)
+        self.what = what
+
+    def step(self, action):
+        obs, reward, ended, cut, info = super().step(action)
+        if self.steps == 3:
+            obs[1] = np.nan if self.what != "reward" else obs[1]
+            reward = np.nan if self.what == "reward" else reward
+            ended = self.what == "last observation"
+        return obs, reward, ended, cut, info
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("observation", "gave nan in entry 1 of the observation in step 3"),
+        ("reward", "gave the reward nan in step 3"),
+        ("last observation", None),  # nobody acts on it
+    ],
+)
+def test_what_is_not_a_number_is_said_before_a_policy_acts_on_it(what, says):
+    gymnasium.register("Diverging-v0", entry_point=lambda: Diverging(what), max_episode_steps=10)
+    seen = []
+
+    def act(obs, alive):
+        seen.append(obs)
+        return torch.zeros(len(obs), 2)
+
+    try:
+        if says is None:
+            assert [episode.length for episode in rollout("Diverging-v0", act, [0, 1], max_steps=10)] == [3, 3]
+        else:
+            with pytest.raises(UserError, match=says):
+                rollout("Diverging-v0", act, [0, 1], max_steps=10)
+    finally:
+        del gymnasium.registry["Diverging-v0"]
+    assert all(obs.isfinite().all() for obs in seen)
