@@ -34,7 +34,7 @@ def test_policies_see_float32(dtype):
     seen = []
 
     def act(obs, alive):
-        seen.append(obs)
+        seen.append(obs.clone())
         return torch.zeros(len(obs), 2)
 
     try:
@@ -75,7 +75,7 @@ def test_what_is_not_a_number_is_said_before_a_policy_acts_on_it(what, says):
     seen = []
 
     def act(obs, alive):
-        seen.append(obs)
+        seen.append(obs.clone())
         return torch.zeros(len(obs), 2)
 
     try:
