@@ -6,9 +6,11 @@ An episode that has ended keeps its row, so that the others' numbers do not depe
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor
 
@@ -61,11 +63,12 @@ def rollout(
         on_step: called with the number of steps done and which episodes are still running.
 
     Raises:
-        UserError: the environment gives a reward that is not finite, or an observation in a running episode.
+        UserError: the environment gives a reward, or in a running episode an observation, that is not finite.
     """
     envs = [make_env(env_id, env_kwargs) for _ in env_seeds]
     try:
         obs = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, env_seeds, strict=True)])
+        _check_finite(obs, f"environment '{env_id}', reset")
         alive = np.ones(len(envs), dtype=bool)
         returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=int)
         milliseconds = np.zeros(len(envs))
@@ -81,14 +84,10 @@ def rollout(
                 lengths[i] += 1
                 alive[i] = not (terminated or truncated)
                 if not np.isfinite(returns[i]):
-                    raise UserError(f"environment '{env_id}' gave the reward {reward} in step {lengths[i]}")
-                if not np.isfinite(obs[i]).all():
-                    if alive[i]:
-                        entry = int(np.argmin(np.isfinite(obs[i])))
-                        raise UserError(
-                            f"environment '{env_id}' gave {obs[i, entry]} in entry {entry} of the observation"
-                            f" in step {lengths[i]}"
-                        )
+                    raise UserError(f"environment '{env_id}', step {lengths[i]}: the reward is {reward}")
+                if alive[i]:
+                    _check_finite(obs[i], f"environment '{env_id}', step {lengths[i]}")
+                elif not np.isfinite(obs[i]).all():
                     obs[i] = 0  # nobody acts on it any more
             if on_step is not None:
                 on_step(step + 1, torch.from_numpy(alive.copy()))
@@ -101,3 +100,11 @@ def rollout(
         Rollout(int(seed), float(r), int(n), float(ms / n))
         for seed, r, n, ms in zip(env_seeds, returns, lengths, milliseconds, strict=True)
     ]
+
+
+def _check_finite(obs: NDArray[np.number[Any]], where: str) -> None:
+    """Raise UserError unless all numbers of an observation are finite: no policy has an action for others."""
+    finite = np.isfinite(obs)
+    if not finite.all():
+        place = np.argwhere(~finite)[0]
+        raise UserError(f"{where}: entry {place[-1]} of the observation is {obs[tuple(place)]}")

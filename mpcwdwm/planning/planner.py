@@ -245,13 +245,7 @@ class Planner:
         Returns:
             Actions (N, act_dim), imagined returns (N,), and which rows fell back to the pretrained policy
             (N,). They are overwritten by the next call.
-
-        Raises:
-            UserError: an observation is not finite: no policy has an action for it.
         """
-        if not obs.isfinite().all():
-            row, entry = (~obs.isfinite()).nonzero()[0].tolist()
-            raise UserError(f"the observation is not finite: entry {entry} of row {row} is {obs[row, entry].item()}")
         first = not self.act_dim
         if first:
             check_answers(self.parts, self.psi0, obs, gradient=self.follows_gradient)
@@ -295,6 +289,11 @@ class Planner:
         if rows.dim() != 1 or (self.act_dim and rows.shape != self.obs.shape[1:]):
             before = f" of {self.obs.shape[1]} numbers" if self.act_dim else ""
             raise UserError(f"planner(obs) takes one vector{before}, not one of shape {tuple(rows.shape)}")
+        if not rows.isfinite().all():  # here, because imagined observations that `act` sees may diverge
+            entry = int((~rows.isfinite()).nonzero()[0])
+            raise UserError(
+                f"planner(obs): entry {entry} is {rows[entry].item()}, and no policy has an action for that"
+            )
         return self.act(rows.unsqueeze(0))[0].squeeze(0).cpu().numpy()
 
 

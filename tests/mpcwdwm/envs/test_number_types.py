@@ -53,10 +53,15 @@ class Diverging(Counting):
         super().__init__(np.float32)
         self.what = what
 
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        obs[2] = np.nan if self.what == "reset" else 0
+        return obs, info
+
     def step(self, action):
         obs, reward, ended, cut, info = super().step(action)
         if self.steps == 3:
-            obs[1] = np.nan if self.what != "reward" else obs[1]
+            obs[1] = np.nan if "observation" in self.what else obs[1]
             reward = np.nan if self.what == "reward" else reward
             ended = self.what == "last observation"
         return obs, reward, ended, cut, info
@@ -65,8 +70,9 @@ class Diverging(Counting):
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("observation", "gave nan in entry 1 of the observation in step 3"),
-        ("reward", "gave the reward nan in step 3"),
+        ("observation", "step 3: entry 1 of the observation is nan"),
+        ("reward", "step 3: the reward is nan"),
+        ("reset", "reset: entry 2 of the observation is nan"),
         ("last observation", None),  # nobody acts on it
     ],
 )

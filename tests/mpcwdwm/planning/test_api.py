@@ -134,7 +134,7 @@ def test_ones_own_policy_in_a_loaded_set(storage):
 def test_an_observation_that_is_not_finite_has_no_action(storage):
     planner = mpcwdwm.AdaptiveMpc(mpcwdwm.load(storage, task=TASK["name"]), mpcwdwm.MpcConfig(H=1, M=2, E=1))
     for bad in (np.nan, np.inf):
-        with pytest.raises(UserError, match=f"not finite: entry 2 of row 0 is {bad}"):
+        with pytest.raises(UserError, match=f"entry 2 is {bad}"):
             planner(np.array([0, 0, bad, *[0] * 8]))
     assert planner(np.zeros(11)).shape == (3,)
 
