@@ -20,12 +20,13 @@ from cluster import packs
 from cluster.ray.address import check_reachable, wanted_address
 from cluster.ray.attempts import Finished
 from cluster.store import Store, open_store
-from cluster.units import KINDS, Pack, Unit
+from cluster.units import KINDS, Kind, Pack, Unit
 from cluster.work import Compute, PackFailure
 from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import interruptible
 from sweeps.execution.meter import Meter
 from sweeps.execution.progress import ProgressLines, training_order
+from sweeps.execution.waiting import Waiting
 from sweeps.plan.checks import check_capture
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
 from sweeps.records.fields import plan_record
@@ -89,7 +90,8 @@ class Driver:
         self.recorder = Recorder(self.tracker, store)
         self._workers: Workers | None = None
         self._recorded = False  # whether MLflow has our parent run
-        self._waiting: list[Pack] = []  # packs whose parts are not all published
+        self._waiting = Waiting(())  # packs whose parts are not all published
+        self._failed = Counter[Kind]()  # units of the plan
         self._open: dict[str, Pack] = {}  # the packs that have not ended, by id
 
     def carry_out(self, plan: Plan) -> Outcome:
@@ -130,6 +132,8 @@ class Driver:
         self.plan = plan
         units: list[Unit] = [*plan.components, *plan.cells]
         self.units = {unit.key: unit for unit in units}
+        # Code that is edited during a run gives other keys after a choice: what failed may no longer be planned.
+        self._failed = Counter(unit.kind for key, unit in self.units.items() if key in self.outcome.failed)
         self._look_up()
         for kind, planned in zip(KINDS, (len(plan.components), len(plan.cells)), strict=True):
             self.meter.plan(kind, planned, len(self.done[kind]))
@@ -139,8 +143,11 @@ class Driver:
         self.done = {kind: set(self.store.keys(kind)).intersection(self.units) for kind in KINDS}
 
     def _is_complete(self) -> bool:
-        settled = self.done["component"] | self.done["cell"] | set(self.outcome.failed)
-        return settled.issuperset(self.units)
+        return self._settled().issuperset(self.units)
+
+    def _settled(self) -> set[str]:
+        """Return the keys of what is published or has failed."""
+        return self.done["component"] | self.done["cell"] | set(self.outcome.failed)
 
     def _published(self) -> Iterator[tuple[Unit, Path]]:
         """Yield the units of the plan that are published, with their folders."""
@@ -190,17 +197,17 @@ class Driver:
         self.meter.expect("component", training)
         self.meter.expect("cell", cells)
         self._open = {pack.id: pack for pack in [*training, *cells]}
-        self._waiting = [*(pack for pack in training if _parts(pack)), *cells]
-        for pack in training:
-            if not _parts(pack):
-                workers.submit(pack)
+        settled = self._settled()
+        self._waiting = Waiting(unit for key, unit in self.units.items() if key not in settled)
+        for pack in [*training, *cells]:
+            self._waiting.add(pack)
         while self._open:
             ended = workers.poll()
             for end in ended:
                 self._settle(end)
             for pack in self._released():
                 workers.submit(pack)
-            workers.share_out(has_trained_task=self._has_trained_task())
+            workers.share_out(has_trained_task=self._waiting.has_trained_task())
             self._complain(self.recorder.complaint())
             if ended or self.meter.due():
                 self._draw(workers)
@@ -228,20 +235,21 @@ class Driver:
                 else:
                     self.outcome.evaluated += 1
                 self.recorder.add(unit)
+                self._waiting.settle(unit)
             else:
                 self._fail(unit, PackFailure(end.error or "it ended without a result", end.log))
         self.meter.advance(end.pack)
         self._open.pop(end.pack.id, None)
 
     def _fail(self, unit: Unit, failure: PackFailure) -> None:
+        self._failed[unit.kind] += unit.key in self.units and unit.key not in self.outcome.failed
         self.outcome.failed[unit.key] = failure
+        self._waiting.settle(unit)
         self.lines.note(f"failed: {unit.key}: {failure.error} (log: {failure.log})")
 
     def _released(self) -> Iterator[Pack]:
         """Yield the packs for whose parts nothing is left to wait; units whose parts have failed fail too."""
-        training = set(self.units) - self.done["component"] - set(self.outcome.failed)
-        for pack in [pack for pack in self._waiting if training.isdisjoint(_parts(pack))]:
-            self._waiting.remove(pack)
+        for pack in self._waiting.released():
             runnable = tuple(unit for unit in pack.units if self._has_parts(unit))
             self._open.pop(pack.id, None)
             if runnable:
@@ -262,19 +270,6 @@ class Driver:
                 return False  # the pack was begun for more seeds than are planned now: nobody trains its part
         return True
 
-    def _has_trained_task(self) -> bool:
-        """Return whether cells are left of a task of which nothing is left to train."""
-        settled = self.done["component"] | set(self.outcome.failed)
-        training = {unit.task.name for unit in self.plan.components if unit.key not in settled}
-        return any(unit.key not in self.done["cell"] and unit.task.name not in training for unit in self.plan.cells)
-
     def _draw(self, workers: "Workers") -> None:
         """Bring both lines up to date."""
-        # Code that is edited during a run gives other keys after a choice: what failed may no longer be planned.
-        failed = Counter(unit.kind for key, unit in self.units.items() if key in self.outcome.failed)
-        self.meter.draw(self.done, failed, workers.heard(), self._open)
-
-
-def _parts(pack: Pack) -> set[str]:
-    """Return the keys of the components that a pack is built on."""
-    return {key for unit in pack.units for key in unit.parts.values()}
+        self.meter.draw(self.done, self._failed, workers.heard(), self._open)
