@@ -35,6 +35,7 @@ bench: install  ## speed against named alternatives; docs/benchmarks.md keeps th
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planning.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/pretraining.py --peer $(PEERS)/bin/python
 	$(BIN)/python tests/benchmarks/sweep.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/growth.py --quick
 
 bench-peers: $(PEERS)/installed  ## what `make bench` compares with, in an environment of its own; once before it
 

@@ -7,8 +7,7 @@ sqlite, the table. Measured are
 
 - imports and starts;
 - trials: sixty cells of one second on two slots, against the ideal of thirty seconds;
-- a whole sweep of a thousand cells that compute nothing, each a computation of its own, from plan to table;
-- how planning, recording and the table grow with the number of cells.
+- a whole sweep of a thousand cells that compute nothing, each a computation of its own, from plan to table.
 
 The last lines are ``RATIO name value``; see docs/benchmarks.md for what each means. A sleeping cell takes no
 processor, so on a machine that does something else meanwhile all figures are worse than ours are.
@@ -17,7 +16,6 @@ processor, so on a machine that does something else meanwhile all figures are wo
 import argparse
 import io
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -26,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy
@@ -34,17 +31,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy
 from rich.console import Console
 
 from analysis.table.comparison import build_table
-from cluster.provenance import provenance
 from cluster.ray import start as ray_cluster
-from cluster.store import Store, open_store
+from cluster.store import open_store
 from cluster.units import Pack
-from cluster.work import write_result
 from sweeps.execution.driver import run
 from sweeps.execution.progress import ProgressLines
 from sweeps.execution.trials import TrialPool
-from sweeps.plan.plan import Plan, build_plan, cell_packs
-from sweeps.records.fields import plan_record
-from sweeps.records.tracker import Tracker
+from sweeps.plan.plan import build_plan, cell_packs
 from sweeps.spec.document import write_yaml
 from sweeps.spec.spec import Spec, load_spec
 
@@ -56,17 +49,13 @@ START_REPEATS = 3
 TRIALS, SECONDS, SLOTS = 60, 1.0, 2
 ROUNDS = 3  # thirds of the trials: a median with its spread
 WHOLE = 1000  # cells of the whole sweep
-SIZES = (10, 100, 1_000, 10_000)
-LONGEST = 120.0  # seconds a part may take; what would take longer is extrapolated from the size before
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="numbers of cells whose cost is compared")
-    parser.add_argument("--longest", type=float, default=LONGEST, help="seconds a part may take before extrapolation")
-    options = parser.parse_args()
+    parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
-    ratios = [*starts(), *trials(), *whole_sweep(), *growth(options.sizes, options.longest)]
+    ratios = [*starts(), *trials(), *whole_sweep()]
     for name, value in ratios:
         print(f"RATIO {name} {value:.3g}")
 
@@ -240,76 +229,6 @@ def render(spec: Spec) -> None:
     assert table.to_text(100)
     assert table.to_csv()
     assert table.to_markdown()
-
-
-# ---------------------------------------------------------------------------------- growth
-
-
-def growth(sizes: list[int], longest: float) -> list[tuple[str, float]]:
-    """Measure planning, recording and the table for sweeps of several sizes; nothing is run."""
-    print("\ncells      plan [s]   record [s]    table [s]   (* extrapolated)")
-    measured: dict[int, dict[str, float]] = {}
-    guessed: dict[int, set[str]] = {}
-    for size in sizes:
-        before = max((done for done in measured if done < size), default=None)
-        likely = {part: seconds * size / before for part, seconds in measured[before].items()} if before else {}
-        measured[size], guessed[size] = dict(likely), {part for part, s in likely.items() if s > longest}
-        with folder() as place:
-            spec = sweep_of(size, place)
-            store = open_store(spec.storage)
-            plan = build_plan(spec, store)  # what is cached is warm: the datasets' facts, the code's hashes
-            measured[size]["plan"], _ = timed(lambda: cell_packs(build_plan(spec, store)))  # noqa: B023
-            if "record" not in guessed[size]:
-                assert isinstance(store, Store)
-                publish(plan, store)
-                measured[size]["record"], _ = timed(lambda: record(spec, plan, store))  # noqa: B023
-                if "table" not in guessed[size]:
-                    measured[size]["table"], _ = timed(lambda: render(spec))  # noqa: B023
-        shown = [f"{measured[size][part]:9.2f}{'*' if part in guessed[size] else ' '}" for part in PARTS]
-        print(f"{size:<9} {'   '.join(shown)}", flush=True)
-    whole = [size for size in sizes if not guessed[size]]
-    most = whole[-1]
-    per_cell = {size: sum(measured[size].values()) / size for size in whole}
-    return [
-        *((f"ms_per_cell_{part}_{most}", 1000 * measured[most][part] / most) for part in PARTS),
-        *((f"growth_{a}_to_{b}", per_cell[b] / per_cell[a]) for a, b in itertools.pairwise(whole)),
-    ]
-
-
-PARTS = ("plan", "record", "table")
-
-
-def publish(plan: Plan, store: Store) -> None:
-    """Write the results of all cells, without waiting for the disk."""
-    rows = [
-        {
-            "episode": i,
-            "env_seed": i,
-            "return": float(i),
-            "normalized_score": float(i),
-            "length": 10,
-            "ms_per_step": 1.0,
-            "imagined_return": 1.0,
-            "fallbacks": 0,
-            "adapted_share": 1.0,
-            "action_change": 0.1,
-        }
-        for i in range(EPISODES)
-    ]
-    for cell in plan.cells:
-        target = store.root / "results" / cell.key
-        target.mkdir(parents=True)
-        numbers = {"seconds": 1.0, "env_steps": 100, "dataset_mean_return": 100.0, "device": "cpu", "threads": 1}
-        write_result(target, rows, json.loads(json.dumps({**asdict(cell), **numbers, **provenance()})))
-
-
-def record(spec: Spec, plan: Plan, store: Store) -> None:
-    tracker = Tracker(spec.tracking_uri, spec.name)
-    tracker.start(plan_record(spec.name, plan.components, plan.cells), spec.to_yaml())
-    tracker.sync([])
-    for cell in plan.cells:
-        assert tracker.log(cell, store.folder("cell", cell.key))
-    tracker.finish("FINISHED", {})
 
 
 if __name__ == "__main__":
