@@ -16,6 +16,7 @@ from mpcwdwm.errors import UserError
 
 __all__ = [
     "EXPERIMENT",
+    "EXPERIMENT_KIND",
     "KEY_TAG",
     "KIND_TAG",
     "PLAN_FILE",
@@ -24,6 +25,7 @@ __all__ = [
     "MlflowStore",
     "artifact_folder",
     "check_tracking_uri",
+    "member_tag",
     "quiet_mlflow",
     "shown_uri",
     "sqlite_file",
@@ -34,10 +36,16 @@ EXPERIMENT = "mpcwdwm"  # one experiment per tracking store
 KIND_TAG = "mpcwdwm.kind"  # "sweep", "component" or "cell"
 KEY_TAG = "mpcwdwm.key"
 SWEEP_TAG = "mpcwdwm.sweep"  # the sweep that logged the run first
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's page opens on runs, not on traces
 PLAN_FILE = "plan.json"  # of the parent run: which keys make up the sweep, in table order
 SPEC_FILE = "spec.yaml"
 PAGE = 1000  # runs per search request; some servers refuse more
 PROBE_SECONDS = 10.0  # a server that does not answer for this long counts as unreachable
+
+
+def member_tag(sweep: str) -> str:
+    """Return the tag that the present units of a sweep carry, also those it shares with others: their kind."""
+    return f"sweep.{sweep}"
 
 
 def sweep_key(sweep: str) -> str:

@@ -29,7 +29,7 @@ from sweeps.execution.progress import ProgressLines, training_order
 from sweeps.execution.waiting import Waiting
 from sweeps.plan.checks import check_capture
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
-from sweeps.records.fields import plan_record
+from sweeps.records.fields import parent_tags, plan_record
 from sweeps.records.recorder import Recorder
 from sweeps.records.tracker import Tracker
 from sweeps.spec.spec import Spec
@@ -159,7 +159,9 @@ class Driver:
 
     def _record_plan(self) -> None:
         text = self.spec.to_yaml()
-        self.tracker.start(plan_record(self.spec.name, self.plan.components, self.plan.cells), text)
+        units = (self.spec.name, self.plan.components, self.plan.cells)
+        tasks = {unit.task.name: unit.task for unit in self.units.values()}
+        self.tracker.start(plan_record(*units), text, parent_tags(*units), tasks.values())
         self._recorded = True
         self.store.save_sweep_file(self.spec.name, SPEC_FILE, text)
 

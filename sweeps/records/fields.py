@@ -2,23 +2,27 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.mlflow_store import KEY_TAG, KIND_TAG, SWEEP_TAG
-from cluster.units import CellUnit, ComponentUnit, Unit
-from mpcwdwm.artifact_names import EPISODES, MANIFEST
+from analysis.mlflow_store import KEY_TAG, KIND_TAG, SWEEP_TAG, member_tag
+from cluster.units import CellUnit, ComponentUnit, TaskRef, Unit
+from mpcwdwm.artifact_names import CURVE, EPISODES, MANIFEST
 from mpcwdwm.data.scores import normalized_score
 
-__all__ = ["Record", "plan_record", "record_of"]
+__all__ = ["Point", "Record", "dataset_of", "parent_tags", "plan_record", "record_of"]
 
 PARAM_LENGTH = 6000  # MLflow's limit on the length of a value
+TAG_LENGTH = 5000  # that of a tag
+DIGEST_LENGTH = 36  # that of a dataset's digest
+STEP = "step"  # a curve's point: gradient updates done
+LETTERS = {"horizon": "H", "rollouts": "M", "updates": "E"}  # a planner's fields as the paper calls them
 EPISODE_MEANS = (
     "normalized_score",
     "return",
@@ -30,14 +34,24 @@ EPISODE_MEANS = (
 )
 
 
+class Point(NamedTuple):
+    """One value of a metric; time in milliseconds since 1970."""
+
+    name: str
+    value: float
+    time: int
+    step: int  # gradient updates done; of a cell 0
+
+
 @dataclass(frozen=True)
 class Record:
     """What MLflow is to hold of a published unit; times in milliseconds since 1970."""
 
     unit: Unit
+    name: str  # as MLflow lists it
     folder: Path  # where it is published
     params: dict[str, str]
-    metrics: dict[str, float]
+    points: list[Point]  # metrics, with those of a component's learning curve
     tags: dict[str, str]
     begin: int
     end: int
@@ -48,11 +62,24 @@ def record_of(unit: Unit, folder: Path, sweep: str) -> Record:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     end = finished_at(manifest)
     begin = end - int(1000 * float(manifest.get("seconds", 0)))
-    params, metrics = unit_params(unit), unit_metrics(unit, manifest, folder)
-    return Record(unit, folder, params, metrics, unit_tags(unit, manifest, sweep), begin, end)
+    curve = _curve(folder / CURVE) if isinstance(unit, ComponentUnit) else []
+    points = _points(unit_metrics(unit, manifest, folder), curve, begin, end)
+    tags = unit_tags(unit, manifest, sweep)
+    return Record(unit, run_name(unit), folder, unit_params(unit), points, tags, begin, end)
 
 
-def plan_record(sweep: str, components: Iterable[ComponentUnit], cells: Iterable[CellUnit]) -> dict[str, Any]:
+def run_name(unit: Unit) -> str:
+    """Return what a unit's run is called: method, task and training seed, "mpc H=3 M=8 E=1 α=1e-05 · TASK · s0"."""
+    if isinstance(unit, ComponentUnit):
+        kind = unit.config.get("kind")
+        method, role = unit.component + (f" {kind}" if kind else ""), "report"
+    else:
+        varies = unit.variant and unit.variant not in unit.method
+        method, role = unit.method + (f" ({unit.variant})" if varies else ""), unit.role
+    return " · ".join([method, unit.task.name, f"s{unit.seed}", *([role] if role != "report" else [])])
+
+
+def plan_record(sweep: str, components: Collection[ComponentUnit], cells: Collection[CellUnit]) -> dict[str, Any]:
     """Return the content of ``plan.json``: the keys of a sweep in table order, and what each cell is.
 
     ``labels`` lets the table show a cell that has no result; ``failed`` is filled in by `Tracker.finish`.
@@ -67,12 +94,34 @@ def plan_record(sweep: str, components: Iterable[ComponentUnit], cells: Iterable
     }
 
 
+def parent_tags(sweep: str, components: Collection[ComponentUnit], cells: Collection[CellUnit]) -> dict[str, str]:
+    """Return what MLflow shows of a sweep's parent run; tags and not params, because the next run may change them."""
+    seeds = sorted({unit.seed for unit in cells})
+    shown = {
+        "tasks": ", ".join(dict.fromkeys(unit.task.name for unit in cells)),
+        "methods": ", ".join(dict.fromkeys(unit.name for unit in cells)),
+        "seeds": ", ".join(map(str, seeds)),
+        "cells": str(len(cells)),
+        "components": str(len(components)),
+    }
+    return {SWEEP_TAG: sweep, **{name: text[:TAG_LENGTH] for name, text in shown.items()}}
+
+
+def dataset_of(task: TaskRef) -> dict[str, str]:
+    """Return a task's dataset as MLflow describes an input: name, digest, and where it comes from."""
+    source = json.dumps({"dataset": task.name, "sha256": task.dataset_sha256, "from": task.source})
+    profile = json.dumps({"env_id": task.env_id, "mujoco": task.mujoco})
+    digest = task.dataset_sha256[:DIGEST_LENGTH]
+    return {"name": task.name, "digest": digest, "source_type": task.source, "source": source, "profile": profile}
+
+
 def unit_tags(unit: Unit, manifest: dict[str, Any], sweep: str) -> dict[str, str]:
     """Return the tags of a unit's run: identity, data, environment, and what it ran on."""
     tags = {
         KIND_TAG: unit.kind,
         KEY_TAG: unit.key,
         SWEEP_TAG: sweep,
+        member_tag(sweep): unit.kind,
         "task": unit.task.name,
         "task_source": unit.task.source,
         "method": unit.method if isinstance(unit, CellUnit) else unit.component,
@@ -95,6 +144,7 @@ def unit_params(unit: Unit) -> dict[str, str]:
         chosen |= {f"config.{name}": value for name, value in unit.config.items()}
     else:
         chosen = _row_params(unit)
+        chosen |= {letter: chosen[name] for name, letter in LETTERS.items() if chosen[name] is not None}
         chosen |= {f"planner.{name}": value for name, value in (unit.planner or {}).items()}
     chosen |= {f"part.{name}": key for name, key in unit.parts.items()}
     return {name: _text(value)[:PARAM_LENGTH] for name, value in chosen.items()}
@@ -136,6 +186,28 @@ def unit_metrics(unit: Unit, manifest: dict[str, Any], folder: Path) -> dict[str
         if mean_return is not None:
             numbers["dataset_score"] = normalized_score(mean_return, unit.task.reference)
     return {name: float(value) for name, value in numbers.items() if _is_number(value)}
+
+
+def _points(metrics: dict[str, float], curve: list[dict[str, float]], begin: int, end: int) -> list[Point]:
+    """Return metrics at the end, and the points of a learning curve before it, at times in proportion to their steps.
+
+    The last point of a curve is among the metrics. Equal records give equal points, so that writing them twice
+    changes nothing.
+    """
+    last = int(curve[-1][STEP]) if curve else 0
+    points = [
+        Point(name, float(value), begin + (end - begin) * int(point[STEP]) // max(last, 1), int(point[STEP]))
+        for point in curve
+        if point[STEP] < last
+        for name, value in point.items()
+        if name != STEP and _is_number(value)
+    ]
+    return points + [Point(name, value, end, last) for name, value in sorted(metrics.items())]
+
+
+def _curve(file: Path) -> list[dict[str, float]]:
+    """Return the points of a learning curve; a component without the file has none."""
+    return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
 
 
 def _episodes(file: Path) -> dict[str, list[Any]]:

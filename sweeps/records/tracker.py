@@ -2,8 +2,10 @@
 
 Only the driver writes. A unit's run is found by the tag that holds its key, so logging is an upsert: a FINISHED run
 is left alone, one that a killed driver left half-written is continued, and one deleted by hand is made again from
-the artifact store. All points of a run carry the time at which the unit was finished, so writing them twice changes
-nothing.
+the artifact store. The time of every point follows from the unit's manifest, so writing it twice changes nothing.
+
+Every unit that a sweep consists of carries the sweep's mark (`analysis.mlflow_store.member_tag`): also one that another
+sweep recorded. Units of an earlier run that are no longer in the plan lose it.
 
 MLflow takes ten to twenty milliseconds of processor time to make, fill and close a run, so requests are few: runs
 are searched once and remembered until another process writes to the file (`Tracker._writing`), and artifacts are
@@ -22,7 +24,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +35,7 @@ from filelock import FileLock
 
 from analysis.mlflow_store import (
     EXPERIMENT,
+    EXPERIMENT_KIND,
     KEY_TAG,
     KIND_TAG,
     PLAN_FILE,
@@ -40,16 +43,17 @@ from analysis.mlflow_store import (
     SWEEP_TAG,
     MlflowStore,
     artifact_folder,
+    member_tag,
     quiet_mlflow,
     shown_uri,
     sqlite_file,
     sweep_key,
 )
-from cluster.units import CellUnit, Unit
+from cluster.units import CellUnit, ComponentUnit, TaskRef, Unit
 from mpcwdwm.artifact_names import CURVE, EPISODES, MANIFEST
 from mpcwdwm.data.fingerprint import cache_folder
 from mpcwdwm.errors import UserError
-from sweeps.records.fields import Record, record_of
+from sweeps.records.fields import Record, dataset_of, record_of
 
 __all__ = ["Tracker"]
 
@@ -61,14 +65,18 @@ _ENGINES: WeakSet[Any] = WeakSet()  # SQLAlchemy's, of this process: their conne
 
 
 Index = dict[str, list[Any] | None]
-"""Key → its runs, the one to keep first; None once it has exactly one, complete."""
+"""Key → its runs, the one to keep first; None once it has exactly one, complete and marked as of this sweep."""
 
 
-def _index(runs: Iterable[Any]) -> Index:
+def _index(runs: Iterable[Any], sweep: str) -> Index:
     found = dict[str, list[Any]]()
     for run in runs:
         found.setdefault(run.data.tags.get(KEY_TAG, ""), []).append(run)
-    return {key: None if [run.info.status for run in own] == ["FINISHED"] else own for key, own in found.items()}
+    return {key: None if len(own) == 1 and _is_settled(own[0], sweep) else own for key, own in found.items()}
+
+
+def _is_settled(run: Any, sweep: str) -> bool:
+    return run.info.status == "FINISHED" and member_tag(sweep) in run.data.tags
 
 
 class Tracker:
@@ -91,12 +99,22 @@ class Tracker:
         self._index: Index | None = None  # None: not searched, or another process has written since
         self._written = ""  # the file's state after our last write
 
-    def start(self, plan: dict[str, Any], spec_text: str) -> None:
+    def start(
+        self, plan: dict[str, Any], spec_text: str, tags: Mapping[str, str] | None = None, tasks: Iterable[TaskRef] = ()
+    ) -> None:
         """Create the store and the experiment where they are missing, and open the parent run.
 
         A fresh sqlite store takes seconds; nothing else may write to it before this returns.
+
+        Args:
+            plan: `sweeps.records.fields.plan_record`.
+            spec_text: the sweep as YAML.
+            tags: of the parent run: `sweeps.records.fields.parent_tags`.
+            tasks: whose datasets are the parent run's inputs.
         """
         self._connect()
+        from mlflow.entities import RunTag
+
         self._plan = plan
         with self._writing():
             runs = self._store.runs_of(sweep_key(self.sweep))
@@ -108,19 +126,26 @@ class Tracker:
                 tags = {KIND_TAG: "sweep", KEY_TAG: sweep_key(self.sweep), SWEEP_TAG: self.sweep}
                 run = self._client.create_run(self._store.experiment_id, run_name=self.sweep, tags=tags)
                 self._parent = run.info.run_id
+            self._client.log_batch(self._parent, tags=[RunTag(name, text) for name, text in (tags or {}).items()])
+            self._log_datasets(self._parent, tasks)
             self._client.log_text(self._parent, json.dumps(plan, indent=1), PLAN_FILE)
             self._client.log_text(self._parent, spec_text, SPEC_FILE)
 
     def log(self, unit: Unit, folder: Path) -> bool:
         """Record one finished unit; return False if MLflow already holds it complete."""
         with self._writing():
-            index = _index(self._store.runs_of(unit.key)) if self._index is None else self._index
+            index = _index(self._store.runs_of(unit.key), self.sweep) if self._index is None else self._index
             return self._upsert([(unit, folder)], index) == 1
 
     def sync(self, units_and_folders: Iterable[tuple[Unit, Path]]) -> int:
-        """Record what the artifact store holds and MLflow does not; return how many units that were."""
+        """Record what the artifact store holds and MLflow does not; return how many units that were.
+
+        Units of an earlier run of this sweep that it no longer consists of lose its mark.
+        """
         with self._writing():
-            index = _index(self._store.unit_runs())
+            runs = self._store.unit_runs()
+            self._dismiss(runs)
+            index = _index(runs, self.sweep)
             written = self._upsert(units_and_folders, index)
             if self._file is not None:  # a server has writers on other machines
                 self._index = index
@@ -137,7 +162,7 @@ class Tracker:
     # Units
 
     def _upsert(self, units_and_folders: Iterable[tuple[Unit, Path]], index: Index) -> int:
-        """See that every key has exactly one run, complete; return how many had to be written."""
+        """See that every key has exactly one run, complete and marked; return how many had to be written."""
         written = 0
         for unit, folder in units_and_folders:
             runs = index.get(unit.key, [])
@@ -147,8 +172,18 @@ class Tracker:
             if not runs or runs[0].info.status != "FINISHED":
                 self._write(record_of(unit, folder, self.sweep), runs[0] if runs else None)
                 written += 1
+            elif not _is_settled(runs[0], self.sweep):  # recorded by another sweep
+                self._client.set_tag(runs[0].info.run_id, member_tag(self.sweep), unit.kind)
             index[unit.key] = None
         return written
+
+    def _dismiss(self, runs: Iterable[Any]) -> None:
+        """Take this sweep's mark from runs whose units are not in its plan."""
+        mark, present = member_tag(self.sweep), {*self._plan["components"], *self._plan["cells"]}
+        for run in runs:
+            if mark in run.data.tags and run.data.tags.get(KEY_TAG) not in present:
+                self._client.delete_tag(run.info.run_id, mark)
+                del run.data.tags[mark]
 
     def _write(self, record: Record, begun: Any) -> None:
         """Make and fill a unit's run, or complete the one that was begun for it."""
@@ -158,8 +193,10 @@ class Tracker:
         if not begun:
             tags = {**record.tags, "mlflow.parentRunId": self._parent}
             begun = self._client.create_run(
-                self._store.experiment_id, run_name=record.unit.key, tags=tags, start_time=record.begin
+                self._store.experiment_id, run_name=record.name, tags=tags, start_time=record.begin
             )
+        if isinstance(record.unit, ComponentUnit):
+            self._log_datasets(begun.info.run_id, [record.unit.task])
         for name in (MANIFEST, EPISODES if isinstance(record.unit, CellUnit) else CURVE):
             if (record.folder / name).exists():
                 self._log_file(begun.info, record.folder / name)
@@ -175,10 +212,18 @@ class Tracker:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
 
+    def _log_datasets(self, run_id: str, tasks: Iterable[TaskRef]) -> None:
+        """Name the datasets of tasks as a run's inputs; one that is named already stays as it is."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        inputs = [DatasetInput(Dataset(**dataset_of(task))) for task in tasks]
+        if inputs:
+            self._client.log_inputs(run_id, datasets=inputs)
+
     def _log_numbers(self, run_id: str, record: Record) -> None:
         from mlflow.entities import Metric, Param
 
-        metrics = [Metric(name, value, record.end, 0) for name, value in sorted(record.metrics.items())]
+        metrics = [Metric(*point) for point in record.points]
         params = [Param(name, value) for name, value in record.params.items()]
         while metrics or params:
             self._client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH], params=params[:PARAMS_PER_BATCH])
@@ -207,7 +252,7 @@ class Tracker:
             with self._store.reachable():
                 location = here.as_uri() if here else None
                 self._store.experiment_id = str(
-                    self._store.client.create_experiment(EXPERIMENT, artifact_location=location)
+                    self._store.client.create_experiment(EXPERIMENT, location, EXPERIMENT_KIND)
                 )
         elif found.lifecycle_stage != "active":
             raise UserError(
@@ -219,6 +264,10 @@ class Tracker:
                 f"tracking: {self._file} was moved from {found.artifact_location}, where its files would "
                 "still go; move it back, or remove it: the next run records everything anew from the storage folder"
             )
+        elif not EXPERIMENT_KIND.keys() <= found.tags.keys():  # of an earlier version
+            with self._store.reachable():
+                for name, kind in EXPERIMENT_KIND.items():
+                    self._client.set_experiment_tag(found.experiment_id, name, kind)
 
     def _delete(self, runs: Iterable[Any]) -> None:
         for run in runs:
@@ -278,7 +327,7 @@ def _create_sqlite_store(file: Path) -> None:
     fresh = file.with_name(file.name + ".new")
     fresh.unlink(missing_ok=True)
     client = MlflowClient(f"sqlite:///{fresh}")
-    client.create_experiment(EXPERIMENT, artifact_location=(file.parent / "mlartifacts").as_uri())
+    client.create_experiment(EXPERIMENT, (file.parent / "mlartifacts").as_uri(), EXPERIMENT_KIND)
     os.replace(fresh, file)
 
 
