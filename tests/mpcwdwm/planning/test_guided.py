@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from mpcwdwm.components import component_config, load_component
+from mpcwdwm.components.artifact import write_artifact
 from mpcwdwm.components.diffuser import cosine_alpha_bars
 from mpcwdwm.errors import UserError
-from mpcwdwm.planning import planner_config
+from mpcwdwm.planning import assemble, planner_config
 from mpcwdwm.planning.guided import GuidedSampling
+from mpcwdwm.training.loop import train
+from tests.support.parts import PARTS, part_of
 from tests.support.planners import make, observations, play
 from tests.support.random_parts import ACT, OBS, keep_member, make_parts, random
 
@@ -175,3 +179,31 @@ def test_what_cannot_be_planned_is_said_in_one_line():
     with pytest.raises(ValueError, match="unguided 5 leaves none of warm_steps 5 guided"):
         planner_config({"kind": "diffuser", "warm_start": True, "unguided": 5})
     assert planner_config({"kind": "diffuser"}).needs == ("diffuser",)
+
+
+# --------------------------------------------------------------------------------- the trained model
+
+
+def test_a_trained_diffuser_is_stored_and_plans_the_same_when_it_is_loaded(dataset, tmp_path):
+    data, seeds = part_of(dataset, 0, 1500), (3, 5)
+    small = {"hidden_dim": 16, "batch_size": 8, "steps": 12, "evaluations": 1}
+    trained, folders = {}, {}
+    for name, fields in (("bc", {"eval_episodes": 0}), ("diffuser", {**PARTS["diffuser"][1], "ema_start": 4})):
+        config = component_config(name, {}, {**small, **fields})
+        trained[name] = train(name, config, data, seeds)
+        folders[name] = [tmp_path / f"{name}-{seed}" for seed in seeds]
+        for folder, member in zip(folders[name], trained[name], strict=True):
+            folder.mkdir()
+            write_artifact(folder, member.tensors, member.facts, member.curve)
+    loaded = {name: load_component(paths) for name, paths in folders.items()}
+    for warm in (False, True):
+        config = planner_config({"kind": "diffuser", "M": 3, "warm_start": warm, "warm_steps": 3})
+        before, after = (
+            GuidedSampling(assemble(made, "bc"), config, seeds=seeds, episodes=2) for made in (trained, loaded)
+        )
+        for step in range(3):
+            obs = torch.from_numpy(data.obs[[step, 50 + step, 100 + step, 150 + step]])
+            for found, expected in zip(after.act(obs), before.act(obs), strict=True):
+                assert torch.equal(found, expected)
+            assert not before.act(obs)[2].any()  # the plans act, not the base
+            after.act(obs)
