@@ -1,12 +1,13 @@
 """The sweeps that come with the package: they load, are planned, and leave devices to the machine."""
 
+import functools
 import shutil
 from pathlib import Path
 
 import pytest
 
 from mpcwdwm.data import TASKS
-from sweeps.plan.plan import build_plan, count_cells
+from sweeps.plan.plan import Plan, build_plan, count_cells
 from sweeps.spec.names import packaged_specs
 from sweeps.spec.schema import Share
 from sweeps.spec.spec import load_spec
@@ -54,6 +55,11 @@ def _own_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
 
 
+@functools.cache
+def plan_of(name: str, folder: Path) -> Plan:
+    return build_plan(load_spec(name, folder=folder), FakeStore())
+
+
 def test_there_is_one_of_every_table_and_ablation() -> None:
     assert {name for name, _ in packaged_specs()} == {*CELLS, *STUDIES}
     assert all(path.stem == name for name, path in packaged_specs())
@@ -63,7 +69,7 @@ def test_there_is_one_of_every_table_and_ablation() -> None:
 def test_it_is_planned_and_its_cells_are_counted_without_data(folder: Path, name: str) -> None:
     spec = load_spec(name, folder=folder)
     assert spec.description
-    planned = build_plan(spec, FakeStore())
+    planned = plan_of(name, folder)
     assert count_cells(spec) == len(planned.cells) + planned.awaiting_choice
     assert count_cells(spec) == CELLS.get(name, count_cells(spec))
     assert not any("no gain over it" in notice or "no method of this sweep" in notice for notice in planned.notices)
@@ -102,7 +108,7 @@ def test_the_readings_of_the_paper_are_as_known(folder: Path) -> None:
 
 
 def test_a_table_trains_nothing_that_another_in_the_same_storage_has_trained(folder: Path) -> None:
-    keys = {name: {unit.key for unit in build_plan(load_spec(name, folder=folder), FakeStore()).components}
-            for name in ("table1", "table2", "table3", "full")}  # fmt: skip
+    tables = ("table1", "table2", "table3", "full")
+    keys = {name: {unit.key for unit in plan_of(name, folder).components} for name in tables}
     assert {key.split("-")[0] for key in keys["table2"] - keys["table1"]} == {"diffuser"}
     assert keys["table1"] | keys["table2"] | keys["table3"] < keys["full"]
