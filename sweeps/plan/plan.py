@@ -303,9 +303,8 @@ def _packs(units: Sequence[Unit], spec: Spec, store: Store | None) -> list[Pack]
         groups.setdefault(tuple(own.values()), []).append(unit)
     packs = []
     for group in groups.values():
-        size = limit or len(group)
-        for start in range(0, len(group), size):
-            part = [unit for unit in group[start : start + size] if unit.key not in published]
+        for start in range(0, len(group), limit):
+            part = [unit for unit in group[start : start + limit] if unit.key not in published]
             if part:
                 packs.append(Pack(tuple(part), compute))
     return packs
