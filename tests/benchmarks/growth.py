@@ -6,7 +6,7 @@
 Every command runs as users run it, in a process of its own. The cells compute nothing: what they would publish is
 written by hand. Measured are
 
-- `plan`: `sweep plan` with nothing published, what the machine can do known from the size before;
+- `plan`: `sweep plan` with nothing published, what the machine can do known from a plan before;
 - `first`: `sweep run` with nothing published, until it draws progress: plan, packs, record of the plan, Ray;
 - `status`: `sweep status` with everything published;
 - `record`: `sweep run` with everything published, nothing recorded: every unit goes to MLflow, then the table;
@@ -117,7 +117,9 @@ def cold_plans() -> list[tuple[str, float]]:
 
 def growth(sizes: Sequence[int]) -> list[tuple[str, float]]:
     """Measure every command for sweeps of these sizes."""
-    with folder() as cache:
+    with folder() as cache, folder() as place:
+        sweep_of(sizes[0], place)
+        cost(["sweep", "plan", "bench.yaml"], place, cache)  # it times what this machine can do, once
         measured = {size: commands(size, cache) for size in sizes}
     ratios: list[tuple[str, float]] = []
     pairs = list(itertools.pairwise(sizes[1:]))
