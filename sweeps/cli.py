@@ -129,29 +129,24 @@ def sweep_run(
 
 @sweep_app.command("status")
 def sweep_status(
-    spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None
+    spec: SpecArgument,
+    sets: SetOption = None,
+    tasks: TasksOption = None,
+    seeds: SeedsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: counts, and the state of every unit.")] = False,
 ) -> None:
-    """Show what is done, what runs and what failed."""
-    from cluster.packs import missing, open_packs
-    from cluster.store.lease import holder, is_held
+    """Show what is done, what runs and where, and what failed and why."""
     from sweeps.reports import print_counts
+    from sweeps.status import status_of, to_json, to_lines
 
     plan, store = _plan(spec, sets, tasks, seeds)
+    found = status_of([*plan.components, *plan.cells], store)
+    if as_json:
+        print(to_json(plan.spec.name, found))
+        return
     print_counts(plan, store)
-    states = plan.states(store)
-    for pack in open_packs(store):
-        if not set(pack.keys).intersection(states):
-            continue
-        if is_held(store, pack.id):
-            who = holder(store, pack.id) or {}
-            place = f"pid {who.get('pid', '?')} on {who.get('host', '?')} since {who.get('started', '?')}"
-        else:
-            place = "interrupted, will be continued"
-        for key in missing(store, pack):
-            print(f"begun       {key} ({place})")
-    for key, state in states.items():
-        if state == "failed" and (record := store.failure(key)):
-            print(f"failed      {key}: {record['error']} (log: {record['log']})")
+    for line in to_lines(found):
+        print(line)
 
 
 @sweep_app.command("list")

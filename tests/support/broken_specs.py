@@ -126,6 +126,11 @@ BROKEN = {  # what is wrong → the file, its place, what has to be said
         "s.yaml:2:",
         "tasks[0].reference has too few entries",
     ),
+    "unknown reading of terminals": (
+        text(tasks="[{name: a, dataset: x.hdf5, env: Hopper-v4, terminals: rules}]"),
+        "s.yaml:2:",
+        "tasks[0].terminals should be 'file' or 'rule', not \"rules\" (did you mean 'rule'?)",
+    ),
     "no seeds": (text(seeds="0"), "s.yaml:3:", "seeds: should be a whole number from 1"),
     "empty seeds": (text(seeds="[]"), "s.yaml:3:", "seeds: should be a number n"),
     "seed twice": (text(seeds="[1, 1]"), "s.yaml:3:", "seeds: seed 1 is given twice"),

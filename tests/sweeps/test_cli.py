@@ -164,7 +164,7 @@ def test_a_sweep_runs_is_interrupted_continues_and_is_then_done(folder: Path) ->
 
     status = mpcwdwm("sweep", "status", "tiny", folder=folder)
     assert status.returncode == 0
-    assert "interrupted, will be continued" in status.stdout
+    assert "interrupted " in status.stdout
 
     first = mpcwdwm("sweep", "run", "tiny", folder=folder)
     assert first.returncode == 0, first.stderr
