@@ -1,6 +1,7 @@
 """Tables of text, for a terminal and as Markdown, and the numbers in them."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from tabulate import tabulate
 __all__ = [
     "DASH",
     "TableSection",
+    "form_of",
     "interval_text",
     "number",
     "reason_missing",
@@ -20,6 +22,7 @@ __all__ = [
     "signed",
     "to_markdown",
     "to_text",
+    "with_interval",
 ]
 
 DASH = "–"
@@ -95,6 +98,26 @@ def signed(value: float) -> str:
 def interval_text(low: float | None, high: float | None, form: str = ".1f") -> str:
     """Return "[low, high]", or a dash where there is no interval."""
     return DASH if low is None or high is None else f"[{number(low, form)}, {number(high, form)}]"
+
+
+def form_of(*values: float | None, sign: bool = False) -> str:
+    """Return one format for numbers that stand together: one decimal, below 1 two digits of the largest."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    decimals = 1 - math.floor(math.log10(largest)) if 0 < largest < 1 else 1
+    return f"{'+' if sign else ''}.{decimals}f"
+
+
+def with_interval(mean: float, low: float | None, high: float | None, *, sign: bool = False) -> str:
+    """Return "mean [low, high]", all in the form that `form_of` gives them.
+
+    Args:
+        mean: the estimate.
+        low: where its interval begins; None: there is none, and a dash stands for it.
+        high: where it ends.
+        sign: whether a plus is written.
+    """
+    form = form_of(mean, low, high, sign=sign)
+    return f"{number(mean, form)} {interval_text(low, high, form)}"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

@@ -218,7 +218,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
 
     units = [unit for unit in pack.units if isinstance(unit, CellUnit)]
     unit = units[0]  # the others differ in the seed and its parts alone
-    dataset_mean_return = _dataset_mean_return(unit.task)
+    recording = _recording(unit.task)
     compute = ComputeConfig(**pack.compute)
     planner = None if unit.planner is None else planner_config(unit.planner)
     started = time.monotonic()
@@ -265,7 +265,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
                 name: _mean([row[name] for row in rows])
                 for name in ("return", "normalized_score", "length", "ms_per_step", "adapted_share")
             },
-            "dataset_mean_return": dataset_mean_return,
+            **recording,
             **({"judgement": judgements[index]} if judgements[index] else {}),
             "packed_with": list(pack.keys),
             "compute": record(compute, facts["device"], path),
@@ -322,9 +322,14 @@ def _read(task: TaskRef) -> "Dataset":
 _dataset = lru_cache(maxsize=1)(_read)  # the next component of a task often runs in the same process
 
 
-@cache  # of the task's number only: a process that evaluates need not keep the dataset
-def _dataset_mean_return(task: TaskRef) -> float:
-    return float(_read(task).returns.mean())
+@cache  # of the task's numbers only: a process that evaluates need not keep the dataset
+def _recording(task: TaskRef) -> dict[str, float | None]:
+    dataset = _read(task)
+    return {
+        "dataset_mean_return": float(dataset.returns.mean()),
+        "dataset_longest_episode": int(dataset.lengths.max()),
+        "dataset_time_limit": dataset.time_limit,
+    }
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -99,4 +99,5 @@ def _over(evidence: Sequence[Evidence | None]) -> Evidence | None:
     if len(joined) < len(evidence):
         return None
     of = joined[0].of if len({e.of for e in joined}) == 1 else "scores"
-    return Evidence(tuple(task for e in joined for task in e.tasks), of)
+    tasks = tuple(task for e in joined for task in e.tasks)
+    return Evidence(tasks, of, starts_shared=all(e.starts_shared for e in joined))

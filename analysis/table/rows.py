@@ -20,8 +20,9 @@ from analysis.statistics import Evidence, UnpairedError, are_successes, paired_d
 from analysis.table.published_scores import PublishedScore, published_scores
 
 __all__ = [
+    "BELOW_CLONING",
     "NUMBERED",
-    "UNDER_TRAINED",
+    "STILL_MOVING",
     "Cell",
     "Group",
     "Row",
@@ -30,7 +31,9 @@ __all__ = [
     "with_intervals",
 ]
 
-UNDER_TRAINED = "‡"  # mark behind a method; `analysis.table.under_training` decides which rows have it
+# Marks behind a method; `analysis.table.under_training` decides which rows have them.
+STILL_MOVING = "‡"
+BELOW_CLONING = "§"
 NUMBERED = ("denoising_steps", "horizon", "rollouts", "updates")  # columns that hold a whole number or nothing
 
 
@@ -75,7 +78,8 @@ class Row:
     cpu_hours: float | None = None  # evaluation and training of all the row is built on
     gpu_hours: float | None = None
     keys: str | None = None  # hash of the row's keys: equal if and only if the rows mean the same
-    under_trained: bool | None = None  # its base; None: cannot be judged, or there is none to judge
+    still_moving: bool | None = None  # its base's score is shown to; None: cannot be judged, or no base to judge
+    below_cloning: bool | None = None  # its base is shown to be below bc or the dataset's mean; None: as above
 
     @property
     def label(self) -> str:
@@ -185,12 +189,14 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
         return Group(row, name=facts["name"], cells=tuple(cells))
     scores = {cell.seed: cell.scores for cell in done}
     successes = done[0].facts["score_unit"] == "normalized" and are_successes(scores)
+    shared = len({tuple(sorted(own)) for own in scores.values()}) == 1
     gains = None
     if row.kind != "none":
         base = {c.seed: baselines[c.facts["base_key"]].scores for c in done if c.facts["base_key"] in baselines}
         try:
             differences = (paired_differences(scores, base),)
-            gains = Evidence(differences, of="differences" if successes and are_successes(base) else "scores")
+            both = successes and are_successes(base)
+            gains = Evidence(differences, "differences" if both else "scores", starts_shared=shared)
         except UnpairedError as error:
             if row.role == "report":  # candidates of a selection need not be paired
                 notes.append(f"{row.task}, {row.label}: no gain is shown, because {error}")
@@ -213,7 +219,7 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
     values = {seed: np.array([own[e] for e in sorted(own)]) for seed, own in scores.items()}
     recorded = sorted(done[0].facts.items())
     settings = tuple((name, str(v)) for name, v in recorded if name.startswith("planner.") or name == "variant")
-    evidence = Evidence((values,), of="successes" if successes else "scores")
+    evidence = Evidence((values,), "successes" if successes else "scores", starts_shared=shared)
     return with_intervals(Group(row, facts["name"], evidence, gains, settings, cells=tuple(cells)))
 
 

@@ -1,19 +1,19 @@
-"""Which bases are under-trained: a gain over one of those may be one of longer training.
+"""What a reader should know of the bases: whether training was over, and whether they are better than cloning.
 
-A base (rebrac, iql, any trained policy but bc) is judged on each task by three questions:
+A base (rebrac, iql, any trained policy but bc) is judged on each task, and each of two marks has its own meaning:
 
-* *Does its score still move?* A seed's move is the rise, over the last 20 % of updates, of the least-squares line
-  through the points of its learning curve from 80 % of the updates to the end, both included; with three equally
-  spaced points it is the last minus the first. The base's move is the mean over training seeds. It counts if its
-  size exceeds the half width of the score's 95 % interval over new training seeds, so that it is large beside the
-  uncertainty of the score, and the half width of its own 95 % interval over new training seeds (Student's t on the
-  seeds' moves), so that it is not the noise of a few episodes. A move between the two cannot be told from noise.
-* *Does it beat bc?* The mean paired difference to bc, same training seeds and environment seeds, is above zero. It
-  is asked where the sweep has those episodes of bc.
-* *Does it beat its data?* Its score is above the mean return of the dataset's episodes.
+* ‡ *still moving*: its score rose or fell at the end of training, so longer training might give what adaptation
+  gives. A seed's move is the rise, over the last 20 % of updates, of the least-squares line through the points of its
+  learning curve from 80 % of the updates to the end, both included; with three equally spaced points it is the last
+  minus the first. The move is paired over seeds: its mean is compared with Student's t on the seeds' moves, however
+  much the seeds' scores differ.
+* § *not better than cloning*: on the same training seeds and starting states it scores less than bc, or it scores
+  less than the mean return of the dataset's episodes. That is a fact about the base and says nothing of its training.
 
-A base is under-trained if it moves, or fails to beat one of the two. If none of this is shown but the move is not
-known (fewer than three seeds, no curve, fewer than two points of it in that range, noise), it cannot be judged.
+Both are marked only where they are shown for new training seeds. All moves of a sweep are one family of hypotheses,
+all comparisons with bc and data another, and Holm's procedure decides. What is not shown is said in a note, with the
+interval and, of a move, with the size that four of five sweeps like this one would show. Fewer than three seeds show
+neither. A recording whose episodes are longer or shorter than the environment's is not compared with.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,17 +23,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.rendering import interval_text, seeds_text, signed
-from analysis.statistics import Evidence, Interval, UnpairedError, paired_differences, seed_interval
-from analysis.table.rows import UNDER_TRAINED, Cell, Group
+from analysis.rendering import number, seeds_text, signed, with_interval
+from analysis.statistics import MIN_SEEDS, Evidence, Spread, UnpairedError, holm, paired_differences, seed_spread
+from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Cell, Group
 
-__all__ = ["Curve", "base_keys", "mark_averages", "mark_under_trained", "move"]
+__all__ = ["Curve", "base_keys", "mark_averages", "mark_bases", "move"]
 
 Curve = Sequence[Mapping[str, Any]]  # a component's points in rising order of "step", as training wrote them
 
-CLONE = "bc"  # what a base has to beat; not judged itself
+CLONE = "bc"  # what a base is compared with; not judged itself
 LAST = 0.2  # share of the updates over which a trained policy's score no longer moves
 RANGE = f"the last {LAST:.0%} of updates".replace("%", " %")
+SAME_LIMIT = 0.01  # step limits of recording and environment that differ by less count as equal
 
 
 def base_keys(cells: Iterable[Cell]) -> list[str]:
@@ -63,39 +64,51 @@ def move(curve: Curve, column: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The answer to one question about a base: whether it is under-trained (None: unknown), and the reason."""
+class Estimate:
+    """One mean that a base is judged by, and how uncertain it is."""
 
-    against: bool | None
-    reason: str = ""
+    base: Group
+    mean: float
+    spread: Spread | None  # None: too few seeds
+    what: str  # with which it is compared, or the reason why there is no mean
 
 
-def mark_under_trained(groups: Sequence[Group], curves: Mapping[str, Curve]) -> tuple[list[Group], list[str]]:
-    """Return the rows of one task with ``under_trained`` filled in, and a note on each base that is not trained.
+def mark_bases(
+    by_task: Mapping[str, Sequence[Group]], curves: Mapping[str, Curve]
+) -> tuple[dict[str, list[Group]], dict[str, list[str]]]:
+    """Return the rows of all tasks with both marks filled in, and notes on each task's bases.
 
     A planner's row is marked as its base is. Rows of bc, planners on it, dataset and papers are not judged.
 
     Args:
-        groups: as `analysis.table.rows.groups_of` returns them.
+        by_task: rows as `analysis.table.rows.groups_of` returns them.
         curves: learning curves by component key.
     """
-    baselines = [group for group in groups if group.row.kind == "none" and group.scores is not None]
-    clones = [group for group in baselines if group.row.base == CLONE]
-    dataset = next((group.row.score_mean for group in groups if group.row.kind == "dataset"), None)
-    judged: dict[str, bool | None] = {}  # base key → whether it is under-trained
-    notes = []
-    for base in baselines:
-        if base not in clones:
-            answers = [_moving(base, curves), *(_below_clone(base, clone) for clone in clones)]
-            answers += [] if dataset is None else [_below_dataset(base, dataset)]
-            verdict = _joint(answer.against for answer in answers)
-            judged |= dict.fromkeys((str(cell.facts["base_key"]) for cell in base.cells), verdict)
-            notes += _notes(base, verdict, answers)
-    return [_marked(group, (judged.get(str(c.facts["base_key"])) for c in group.cells)) for group in groups], notes
+    moves, levels = [], []
+    notes: dict[str, list[str]] = {task: [] for task in by_task}
+    for task, groups in by_task.items():
+        baselines = [group for group in groups if group.row.kind == "none" and group.scores is not None]
+        clones = [group for group in baselines if group.row.base == CLONE]
+        for base in (group for group in baselines if group.row.base != CLONE):
+            moves.append(_move_of(base, curves))
+            compared = [_against_clone(base, clone) for clone in clones]
+            levels += [estimate for estimate in (*compared, _against_dataset(base, groups, notes[task])) if estimate]
+    moving, apart = _shown(moves), _shown(levels)
+    below = [is_apart and level.mean < 0 for level, is_apart in zip(levels, apart, strict=True)]
+    marks: dict[str, dict[str, bool | None]] = {}  # key of a base → its marks
+    for estimate, is_shown in zip(moves, moving, strict=True):
+        base = estimate.base
+        own = [is_low for level, is_low in zip(levels, below, strict=True) if level.base is base]
+        for cell in base.cells:
+            marks[str(cell.facts["base_key"])] = {"still_moving": is_shown, "below_cloning": _joint(own)}
+        notes[base.row.task].append(_note_of_move(estimate, is_shown))
+    for level, is_apart in zip(levels, apart, strict=True):
+        notes[level.base.row.task] += _note_of_level(level, is_apart)
+    return {task: [_marked(group, marks) for group in groups] for task, groups in by_task.items()}, notes
 
 
 def mark_averages(averages: Sequence[Group], by_task: Mapping[str, Sequence[Group]]) -> list[Group]:
-    """Return the average rows, under-trained where the row of one task is.
+    """Return the average rows, marked where the row of one task is.
 
     Args:
         averages: as `analysis.table.averages.average_groups` returns them for ``by_task``.
@@ -108,72 +121,109 @@ def mark_averages(averages: Sequence[Group], by_task: Mapping[str, Sequence[Grou
         same_base = average.row.base in (None, group.row.base)
         return group.name == average.name and same_base and average.row.variant in (None, group.row.variant)
 
-    return [
-        _marked(average, (group.row.under_trained for group in rows if group.cells and is_member(group, average)))
-        for average in averages
-    ]
+    def of_members(average: Group) -> Group:
+        members = [group.row for group in rows if group.cells and is_member(group, average)]
+        moving, below = _joint(row.still_moving for row in members), _joint(row.below_cloning for row in members)
+        return replace(average, row=replace(average.row, still_moving=moving, below_cloning=below))
+
+    return [of_members(average) for average in averages]
 
 
-def _moving(base: Group, curves: Mapping[str, Curve]) -> Answer:
-    """Judge whether a base's score still moves."""
-    assert base.scores is not None
+# ---- what is estimated --------------------------------------------------------------------------
+
+
+def _move_of(base: Group, curves: Mapping[str, Curve]) -> Estimate:
+    """Return the mean move of a base; without spread, why it cannot be judged."""
     done = [cell for cell in base.cells if cell.episodes is not None]
-    scores = base.scores.for_new_seeds()
-    if scores is None:
-        return Answer(None, f"that takes three training seeds and there {'is 1' if len(done) == 1 else 'are 2'}")
+    if len(done) < MIN_SEEDS:
+        return Estimate(base, 0.0, None, _too_few(len(done)))
     column = "eval/return" if base.row.score_unit == "return" else "eval/normalized_score"
     own = {cell.seed: curves.get(str(cell.facts["base_key"])) for cell in done}
     if without := [seed for seed, curve in own.items() if not curve]:
-        return Answer(None, f"there is no learning curve of {seeds_text(without)}")
+        return Estimate(base, 0.0, None, f"there is no learning curve of {seeds_text(without)}")
     moves = {seed: move(curve, column) for seed, curve in own.items() if curve}
     if short := [seed for seed, value in moves.items() if value is None]:
-        return Answer(None, f"the learning curve of {seeds_text(short)} has fewer than two scores in {RANGE}")
+        return Estimate(
+            base, 0.0, None, f"the learning curve of {seeds_text(short)} has fewer than two scores in {RANGE}"
+        )
     values = [value for value in moves.values() if value is not None]
-    mean, noise = float(np.mean(values)), seed_interval(values)
-    assert noise is not None
-    allowed, spread = scores.half_width, noise.half_width
-    text = f"its score moved by {signed(mean)} over {RANGE} (interval ±{allowed:.1f}, of the move ±{spread:.1f})"
-    if abs(mean) <= allowed:
-        return Answer(False, text)
-    return Answer(True, text) if abs(mean) > spread else Answer(None, f"{text}, which may be noise")
+    return Estimate(base, float(np.mean(values)), seed_spread(values), RANGE)
 
 
-def _below_clone(base: Group, clone: Group) -> Answer:
-    """Judge whether a base fails to beat bc on the same episodes; if bc lacks some of them, it counts as no failure."""
+def _against_clone(base: Group, clone: Group) -> Estimate | None:
+    """Return by how much a base is above bc on the same episodes; None if bc lacks some of them."""
+    assert base.scores is not None
+    assert clone.scores is not None
     try:
         differences = (paired_differences(_scores(base), _scores(clone)),)
     except UnpairedError:
-        return Answer(False)
-    successes = (
-        base.scores is not None and clone.scores is not None and base.scores.of == clone.scores.of == "successes"
-    )
-    evidence = Evidence(differences, of="differences" if successes else "scores")
-    interval = evidence.for_new_seeds() or evidence.for_these_policies()
-    return _below(evidence.mean(), interval, clone.row.label)
+        return None
+    successes = base.scores.of == clone.scores.of == "successes"
+    evidence = Evidence(differences, "differences" if successes else "scores", base.scores.starts_shared)
+    return Estimate(base, evidence.mean(), evidence.over_new_seeds(), clone.row.label)
 
 
-def _below_dataset(base: Group, dataset: float) -> Answer:
-    """Judge whether a base fails to beat the mean return of its data."""
+def _against_dataset(base: Group, groups: Sequence[Group], notes: list[str]) -> Estimate | None:
+    """Return by how much a base is above the mean return of its data; None, with a note, where they do not compare."""
     assert base.scores is not None
-    interval = base.scores.for_new_seeds() or base.scores.for_these_policies()
-    shifted = Interval(interval.low - dataset, interval.high - dataset) if interval else None
-    return _below(base.scores.mean() - dataset, shifted, "the dataset's mean")
+    dataset = next((group.row.score_mean for group in groups if group.row.kind == "dataset"), None)
+    if dataset is None:
+        return None
+    facts = next(cell.facts for cell in base.cells if cell.episodes is not None)
+    names = ("dataset_longest_episode", "dataset_time_limit", "max_episode_steps")
+    longest, cut, limit = (float(facts.get(name, np.nan)) for name in names)
+    if longest > (1 + SAME_LIMIT) * limit or cut < (1 - SAME_LIMIT) * limit:  # False where one is unknown
+        note = (
+            f"{base.row.task}: the dataset's mean is no measure of the other rows: its episodes have up to "
+            f"{longest:.0f} steps, the environment's {limit:.0f}"
+        )
+        notes += [note] if note not in notes else []
+        return None
+    return Estimate(base, base.scores.mean() - dataset, base.scores.over_new_seeds(), "the dataset's mean")
 
 
-def _below(difference: float, interval: Interval | None, what: str) -> Answer:
-    ends = f" {interval_text(-interval.high, -interval.low)}" if interval else ""
-    return Answer(difference <= 0, f"it is {abs(difference):.1f}{ends} below {what}")
+# ---- what is shown, and said --------------------------------------------------------------------
 
 
-def _notes(base: Group, verdict: bool | None, answers: Sequence[Answer]) -> list[str]:
-    if verdict is False:
+def _shown(estimates: Sequence[Estimate]) -> list[bool | None]:
+    """Return for each estimate whether it is shown to differ from 0; None without a spread."""
+    judged = [i for i, estimate in enumerate(estimates) if estimate.spread is not None]
+    p_values = [e.spread.p_value(e.mean) for e in estimates if e.spread is not None]
+    kept = dict(zip(judged, holm(p_values), strict=True))
+    return [kept.get(i) for i in range(len(estimates))]
+
+
+def _note_of_move(move: Estimate, is_shown: bool | None) -> str:
+    row = move.base.row
+    if move.spread is None:
+        return f"{row.task}: whether {row.label} is still moving cannot be judged: {move.what}"
+    said = with_interval(move.mean, *move.spread.interval(move.mean), sign=True)
+    if is_shown:
+        return f"{row.task}: {row.label} is still moving {STILL_MOVING}: its score moved by {said} over {RANGE}"
+    return (
+        f"{row.task}: {row.label} is not shown to be still moving: its score moved by {said} over {RANGE}; "
+        f"a move of {number(move.spread.detectable())} is seen in four of five cases"
+    )
+
+
+def _note_of_level(level: Estimate, is_shown: bool | None) -> list[str]:
+    """Return a note unless the base is shown to be above what it is compared with."""
+    row = level.base.row
+    start = f"{row.task}: {row.label} is"
+    if level.spread is None:
+        return [f"{start} {signed(level.mean)} beside {level.what}, no verdict: {_too_few(row.n_seeds or 0)}"]
+    if is_shown and level.mean < 0:
+        low, high = level.spread.interval(-level.mean)
+        said = with_interval(-level.mean, low, high)
+        return [f"{start} not better than cloning {BELOW_CLONING}: it is {said} below {level.what}"]
+    if is_shown:
         return []
-    unknown = [f"whether its score still moves cannot be judged: {a.reason}" for a in answers if a.against is None]
-    row = base.row
-    if verdict is None:
-        return [f"{row.task}: {row.label} may be under-trained; {unknown[0]}"]
-    reasons = [answer.reason for answer in answers if answer.against]
-    return [f"{row.task}: {row.label} is under-trained {UNDER_TRAINED}: {'; '.join(reasons + unknown)}"]
+    said = with_interval(level.mean, *level.spread.interval(level.mean), sign=True)
+    return [f"{start} not shown to differ from {level.what}: {said}"]
+
+
+def _too_few(seeds: int) -> str:
+    return f"that takes three training seeds and there {'is 1' if seeds == 1 else f'are {seeds}'}"
 
 
 def _joint(answers: Iterable[bool | None]) -> bool | None:
@@ -184,8 +234,10 @@ def _joint(answers: Iterable[bool | None]) -> bool | None:
     return None if None in known or not known else False
 
 
-def _marked(group: Group, answers: Iterable[bool | None]) -> Group:
-    return replace(group, row=replace(group.row, under_trained=_joint(answers)))
+def _marked(group: Group, marks: Mapping[str, Mapping[str, bool | None]]) -> Group:
+    own = [marks.get(str(cell.facts["base_key"]), {}) for cell in group.cells]
+    moving, below = (_joint(each.get(name) for each in own) for name in ("still_moving", "below_cloning"))
+    return replace(group, row=replace(group.row, still_moving=moving, below_cloning=below))
 
 
 def _scores(group: Group) -> dict[int, dict[int, float]]:

@@ -1,75 +1,121 @@
 """Sentences below the table: whether adaptation helps, and whether the rows are comparable.
 
-A gain is called shown only if its interval excludes zero after correcting for the number of cells it
-is the best of (Bonferroni): the best of many cells without effect looks like a gain.
+A gain or a harm is called shown for new training seeds: the policies at hand are a few draws from what training gives.
+All cells of a sweep, averages included, are one family of hypotheses, and Holm's procedure decides which are shown.
+So where nothing has an effect, at most one sweep in twenty has a sentence that says otherwise, however many cells it
+has and whatever they have in common. `tests/benchmarks/verdicts.py` measures this, and the power.
 """
 
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from analysis.rendering import DASH, interval_text, number, signed
-from analysis.statistics import LEVEL, Interval
-from analysis.table.rows import UNDER_TRAINED, Group, Row
+from analysis.rendering import number, signed, with_interval
+from analysis.statistics import MIN_SEEDS, holm
+from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Group
 
-__all__ = ["chosen_notes", "mixture_notes", "verdict"]
+__all__ = ["chosen_notes", "mixture_notes", "verdicts"]
 
 # May change numbers or times although they are not part of a key.
 COMPARABLE = ("device", "threads", "torch", "mujoco", "mpcwdwm")
+NAMED = 3  # cells that a sentence names; it counts the others
 
 
-def verdict(task: str, groups: Sequence[Group]) -> str | None:
-    """Return one sentence on what the planners of one task gain; None if it has no planner."""
-    planners = [group for group in groups if group.is_planner]
-    gained = [group for group in planners if group.gains is not None and group.row.gain_mean is not None]
-    if not planners:
+def verdicts(by_task: Mapping[str, Sequence[Group]]) -> list[str]:
+    """Return one sentence for each task on what all of its planners' cells gain; none for a task without planners.
+
+    Args:
+        by_task: the rows of each task, and those of the average under its name.
+    """
+    cells = [group for groups in by_task.values() for group in groups if group.is_planner]
+    judged = [(group, p) for group in cells if (p := _p_value(group)) is not None]
+    kept = holm([p for _, p in judged])
+    shown = {id(group): is_shown for (group, _), is_shown in zip(judged, kept, strict=True)}
+    sentences = (_sentence(task, [g for g in groups if g.is_planner], shown) for task, groups in by_task.items())
+    return [sentence for sentence in sentences if sentence]
+
+
+def _p_value(cell: Group) -> float | None:
+    """Return the p-value of a gain of 0 for new training seeds; None if the evidence bears no verdict."""
+    if cell.gains is None or all(len(values) < 2 for task in cell.gains.tasks for values in task.values()):
         return None
-    if not gained:
-        return f"{task}: no cell has a paired gain, so no conclusion"
-    best = max(gained, key=lambda group: group.row.gain_mean or 0.0)
-    row, k = best.row, len(gained)
-    gain = _gain_text(row)
-    cell = row.label if k == 1 else f"best-looking cell {row.label}"
-    assert best.gains is not None
-    counted = best.gains.for_these_policies(level=1 - (1 - LEVEL) / k)
-    sentence = f"{task}: {cell} gains {gain} over {row.base}: {_conclusion(row, counted, k)}"
-    if k > 1:
-        sentence += f"; it is the best of {k} cells, so its gain is optimistic"
-    harmed = sum(g.row.gain_high is not None and g.row.gain_high < 0 for g in gained)
-    if harmed:
-        sentence += f"; {harmed} of {k} {'shows' if harmed == 1 else 'show'} harm"
-    if row.under_trained:
-        sentence += f"; {row.base} is under-trained {UNDER_TRAINED}, so this does not say what a trained policy gains"
-    return sentence
+    spread = cell.gains.over_new_seeds()
+    return spread.p_value(cell.gains.mean()) if spread else None
 
 
-def _gain_text(row: Row) -> str:
-    """Return a gain and its interval; numbers that round to zero have two significant digits, for the sign."""
+def _sentence(task: str, cells: Sequence[Group], shown: Mapping[int, bool]) -> str | None:
+    """Return the sentence of one task.
 
-    def text(value: float) -> str:
-        return number(value, "+.2g" if 0 < abs(value) < 0.05 else "+.1f")
+    Args:
+        task: its name.
+        cells: the rows of its planners.
+        shown: id of a row that was judged → whether its gain or harm is shown.
+    """
+    if not cells:
+        return None
+    judged = sorted((c for c in cells if id(c) in shown), key=lambda c: c.row.gain_mean or 0.0, reverse=True)
+    lacking = [cell for cell in cells if id(cell) not in shown]
+    if not judged:
+        return f"{task}: no verdict: {_missing(lacking)}"
+    gaining = [cell for cell in judged if shown[id(cell)] and (cell.row.gain_mean or 0) > 0]
+    harming = [cell for cell in reversed(judged) if shown[id(cell)] and (cell.row.gain_mean or 0) < 0]
+    open_ = [cell for cell in judged if not shown[id(cell)]]
+    k = len(judged)
+    parts = [
+        f"{what} shown for new training seeds{f' in {len(found)} of {k} cells' if k > 1 else ''}: {_listed(found)}"
+        for what, found in (("gain", gaining), ("harm", harming))
+        if found
+    ]
+    if open_ and k == 1:
+        parts.append(f"neither gain nor harm shown for new training seeds: {_named(open_[0])}")
+    elif open_:
+        parts.append(f"neither shown in {len(open_)} of {k} cells, among them the largest estimate {_named(open_[0])}")
+    if lacking:
+        parts.append(f"no verdict on {len(lacking)} {'cell' if len(lacking) == 1 else 'cells'}: {_missing(lacking)}")
+    return f"{task}: {'; '.join(parts)}{_on_bases(judged)}"
 
-    gain = text(row.gain_mean or 0.0)
-    if row.gain_low is None or row.gain_high is None:
-        return f"{gain} {DASH}"
-    return f"{gain} [{text(row.gain_low)}, {text(row.gain_high)}]"
+
+def _named(cell: Group) -> str:
+    row = cell.row
+    gain = with_interval(row.gain_mean or 0.0, row.gain_seed_low, row.gain_seed_high, sign=True)
+    return f"{row.label} {gain} over {row.base or 'the base of each task'}"
 
 
-def _conclusion(row: Row, counted: Interval | None, k: int) -> str:
-    if row.gain_low is None or row.gain_high is None or counted is None:
-        return "one episode per seed, nothing shown"
-    if row.gain_high < 0:
-        return "harm shown for these policies"
-    if row.gain_low <= 0:
-        return "no gain shown"
-    if counted.low <= 0:
-        return f"no gain shown once the choice among {k} cells is counted"
-    seeds = interval_text(row.gain_seed_low, row.gain_seed_high, "+.1f")
-    if row.gain_seed_low is None:
-        return "gain shown for these policies; an interval over new training seeds takes three seeds"
-    if row.gain_seed_low > 0:
-        return f"gain shown for these policies and for new training seeds {seeds}"
-    return f"gain shown for these policies, not for new training seeds {seeds}"
+def _listed(cells: Sequence[Group]) -> str:
+    more = len(cells) - NAMED
+    return ", ".join(map(_named, cells[:NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def _missing(cells: Sequence[Group]) -> str:
+    """Say what evidence is lacking for a verdict."""
+    reasons = []
+    for cell in cells:
+        seeds = cell.row.n_seeds or 0
+        if cell.gains is None:
+            reasons.append("there is no paired gain")
+        elif 0 < seeds < MIN_SEEDS:
+            reasons.append(f"it takes {MIN_SEEDS} training seeds, and there {'is 1' if seeds == 1 else f'are {seeds}'}")
+        elif cell.gains.over_new_seeds() is None:
+            reasons.append(f"it takes {MIN_SEEDS} training seeds, the same on every task")
+        else:
+            reasons.append("it takes two episodes of each training seed")
+    return ", ".join(dict.fromkeys(reasons))
+
+
+def _on_bases(cells: Sequence[Group]) -> str:
+    """Return what is to be said of the bases of the cells, which a trained or a better base might not give."""
+    said = ""
+    for mark, is_marked, what in (
+        (
+            STILL_MOVING,
+            lambda row: row.still_moving,
+            "is still moving {}, so this does not say what a trained policy gains",
+        ),
+        (BELOW_CLONING, lambda row: row.below_cloning, "is not better than cloning {}"),
+    ):
+        bases = dict.fromkeys(cell.row.base or "the base of a task" for cell in cells if is_marked(cell.row))
+        said += "".join(f"; {base} {what.format(mark)}" for base in bases)
+    return said
 
 
 def chosen_notes(task: str, candidates: Sequence[Group], reported: Sequence[Group]) -> list[str]:

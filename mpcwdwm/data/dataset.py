@@ -76,6 +76,13 @@ class Dataset:
         return np.bincount(self.episode)
 
     @cached_property
+    def time_limit(self) -> int | None:
+        """Return the length of the longest episode if it was cut by time; None if it ended before."""
+        cut = self.lengths[self.episode[self.timeout]]
+        longest = int(self.lengths.max())
+        return longest if longest in cut else None
+
+    @cached_property
     def heldout_episodes(self) -> Flags:
         """Return which episodes are held out: (E,), about 5 %, fixed by the file's hash alone."""
         count = len(self.lengths)

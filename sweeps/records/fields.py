@@ -183,6 +183,8 @@ def unit_metrics(unit: Unit, manifest: dict[str, Any], folder: Path) -> dict[str
         numbers["fallbacks"] = sum(episodes["fallbacks"])
         numbers["env_steps"] = manifest.get("env_steps")
         numbers["dataset_return"] = mean_return = manifest.get("dataset_mean_return")
+        numbers |= {name: manifest.get(name) for name in ("dataset_longest_episode", "dataset_time_limit")}
+        numbers["max_episode_steps"] = unit.task.max_episode_steps
         if mean_return is not None:
             numbers["dataset_score"] = normalized_score(mean_return, unit.task.reference)
     return {name: float(value) for name, value in numbers.items() if _is_number(value)}

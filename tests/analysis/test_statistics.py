@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import statistics
-from analysis.statistics import Evidence, UnpairedError, paired_differences, seed_interval
+from analysis.statistics import Evidence, Spread, UnpairedError, holm, paired_differences, seed_interval
 from analysis.table.published_scores import published_average, published_scores
 
 RNG = np.random.default_rng(7)
@@ -15,41 +14,69 @@ def episode_interval(seeds):
     return Evidence((dict(enumerate(seeds)),)).for_these_policies()
 
 
-@pytest.fixture
-def resamples(monkeypatch):
-    return lambda number: monkeypatch.setattr(statistics, "RESAMPLES", number)
+def test_the_interval_for_these_policies_is_students_t_on_the_means_per_starting_state():
+    table = np.stack([RNG.normal(50, 10, 12), RNG.normal(70, 3, 12)])
+    theirs = stats.ttest_1samp(table.mean(0), 0).confidence_interval(0.9)
+    evidence = Evidence(({0: table[0], 1: table[1]},))
+    assert evidence.for_these_policies(level=0.9) == pytest.approx((theirs.low, theirs.high))
 
 
-@pytest.mark.parametrize("groups", [GROUPS[:1], GROUPS], ids=["one seed", "several seeds"])
-def test_the_interval_agrees_with_scipys_bootstrap_of_the_mean_of_means(groups, resamples):
-    resamples(40_000)
-    ours = episode_interval(groups)
-    theirs = stats.bootstrap(
-        groups,
-        lambda *seeds, axis: np.mean([seed.mean(axis=axis) for seed in seeds], axis=0),
-        method="percentile",
-        n_resamples=40_000,
-        vectorized=True,
-        rng=np.random.default_rng(1),
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)
-    assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
+def test_without_starting_states_in_common_every_seed_has_its_own_variance():
+    groups = [RNG.normal(level, 10, count) for level, count in ((50, 12), (70, 12), (40, 5))]
+    theirs = [stats.ttest_1samp(group, 0).confidence_interval(0.95) for group in groups]
+    half = np.sqrt(sum(((each.high - each.low) / 2) ** 2 for each in theirs)) / 3
+    assert episode_interval(groups).half_width == pytest.approx(half)
 
 
-def test_the_vectorised_bootstrap_is_the_loop_over_resamples(resamples):
-    resamples(50)
-    weights = [0.5, 0.25, 0.25]  # a task with one seed, and one with two
-    evidence = Evidence(({0: GROUPS[0]}, {0: GROUPS[1], 1: GROUPS[2]}))
-    rows = [
-        np.random.default_rng([statistics.BOOTSTRAP_SEED, i]).integers(len(g), size=(50, len(g)))
-        for i, g in enumerate(GROUPS)
-    ]
-    loop = [
-        sum(w * np.mean([g[j] for j in own[r]]) for w, g, own in zip(weights, GROUPS, rows, strict=True))
-        for r in range(50)
-    ]
-    assert evidence.for_these_policies(level=0.8) == pytest.approx(np.quantile(loop, [0.1, 0.9]), rel=1e-12)
+def test_the_interval_for_new_seeds_adds_what_shared_starting_states_explain():
+    table = np.add.outer([0.0, 4.0, 8.0], [0.0, 10.0, 20.0, 30.0]) + 0.1 * RNG.normal(size=(3, 4))
+    seeds = stats.t.ppf(0.975, 2) ** 2 * table.mean(1).var(ddof=1) / 3
+    groups = [table[:, j] - table.mean(1) + table.mean() for j in range(4)]  # one way, with the seeds' effects removed
+    within = sum(np.square(group - group.mean()).sum() for group in groups) / 6
+    between = (3 * np.var([group.mean() for group in groups], ddof=1) - within) / 12
+    expected = np.sqrt(seeds + stats.t.ppf(0.975, 3) ** 2 * between)
+    assert Evidence((dict(enumerate(table)),)).for_new_seeds().half_width == pytest.approx(expected)
+    alone = Evidence((dict(enumerate(table)),), starts_shared=False).for_new_seeds()
+    assert alone == pytest.approx(seed_interval(table.mean(1)))
+
+
+def test_a_rare_event_counts_as_two_more_episodes():
+    scores = np.repeat([100.0, 101.0], [15, 15])
+    scores[3] = 40.0
+    plain, event = np.repeat([100.0, 101.0], [15, 15]), 60.5
+    added = stats.norm.ppf(0.975) ** 2 * 2 * (event / 32) ** 2  # 30 episodes and two more, 60.5 from the median
+    expected = np.sqrt((stats.t.ppf(0.975, 29) * scores.std(ddof=1)) ** 2 / 30 + added)
+    assert episode_interval([scores]).half_width == pytest.approx(expected)
+    assert episode_interval([plain]).half_width == pytest.approx(
+        stats.t.ppf(0.975, 29) * plain.std(ddof=1) / np.sqrt(30)
+    )
+
+
+@pytest.mark.parametrize("parts", [((4.0, 3),), ((1.0, 2), (2.0, 9), (0.5, np.inf))])
+def test_the_p_value_is_the_level_at_which_the_interval_ends_at_zero(parts):
+    spread = Spread(parts)
+    assert spread.half_width(1 - spread.p_value(-5.0)) == pytest.approx(5.0)
+    if len(parts) == 1:
+        assert spread.p_value(5.0) == pytest.approx(2 * stats.t.sf(5.0 / 2.0, 3))
+        assert spread.half_width() == pytest.approx(2 * stats.t.ppf(0.975, 3))
+
+
+def test_a_mean_without_spread_is_certain_unless_it_is_zero():
+    assert Spread(((0.0, 2),)).p_value(3.0) < 1e-9
+    assert Spread(((0.0, 2),)).p_value(0.0) == 1.0
+
+
+def test_a_detectable_effect_is_detected_in_four_of_five_cases():
+    rng = np.random.default_rng(14)
+    spread = Spread(((1.0, 30),))
+    found = np.abs(rng.standard_t(30, 4000) + spread.detectable()) > spread.half_width()
+    assert found.mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_holms_procedure_is_that_of_the_textbook():
+    # 0.01 <= 0.05 / 4, 0.015 <= 0.05 / 3, 0.03 > 0.05 / 2: the third stops it
+    assert holm([0.03, 0.01, 0.04, 0.015]) == [False, True, False, True]
+    assert holm([]) == []
 
 
 def test_seeds_weigh_the_same_whatever_their_number_of_episodes():
@@ -63,7 +90,7 @@ def test_the_same_episodes_always_give_the_same_interval():
 def test_differences_between_seeds_do_not_widen_the_interval_for_these_policies():
     far_apart = [np.array([10.0, 11.0, 12.0]), np.array([90.0, 91.0, 92.0])]
     interval = episode_interval(far_apart)
-    assert interval.high - interval.low < 2.0
+    assert interval.half_width == pytest.approx(stats.t.ppf(0.975, 2) / np.sqrt(3))
 
 
 def outcomes(*shares, episodes=10):
@@ -78,7 +105,7 @@ def outcomes(*shares, episodes=10):
 
 @pytest.mark.parametrize("shares", [(1.0,), (0.0, 0.0), (0.9, 0.9, 0.6)])
 def test_the_interval_of_a_success_rate_is_wilsons(shares):
-    found = Evidence(outcomes(*shares), "successes").for_these_policies()
+    found = Evidence(outcomes(*shares), "successes", starts_shared=False).for_these_policies()
     trials = 10 * len(shares)
     theirs = stats.binomtest(round(sum(shares) * 10), trials).proportion_ci(method="wilson")
     assert found == pytest.approx((100 * theirs.low, 100 * theirs.high))
@@ -88,13 +115,15 @@ def test_the_interval_of_a_success_rate_is_wilsons(shares):
 def test_tasks_with_unequal_numbers_of_episodes_have_an_effective_number():
     tasks = (*outcomes(0.5, episodes=10), *outcomes(0.5, episodes=40))
     theirs = stats.binomtest(16, 32).proportion_ci(method="wilson")  # 1 / (0.25 / 10 + 0.25 / 40) = 32
-    assert Evidence(tasks, "successes").for_these_policies() == pytest.approx((100 * theirs.low, 100 * theirs.high))
+    assert Evidence(tasks, "successes", starts_shared=False).for_these_policies() == pytest.approx(
+        (100 * theirs.low, 100 * theirs.high)
+    )
 
 
 def test_the_interval_of_a_gain_in_successes_is_bonett_and_prices():
     pairs = np.repeat([100.0, -100.0, 0.0], [6, 1, 13])  # 20 pairs: (7 − 2) / 22 ± z √((9/22 − (5/22)²) / 22)
     half = 1.959964 * np.sqrt((9 / 22 - (5 / 22) ** 2) / 22)
-    found = Evidence(({0: pairs[::2], 1: pairs[1::2]},), "differences").for_these_policies()
+    found = Evidence(({0: pairs[::2], 1: pairs[1::2]},), "differences", starts_shared=False).for_these_policies()
     assert found == pytest.approx((100 * (5 / 22 - half), 100 * (5 / 22 + half)), rel=1e-6)
     agreed = Evidence(({0: np.zeros(20)},), "differences").for_these_policies()
     assert agreed.low == -agreed.high < -5  # the bootstrap's would be [0, 0]
@@ -138,25 +167,41 @@ def coverage(draw, interval, truth, repeats=400):
     return hits / repeats
 
 
-def test_the_seed_interval_covers_the_mean_of_new_seeds_and_the_episode_interval_does_not(resamples):
-    resamples(500)
+def crossed(seeds=5, episodes=10, *, seed_sd=0.0, start_sd=0.0, rest_sd=10.0):
     rng = np.random.default_rng(11)
 
-    def draw():  # 4 seeds of 20 episodes, seeds spread by 8 about 60
-        return [rng.normal(rng.normal(60, 8), 5, 20) for _ in range(4)]
+    def draw():
+        table = 60 + seed_sd * rng.normal(size=(seeds, 1)) + start_sd * rng.normal(size=(1, episodes))
+        return (dict(enumerate(table + rest_sd * rng.normal(size=(seeds, episodes)))),)
 
-    assert 0.92 <= coverage(draw, lambda e: seed_interval([g.mean() for g in e]), 60) <= 0.98
-    assert coverage(draw, episode_interval, 60) < 0.5
+    return draw
 
 
-def test_the_episode_interval_covers_the_mean_of_the_policies_at_hand(resamples):
-    resamples(500)
+@pytest.mark.parametrize("start_sd", [0.0, 10.0, 30.0])
+@pytest.mark.parametrize("seed_sd", [0.0, 8.0])
+def test_the_interval_for_new_seeds_covers_their_mean_whatever_varies(seed_sd, start_sd):
+    draw = crossed(seed_sd=seed_sd, start_sd=start_sd)
+    assert coverage(draw, lambda e: Evidence(e).for_new_seeds(), 60) >= 0.925
+
+
+@pytest.mark.parametrize("start_sd", [0.0, 30.0])
+def test_the_interval_for_these_policies_covers_their_mean_over_starting_states(start_sd):
+    draw = crossed(start_sd=start_sd)
+    assert 0.92 <= coverage(draw, lambda e: Evidence(e).for_these_policies(), 60) <= 0.98
+    spread = crossed(seed_sd=20.0)
+    assert coverage(spread, lambda e: Evidence(e).for_these_policies(), 60) < 0.6  # it is not about new seeds
+
+
+def test_intervals_cover_the_mean_where_few_episodes_fall():
     rng = np.random.default_rng(12)
 
-    def draw():  # skewed episodes of three fixed policies whose true means are 10, 20 and 60
-        return [rng.exponential(scale, 20) for scale in (10, 20, 60)]
+    def draw():
+        falls = rng.random((5, 20)) < 0.05
+        return (dict(enumerate(np.where(falls, 35.0, 100 + 2 * rng.normal(size=(5, 20))))),)
 
-    assert 0.88 <= coverage(draw, episode_interval, 30) <= 0.98
+    truth = 0.95 * 100 + 0.05 * 35
+    assert coverage(draw, lambda e: Evidence(e).for_these_policies(), truth) >= 0.92
+    assert coverage(draw, lambda e: Evidence(e).for_new_seeds(), truth) >= 0.92
 
 
 def test_differences_are_taken_on_the_same_seeds_whatever_their_order():
@@ -177,16 +222,17 @@ def test_an_episode_without_counterpart_is_not_paired(base, message):
 def test_every_task_weighs_the_same_in_an_average_and_new_seeds_are_matched():
     evidence = Evidence(
         (
-            {0: np.array([0.0, 2.0]), 1: np.array([4.0, 4.0]), 2: np.array([2.0, 2.0])},
+            {0: np.array([0.0, 2.0]), 1: np.array([3.0, 5.0]), 2: np.array([1.0, 3.0])},
             {0: np.array([10.0]), 1: np.array([20.0]), 2: np.array([30.0])},
         )
     )
     assert evidence.mean() == pytest.approx((7 / 3 + 20) / 2)
-    assert evidence.for_new_seeds() == seed_interval([5.5, 12.0, 16.0])
+    alone = Evidence(evidence.tasks, starts_shared=False)
+    assert alone.for_new_seeds() == pytest.approx(seed_interval([5.5, 12.0, 16.0]))
     assert Evidence((evidence.tasks[0], {0: np.array([1.0])})).for_new_seeds() is None
 
 
-def test_tasks_of_an_average_are_resampled_independently():
+def test_tasks_of_an_average_are_independent():
     episodes = {0: np.array([0.0, 1.0] * 20)}
     one, four = Evidence((episodes,)).for_these_policies(), Evidence((episodes,) * 4).for_these_policies()
     assert (four.high - four.low) == pytest.approx((one.high - one.low) / 2, rel=0.1)

@@ -1,0 +1,138 @@
+"""The table's sentences and intervals on simulated sweeps: how often they are false, how often true effects are found.
+
+    python tests/benchmarks/verdicts.py               # eight minutes on one core
+    python tests/benchmarks/verdicts.py --sweeps 100  # one minute
+
+Scores are normal: policies of different seeds, starting states that a row's seeds share, and the rest each have a
+standard deviation; in some natures a share of the episodes falls. Lines are ``NAME value``, shares in %.
+
+* ``FALSE`` sweeps with at least one sentence of gain or harm, or one mark, where nothing has an effect.
+* ``FOUND`` cells with an effect (or bases that move, or are below bc) of which the sentence (the mark) says so.
+* ``COVER`` intervals that hold the true mean: over episodes of these policies, and over new training seeds.
+* ``HOLM`` and ``MAX``: found cells by Holm's procedure, and by a maximum statistic that knows the true correlation of
+  the cells (t statistics of a multivariate normal), the most that any such correction could find.
+"""
+
+import argparse
+import re
+import sys
+
+import numpy as np
+from scipy import stats
+
+from analysis.statistics import Evidence, holm
+from analysis.table.under_training import mark_bases
+from analysis.table.verdicts import verdicts
+from tests.support.simulated_sweeps import TASK, Nature, judged_bases, planned
+
+NATURES = {
+    "3x10": Nature(),
+    "5x10": Nature(seeds=5),
+    "5x20": Nature(seeds=5, episodes=20),
+    "3x10-seeds-20": Nature(seed_sd=20.0),
+    "5x10-starts-15": Nature(seeds=5, start_sd=15.0),
+    "3x10-starts-only": Nature(seed_sd=0.0, start_sd=15.0, rest_sd=5.0),
+    "3x10-falls-5%": Nature(seed_sd=1.0, rest_sd=2.0, falls=0.05),
+    "5x20-falls-5%": Nature(seeds=5, episodes=20, seed_sd=1.0, rest_sd=2.0, falls=0.05),
+}
+CELLS = (1, 8, 64)
+EFFECT = 20.0
+
+
+def main() -> None:
+    """Print all lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sweeps", type=int, default=1000, help="simulated sweeps for each line of one cell")
+    sweeps = parser.parse_args().sweeps
+    for name, nature in NATURES.items():
+        rng = np.random.default_rng([1, list(NATURES).index(name)])
+        for cells in CELLS:
+            count = max(20, int(sweeps / cells**0.5))
+            report(f"FALSE sentence {name} cells={cells}", *false_sentences(rng, nature, cells, count))
+            report(f"FOUND gain of {EFFECT:.0f} {name} cells={cells}", *found_gains(rng, nature, cells, count // 2))
+        coverage(name, nature, rng, 2 * sweeps)
+    for name in ("3x10", "5x10", "5x20"):
+        rng = np.random.default_rng([2, list(NATURES).index(name)])
+        for bases in (1, 8):
+            marks(name, NATURES[name], rng, bases, max(20, sweeps // 4 // bases))
+        compare_corrections(name, NATURES[name], rng, sweeps)
+
+
+def report(name: str, hits: int, count: int) -> None:
+    """Print a share."""
+    print(f"{name} {100 * hits / count:.1f}")
+    sys.stdout.flush()
+
+
+def false_sentences(rng: np.random.Generator, nature: Nature, cells: int, sweeps: int) -> tuple[int, int]:
+    """Return how many of the sweeps without effect have a sentence of gain or harm."""
+    said = (verdicts({TASK: planned(rng, cells, nature)})[0] for _ in range(sweeps))
+    return sum(re.search(r"[:;] (gain|harm) shown for", sentence) is not None for sentence in said), sweeps
+
+
+def found_gains(rng: np.random.Generator, nature: Nature, cells: int, sweeps: int) -> tuple[int, int]:
+    """Return in how many sweeps the one cell with an effect is named as gaining."""
+    said = (verdicts({TASK: planned(rng, cells, nature, effects=(EFFECT,))})[0] for _ in range(sweeps))
+    return sum(re.search(r"gain shown for [^;]*: cell 0 ", sentence) is not None for sentence in said), sweeps
+
+
+def coverage(name: str, nature: Nature, rng: np.random.Generator, tables: int) -> None:
+    """Print how often the intervals of a score hold the true mean."""
+    fallen = 35.0
+    truth = 70.0 * (1 - nature.falls) + fallen * nature.falls
+    these = new = 0
+    for _ in range(tables):
+        policies = nature.seed_sd * rng.normal(size=(nature.seeds, 1))
+        alike = Nature(nature.seeds, nature.episodes, 0.0, nature.start_sd, nature.rest_sd, nature.falls)
+        own = Evidence((dict(enumerate(alike.scores(rng) + policies)),))
+        centre = truth + float(policies.mean())
+        episodes, seeds = own.for_these_policies(), own.for_new_seeds()
+        assert episodes is not None
+        assert seeds is not None
+        these += episodes.low <= centre <= episodes.high
+        new += seeds.low <= truth <= seeds.high
+    report(f"COVER episodes {name}", these, tables)
+    report(f"COVER new seeds {name}", new, tables)
+
+
+def marks(name: str, nature: Nature, rng: np.random.Generator, bases: int, sweeps: int) -> None:
+    """Print how often bases are marked that neither move nor differ from bc, and how often others are."""
+
+    def shares(rise: float, above: float) -> tuple[int, int]:
+        moving = below = 0
+        for _ in range(sweeps):
+            groups, curves = judged_bases(rng, bases, nature, rise=rise, above=above)
+            rows = [group.row for group in mark_bases({TASK: groups}, curves)[0][TASK]]
+            moving += any(bool(row.still_moving) for row in rows)
+            below += any(bool(row.below_cloning) for row in rows)
+        return moving, below
+
+    moving, below = shares(0.0, 0.0)
+    report(f"FALSE still moving {name} bases={bases}", moving, sweeps)
+    report(f"FALSE not better than cloning {name} bases={bases}", below, sweeps)
+    if bases == 1:
+        report(f"FOUND still moving by {EFFECT:.0f} {name}", shares(EFFECT, 0.0)[0], sweeps)
+        report(f"FOUND {EFFECT:.0f} below bc {name}", shares(0.0, -EFFECT)[1], sweeps)
+
+
+def compare_corrections(name: str, nature: Nature, rng: np.random.Generator, sweeps: int) -> None:
+    """Print the power of Holm's procedure and of a maximum statistic for eight cells that share a base."""
+    cells = 8
+
+    def statistics(effect: float) -> np.ndarray:
+        gains = np.stack([nature.scores(rng).mean(1) for _ in range(cells)]) - nature.scores(rng).mean(1)
+        gains[0] += effect
+        return gains.mean(1) / (gains.std(1, ddof=1) / np.sqrt(nature.seeds))
+
+    critical = np.quantile([np.abs(statistics(0.0)).max() for _ in range(10 * sweeps)], 0.95)
+    by_holm = by_max = 0
+    for _ in range(sweeps):
+        t = statistics(EFFECT)
+        by_holm += holm(list(2 * stats.t.sf(np.abs(t), nature.seeds - 1)))[0]
+        by_max += abs(t[0]) > critical
+    report(f"HOLM gain of {EFFECT:.0f} {name} cells={cells}", by_holm, sweeps)
+    report(f"MAX gain of {EFFECT:.0f} {name} cells={cells}", by_max, sweeps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Rows of sweeps drawn from a known distribution, as the table would hold them; no store is written."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics import Evidence
+from analysis.table.rows import Cell, Group, Row, groups_of, with_intervals
+
+TASK = "simulated"
+
+
+@dataclass(frozen=True)
+class Nature:
+    """How scores vary: x_ij = level + seed_i + start_j + rest_ij, and some episodes end in a fall."""
+
+    seeds: int = 3
+    episodes: int = 10
+    seed_sd: float = 5.0  # of the policies that training gives
+    start_sd: float = 0.0  # of starting states, which a row's seeds share
+    rest_sd: float = 10.0
+    falls: float = 0.0  # share of the episodes that score 10 to 60 instead
+
+    def scores(self, rng, level=70.0):
+        """Return (seeds, episodes) the scores of one method."""
+        policies = self.seed_sd * rng.normal(size=(self.seeds, 1))
+        starts = self.start_sd * rng.normal(size=(1, self.episodes))
+        shape = (self.seeds, self.episodes)
+        scores = level + policies + starts + self.rest_sd * rng.normal(size=shape)
+        return np.where(rng.random(shape) < self.falls, rng.uniform(10, 60, shape), scores)
+
+
+def planned(rng, cells, nature, effects=(), base="rebrac"):
+    """Return the rows of so many planners' cells, all paired with one base; ``effects`` are true gains of the first."""
+    of_base = nature.scores(rng)
+    groups = []
+    for cell in range(cells):
+        effect = effects[cell] if cell < len(effects) else 0.0
+        gains = nature.scores(rng) + effect - of_base
+        row = Row(TASK, f"cell {cell}", base=base, kind="policy", n_seeds=nature.seeds)
+        groups.append(with_intervals(Group(row, gains=Evidence((dict(enumerate(gains)),)))))
+    return groups
+
+
+def of_table(scores, base, variant="", kind="none"):
+    """Return the cells of one row, a seed for each line of (seeds, episodes) scores."""
+    return [
+        Cell(
+            f"{kind}-{base}{variant}-s{seed}",
+            {
+                "task": TASK,
+                "seed": seed,
+                "method": base,
+                "name": base,
+                "kind": kind,
+                "variant": variant,
+                "base": base,
+                "base_key": f"{base}{variant}-s{seed}",
+                "role": "report",
+                "score_unit": "normalized",
+                "env_id": "Hopper-v4",
+                "mujoco": "3.4.0",
+                "task_source": "local",
+            },
+            pd.DataFrame(
+                {
+                    "env_seed": range(len(own)),
+                    "return": own,
+                    "normalized_score": own,
+                    "length": 10,
+                    "ms_per_step": 1.0,
+                    "fallbacks": 0,
+                }
+            ),
+        )
+        for seed, own in enumerate(scores)
+    ]
+
+
+def judged_bases(rng, bases, nature, *, rise=0.0, above=0.0, points=5):
+    """Return rows of bc and of some bases, and learning curves whose points are means of so many episodes.
+
+    Args:
+        rng: the generator.
+        bases: how many.
+        nature: how scores vary.
+        rise: true move over the last 20 % of updates.
+        above: true distance from bc.
+        points: episodes of a point.
+    """
+    cells = of_table(nature.scores(rng), "bc")
+    curves = {}
+    for base in range(bases):
+        own = of_table(nature.scores(rng, 70.0 + above), "rebrac", variant=str(base))
+        cells += own
+        for cell in own:
+            noise = nature.rest_sd / np.sqrt(points) * rng.normal(size=10)
+            level = cell.episodes["return"].mean() + noise + rise * np.clip(np.arange(10) - 7, 0, 2) / 2
+            curves[cell.facts["base_key"]] = [
+                {"step": float(100 * (i + 1)), "eval/normalized_score": float(value)} for i, value in enumerate(level)
+            ]
+    return groups_of(cells)[0], curves
