@@ -257,3 +257,9 @@ def test_a_damaged_or_unwritable_cache_costs_only_time(tmp_path, monkeypatch):
         assert sha256_of(path) == expected
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file where a folder should be
     assert sha256_of(path) == expected
+
+
+@pytest.mark.parametrize(("ends", "limit"), [("oto", 6), ("tot", None), ("oot", 6)])
+def test_the_time_limit_is_the_length_of_the_longest_episode_where_time_cut_it(tmp_path, ends, limit):
+    made = read_dataset(write_hdf5(tmp_path / "cut.hdf5", episodes(lengths=(6, 4, 5), ends=ends)))
+    assert made.time_limit == limit
