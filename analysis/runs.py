@@ -34,6 +34,7 @@ from mpcwdwm.errors import UserError, did_you_mean
 
 __all__ = ["Records", "facts_by_key", "part_keys"]
 
+UNIT_KINDS = ("component", "cell")  # of runs
 DOWNLOADS = 8  # files fetched from a server at a time: it answers one worker's requests in turn
 
 
@@ -91,12 +92,22 @@ class Records:
         frame.index = pd.Index(there, name="key", dtype=object)
         return frame
 
+    @property
+    def foreign(self) -> int:
+        """The number of runs in the experiment that no sweep has written."""
+        return sum(KIND_TAG not in run.data.tags for run in self._runs)
+
+    @cached_property
+    def _runs(self) -> list[Any]:
+        """All runs: one search serves all frames."""
+        return self._store.search("")
+
     @cached_property
     def _complete(self) -> dict[str, Any]:
-        """The run of every complete unit, by key: one search serves all frames."""
+        """The run of every complete unit, by key."""
         found: dict[str, Any] = {}
-        for run in self._store.unit_runs():
-            if run.info.status == "FINISHED":
+        for run in self._runs:
+            if run.info.status == "FINISHED" and run.data.tags.get(KIND_TAG) in UNIT_KINDS:
                 found.setdefault(run.data.tags.get(KEY_TAG, ""), run)
         return found
 
