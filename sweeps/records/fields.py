@@ -208,8 +208,12 @@ def _points(metrics: dict[str, float], curve: list[dict[str, float]], begin: int
 
 
 def _curve(file: Path) -> list[dict[str, float]]:
-    """Return the points of a learning curve; a component without the file has none."""
-    return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
+    """Return the points of a learning curve; none where there is no file, or one that readers will complain of."""
+    try:
+        curve = list(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
+        return []
+    return curve if all(isinstance(point, dict) and _is_number(point.get(STEP)) for point in curve) else []
 
 
 def _episodes(file: Path) -> dict[str, list[Any]]:
