@@ -133,11 +133,9 @@ def collect_dataset(
                 raise UserError(f"say what to record with --kind: {', '.join(KINDS)}")
             if noise_sd is not None:
                 raise UserError("--noise-sd is for mazes: a trained policy acts with its own noise")
-            config = training_config(env_id, **trained)
+            chosen, config = kind_named(kind), training_config(env_id, **trained)
             with _progress(MofNCompleteColumn()) as on_progress:
-                collect(
-                    kind_named(kind), config, out, rllib_trainer, training=training, on_progress=on_progress, **common
-                )
+                collect(chosen, config, out, rllib_trainer, training=training, on_progress=on_progress, **common)
     except KeyboardInterrupt:
         print("stopped; repeat the command to go on", file=sys.stderr)
         leave(EXIT_CODE)
