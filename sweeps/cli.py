@@ -80,12 +80,12 @@ def sweep_plan(
     spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None
 ) -> None:
     """Show what a sweep consists of, what is done, and how long the rest will take; start nothing."""
+    plan, store = _plan(spec, sets, tasks, seeds)
     from sweeps.cost.predict import predict
     from sweeps.execution.progress import duration
     from sweeps.plan.checks import check_capture
     from sweeps.reports import print_counts
 
-    plan, store = _plan(spec, sets, tasks, seeds)
     print_counts(plan, store)
     cost = predict(plan, store)
     if cost.wall_seconds:
@@ -114,10 +114,10 @@ def sweep_run(
         warnings.resetwarnings()
     try:
         with interruptible():
+            loaded = _load(spec, sets, tasks, seeds)
             from sweeps.execution.driver import run
             from sweeps.reports import print_failures
 
-            loaded = _load(spec, sets, tasks, seeds)
             outcome = run(loaded, verbose=verbose)
             _print_table(loaded)
     except KeyboardInterrupt:
@@ -136,10 +136,10 @@ def sweep_status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: counts, and the state of every unit.")] = False,
 ) -> None:
     """Show what is done, what runs and where, and what failed and why."""
+    plan, store = _plan(spec, sets, tasks, seeds)
     from sweeps.reports import print_counts
     from sweeps.status import status_of, to_json, to_lines
 
-    plan, store = _plan(spec, sets, tasks, seeds)
     found = status_of([*plan.components, *plan.cells], store)
     if as_json:
         print(to_json(plan.spec.name, found))
@@ -342,6 +342,11 @@ def _draw(dataset: "Dataset", env_id: str, folder: Path, name: str, only: str = 
 
 
 def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None) -> "Spec":
+    from sweeps.spec.document import read_document
+    from sweeps.spec.names import find_spec
+
+    # A wrong name and broken YAML are said at once: what follows imports torch, which takes a second or more.
+    read_document(find_spec(spec, Path.cwd()).path)
     from sweeps.spec.spec import load_spec
 
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
@@ -351,10 +356,10 @@ def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, se
 def _plan(
     spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None
 ) -> "tuple[Plan, Store]":
+    loaded = _load(spec, sets, tasks, seeds)
     from cluster.store import open_store
     from sweeps.plan.plan import build_plan
 
-    loaded = _load(spec, sets, tasks, seeds)
     store = open_store(loaded.storage)
     return build_plan(loaded, store), store
 

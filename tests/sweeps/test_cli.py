@@ -58,6 +58,23 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     assert "loaded: []" in ended.stdout
 
 
+@pytest.mark.parametrize("command", ["plan", "run", "status"])
+@pytest.mark.parametrize("spec", ["absent.yaml", "nowhere", "broken.yaml"])
+def test_a_wrong_name_and_broken_yaml_are_said_before_torch_is_loaded(tmp_path: Path, command: str, spec: str) -> None:
+    (tmp_path / "broken.yaml").write_text("name: [")
+    script = (
+        f"import sys; sys.argv = ['mpcwdwm', 'sweep', '{command}', '{spec}']\n"
+        "from mpcwdwm.errors import UserError\n"
+        "from sweeps.cli import app\n"
+        "try: app()\n"
+        "except UserError as error: print(error)\n"
+        "print('loaded:', sorted({'torch', 'ray', 'mlflow', 'pandas', 'mujoco'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert spec in ended.stdout
+    assert "loaded: []" in ended.stdout
+
+
 def test_records_are_kept_without_torch(tmp_path: Path) -> None:
     script = "import sys, sweeps.records.tracker; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)

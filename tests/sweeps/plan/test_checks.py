@@ -40,6 +40,17 @@ def test_ones_own_dataset_is_a_task(tmp_path: Path) -> None:
     assert made.facts["own"].mean_length == 5.5
 
 
+def test_the_user_is_told_of_terminals_that_disagree_with_the_rule_unless_it_is_followed(tmp_path: Path) -> None:
+    standing = {name: 0.01 * array for name, array in episodes(obs_dim=11).items() if "observations" in name}
+    for array in standing.values():
+        array[:, 0] += 1.25  # the height of Hopper's torso
+    text = own_task(tmp_path, **standing)
+    for _ in ("from the file", "from the cache"):
+        (notice,) = plan(tmp_path, text).notices
+        assert notice.startswith("own: 3 × row terminal though 'hopper' does not end there: kept as flagged")
+    assert plan(tmp_path, text.replace("env: Hopper-v4", "env: Hopper-v4, terminals: rule")).notices == []
+
+
 def test_a_dataset_of_other_dimensions_than_the_environment_is_refused_at_its_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"s\.yaml:4: task 'own': the dataset's observations have 17 dimensions"):
         plan(tmp_path, own_task(tmp_path, obs_dim=17))
