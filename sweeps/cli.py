@@ -298,6 +298,10 @@ def data_collect(
     noise_sd: Annotated[
         float | None, typer.Option(help="In mazes: standard deviation of the action noise; by default D4RL's.")
     ] = None,
+    goal_share: Annotated[
+        float | None,
+        typer.Option(help="In AntMaze: share of episodes that head for the rewarded goal; by default 0.6."),
+    ] = None,
 ) -> None:
     """Record a dataset of your own of one of D4RL's kinds (needs the extra rllib); in mazes by planners."""
     from mpcwdwm.data import TASKS, audit, read_dataset
@@ -310,6 +314,7 @@ def data_collect(
         training=training,
         transitions=transitions,
         noise_sd=noise_sd,
+        goal_share=goal_share,
         workers=workers,
         algorithm=algorithm,
         steps=train_steps,

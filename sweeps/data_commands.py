@@ -88,6 +88,7 @@ def collect_dataset(
     training: Path | None,
     transitions: int | None,
     noise_sd: float | None,
+    goal_share: float | None,
     workers: int | None,
     **trained: str | int,
 ) -> None:
@@ -100,6 +101,7 @@ def collect_dataset(
         training: folder of the training run.
         transitions: rows in the file, by default D4RL's.
         noise_sd: of a maze's planner.
+        goal_share: of the episodes in AntMaze, that head for the rewarded goal.
         workers: pieces rolled at a time.
         **trained: fields of `cluster.collect.TrainingConfig`, the environment left out.
 
@@ -126,13 +128,19 @@ def collect_dataset(
                     raise UserError(f"{env_id} is filled by a planner: leave out --kind and --training")
                 with _progress(MofNCompleteColumn()) as on_progress:
                     collect_maze(
-                        env_id, out, seed=int(trained["seed"]), noise_sd=noise_sd, on_progress=on_progress, **common
+                        env_id,
+                        out,
+                        seed=int(trained["seed"]),
+                        noise_sd=noise_sd,
+                        goal_share=goal_share,
+                        on_progress=on_progress,
+                        **common,
                     )
                 return
             if kind is None:
                 raise UserError(f"say what to record with --kind: {', '.join(KINDS)}")
-            if noise_sd is not None:
-                raise UserError("--noise-sd is for mazes: a trained policy acts with its own noise")
+            if noise_sd is not None or goal_share is not None:
+                raise UserError("--noise-sd and --goal-share are for mazes: a trained policy acts with its own noise")
             chosen, config = kind_named(kind), training_config(env_id, **trained)
             with _progress(MofNCompleteColumn()) as on_progress:
                 collect(chosen, config, out, rllib_trainer, training=training, on_progress=on_progress, **common)

@@ -30,6 +30,7 @@ def collect_maze(
     seed: int,
     transitions: int | None = None,
     noise_sd: float | None = None,
+    goal_share: float | None = None,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
@@ -41,6 +42,7 @@ def collect_maze(
         seed: of starts, targets and noise; in AntMaze also of the goal that is rewarded.
         transitions: rows in the file, by default D4RL's million.
         noise_sd: standard deviation of the noise on actions; by default D4RL's: 0 in PointMaze, 0.2 in AntMaze.
+        goal_share: in AntMaze, but for umaze, share of episodes that head for the rewarded goal; by default 0.6.
         workers: pieces rolled at a time, by default as many as there are CPUs.
         on_progress: called with what is being done, how much is done, and how much there is.
 
@@ -55,8 +57,13 @@ def collect_maze(
         raise UserError(f"seed must be 0 or more, not {seed}")
     if noise_sd is not None and not 0 <= noise_sd < float("inf"):
         raise UserError(f"noise-sd must be 0 or more, not {noise_sd}")
+    if goal_share is not None and not env_id.startswith(ANT):
+        raise UserError(f"goal-share is for AntMaze: leave it out with {env_id}")
+    if goal_share is not None and not 0 <= goal_share <= 1:
+        raise UserError(f"goal-share must lie between 0 and 1, not {goal_share}")
     refuse_unfit_target(out)
-    chosen = {} if noise_sd is None else {"noise_sd": float(noise_sd)}
+    given = {"noise_sd": noise_sd, "goal_share": goal_share}
+    chosen = {name: float(value) for name, value in given.items() if value is not None}
     request: dict[str, str | int | float] = {"env_id": env_id, "seed": seed, "transitions": rows}
     if env_id.startswith(POINT):
         wanders = PointBehaviour(**chosen)

@@ -71,11 +71,13 @@ def test_the_attributes_say_where_the_rows_come_from_and_the_rows_agree(tmp_path
 
 
 def test_all_rows_of_an_antmaze_are_rewarded_for_one_goal(tmp_path: Path) -> None:
-    collect_maze(ANT, tmp_path / "a.hdf5", transitions=400, seed=3, workers=1)
+    collect_maze(ANT, tmp_path / "a.hdf5", transitions=400, seed=3, goal_share=1.0, workers=1)
     with h5py.File(tmp_path / "a.hdf5") as file:
         goal = np.array([file.attrs["goal_x"], file.attrs["goal_y"]])
         np.testing.assert_array_equal(file["infos/goal"][()], np.tile(goal, (400, 1)))
         assert file.attrs["walker_hidden"] == 4
+        assert file.attrs["goal_share"] == 1
+        np.testing.assert_array_equal(file["infos/target"][()], file["infos/goal"][()])
 
 
 def test_every_registered_maze_is_one_and_no_robot_is() -> None:
@@ -90,6 +92,8 @@ def test_every_registered_maze_is_one_and_no_robot_is() -> None:
         ({"seed": -1}, "seed must be 0 or more"),
         ({"noise_sd": -0.1}, "noise-sd must be 0 or more"),
         ({"noise_sd": float("nan")}, "noise-sd must be 0 or more"),
+        ({"goal_share": 0.5}, "goal-share is for AntMaze"),
+        ({"goal_share": 1.5, "env_id": ANT}, "goal-share must lie between 0 and 1"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"env_id": "mpcwdwm/PointMaze-umase-v1"}, "did you mean 'mpcwdwm/PointMaze-umaze-v1'"),
     ],
