@@ -34,6 +34,9 @@ SCALE_QUANTILE = 0.99
 TRUSTED = 0.9  # share of the rows, those best predicted, that the fit and the scale are of: resets are in the rest
 FITS = 4  # rounds of fitting and leaving out
 LEAST_SCALE = 1e-3  # of an error, relative to the coordinate's spread: some are exactly linear
+# An episode has more than one row, so resets do not follow each other at once. Where jumps do, they are the robot's
+# own, such as those of a ball at a wall (PointMaze), and nothing is known of resets.
+RUNS = 0.1  # share of the jumps that may follow directly on another
 ROWS_PER_UNKNOWN = 10  # fewer rows than this for each coefficient say nothing
 
 
@@ -62,6 +65,8 @@ def ends_of(arrays: Arrays, rule: str | None) -> Ends:
     if fit is not None:
         jump[:-1] = fit[1] > JUMP
         jump &= ~marked
+        if (jump[1:] & jump[:-1]).sum() > RUNS * jump.sum():
+            jump[:] = False
     if rule is None:
         return Ends(jump, none, none, none)
     if arrays.next_obs is None:
