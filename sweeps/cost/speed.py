@@ -175,8 +175,8 @@ def time_updates(work: Updates, place: Place) -> Cost:
     training = endless(work, place.device)
     together = training.part.period  # not all steps are alike
     cost = steady(lambda steps: training.run(until=training.step + steps), place.clock, together=together)
-    if not isinstance(work.config, ModelConfig):
-        return cost  # its curve is played in the environment
+    if not isinstance(work.config, ModelConfig) or work.seeds > 1:
+        return cost  # a policy's curve is played in the environment; a point of several seeds takes in proportion
     evaluate = heldout_evaluator(training.part, training.datasets)
     started = place.clock()
     evaluate(training.part)

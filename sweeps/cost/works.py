@@ -30,6 +30,7 @@ PROBES = (  # E, H, K, M, seeds and episodes of the plans to which a cost model 
 )
 PROBE_SCALE = {"cpu": 1, "cuda": 16}  # of their rollouts and episodes: a GPU is hardly busy with those above
 MOST_ROWS = {"cpu": 256, "cuda": 16_384}  # of a probed update's batch; the seconds are linear in it
+MOST_WORK = {"cpu": 500, "cuda": 128_000}  # millions of weights times rows of a probe: tens of milliseconds
 WIDEST = 512  # networks that are probed
 SIZES = {"updates", "horizon", "rollouts", "samples", "elites", "policy_samples", "denoising_steps", "training_steps"}
 SAMPLED = {"world_model", "diffuser"}  # components that are evaluated once per denoising step
@@ -118,22 +119,30 @@ class Updates:
 
     @cached_property
     def size(self) -> float:
-        """Millions of weights times rows, of one seed."""
-        return max(1e-6, weight_bytes(self.component, self.config, self.dims) / 4e6) * self.config.batch_size
+        """Millions of weights times rows, of one seed; a window of Diffuser's has many rows."""
+        return self.weights * self.config.batch_size * self.config.to_dict().get("horizon", 1)
+
+    @cached_property
+    def weights(self) -> float:
+        """Millions of weights of one seed."""
+        return max(1e-6, weight_bytes(self.component, self.config, self.dims) / 4e6)
 
     @property
     def terms(self) -> tuple[list[float], list[float]]:
         """What the seconds of an update are made of: overhead, and what grows with seeds, weights and rows."""
-        weights = self.size / self.config.batch_size
-        return [1.0], [self.seeds, self.seeds * weights, self.seeds * self.size]
+        return [1.0], [self.seeds, self.seeds * self.weights, self.seeds * self.size]
 
     def probes(self, place: Place) -> list["Updates"]:
         """Return small works of the same group, or of narrower networks."""
-        rows, width = min(self.config.batch_size, MOST_ROWS[place.device]), min(self.config.hidden_dim, WIDEST)
-        found = []
+        narrow = replace(
+            self, config=self.config.model_copy(update={"hidden_dim": min(self.config.hidden_dim, WIDEST)})
+        )
+        per_row, found = narrow.size / self.config.batch_size, list["Updates"]()
+        rows = min(self.config.batch_size, MOST_ROWS[place.device], int(MOST_WORK[place.device] / per_row))
         for seeds, share in ((1, 1), (3, 4), (1, 4)):
-            sizes = {"batch_size": max(1, rows // share), "hidden_dim": width}
-            found.append(replace(self, seeds=seeds, config=self.config.model_copy(update=sizes)))
+            config = narrow.config.model_copy(update={"batch_size": max(1, rows // share)})
+            probe = replace(self, seeds=seeds, config=config)
+            found += [probe] if probe not in found else []
         return found
 
 
@@ -194,19 +203,34 @@ class Acts:
             parts = _narrow(self.parts, 1)
             return [replace(self, seeds=s, episodes=n, parts=parts) for s, n in ((1, 1), (3, 10), (1, 10))]
         planner, more, found = self.planner.unmeasured().to_dict(), PROBE_SCALE[place.device], list[Acts]()
-        for e, h, k, m, seeds, episodes in PROBES:
-            sizes = {"updates": e, "horizon": h, "rollouts": m * more}
+        sampled, rest = replace(self, parts=_narrow(self.parts, 1)).weights
+        for e, h, k, *rows in PROBES:
+            heavy = rows[0] * more * rows[2] * more * rows[1] * (e * (h + 1) * rest + e * h * k * sampled)
+            m, episodes, seeds, k = _reduced(
+                [rows[0] * more, rows[2] * more, rows[1], k], heavy / MOST_WORK[place.device]
+            )
+            sizes = {"updates": e, "horizon": h, "rollouts": m}
             if "samples" in planner:  # they widen the batch like rollouts do
-                samples = 8 * m * more
+                samples = 8 * m
                 sizes |= {"rollouts": 1, "samples": samples}
                 sizes |= {n: math.ceil(planner[n] * samples / planner["samples"]) for n in ("elites", "policy_samples")}
             config = planner_config({**planner, **{name: size for name, size in sizes.items() if name in planner}})
-            probe = replace(self, planner=config, parts=_narrow(self.parts, k), seeds=seeds, episodes=episodes * more)
+            probe = replace(self, planner=config, parts=_narrow(self.parts, k), seeds=seeds, episodes=episodes)
             found += [probe] if probe not in found else []
         return found
 
 
 Work = Updates | Acts
+
+
+def _reduced(sizes: list[int], over: float) -> list[int]:
+    """Return sizes whose product is smaller by a factor, as far as it goes: the first is reduced first."""
+    reduced = []
+    for size in sizes:
+        less = max(1, math.ceil(size / max(1.0, over)))
+        over *= less / size
+        reduced.append(less)
+    return reduced
 
 
 def _without_sizes(config: PlannerConfig | ComponentConfig) -> dict[str, Any]:

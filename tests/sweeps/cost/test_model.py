@@ -14,7 +14,7 @@ from mpcwdwm.components.component import ComponentConfig
 from mpcwdwm.planning import planner_config
 from sweeps.cost import model as model_module
 from sweeps.cost.model import MOST_SCALED, CostModel, fit, predicted
-from sweeps.cost.works import ONE_CORE, PROBES, Acts, Cost, Updates, Work, denoising_steps
+from sweeps.cost.works import MOST_WORK, ONE_CORE, PROBES, Acts, Cost, Updates, Work, denoising_steps
 
 DIMS = (11, 3)
 SIZES = {
@@ -41,7 +41,7 @@ def updates(seeds: int = 1, name: str = "rebrac", **fields: Any) -> Updates:
     return Updates(name, component_config(name, {}, {"hidden_dim": 32, **fields}), DIMS, seeds)
 
 
-def sizes(work: Work) -> dict[str, Any]:
+def sizes_of(work: Work) -> dict[str, Any]:
     assert isinstance(work, Acts)
     assert work.planner is not None
     return work.planner.to_dict()
@@ -87,10 +87,10 @@ def test_works_that_were_not_probed_are_predicted_exactly_where_the_terms_hold(w
 
 
 def test_another_group_has_factors_of_its_own_from_two_probes(measured: Any) -> None:
-    other = [replace(work, planner=planner_config({**sizes(work), "critic": "mean"})) for work in GRID]
+    other = [replace(work, planner=planner_config({**sizes_of(work), "critic": "mean"})) for work in GRID]
 
     def seconds(work: Work) -> float:
-        return combination(work) * (3.0 if sizes(work)["critic"] == "mean" else 1.0)
+        return combination(work) * (3.0 if sizes_of(work)["critic"] == "mean" else 1.0)
 
     probed = measured(seconds)
     model = CostModel([*GRID, *other], ONE_CORE, scaled=1)
@@ -128,9 +128,25 @@ def test_any_grid_is_predicted_from_few_and_small_probes(measured: Any) -> None:
         if isinstance(work, Updates):
             assert (work.seeds, work.config.batch_size <= 256) <= (3, True)
         else:
-            steps = math.prod(sizes(work)[name] for name in ("updates", "horizon", "rollouts"))
+            steps = math.prod(sizes_of(work)[name] for name in ("updates", "horizon", "rollouts"))
             steps *= denoising_steps(work.parts)
             assert steps * work.seeds * work.episodes <= 4_000
+
+
+def test_probes_of_large_networks_are_smaller_still() -> None:
+    """Diffuser's U-Net at its authors' size takes seconds an update of a whole batch, and minutes a plan."""
+    diffuser = component_config("diffuser", {}, {})
+    wide = component_config("rebrac", {}, {"hidden_dim": 512, "batch_size": 1024})
+    sizes = [
+        [work.seeds * work.size for work in Updates(name, config, DIMS, 5).probes(ONE_CORE)]
+        for name, config in (("diffuser", diffuser), ("rebrac", wide))
+    ]
+    assert max(*sizes[0], *sizes[1]) <= 3 * MOST_WORK["cpu"]  # of three seeds, a row each at least
+    plan = Acts(
+        planner_config({"kind": "diffuser"}), {"bc": parts()["rebrac"], "diffuser": diffuser}, "bc", DIMS, 5, 10
+    )
+    for probe in plan.probes(ONE_CORE):
+        assert probe.weights[0] * probe.seeds * probe.episodes * sizes_of(probe)["rollouts"] <= 2 * MOST_WORK["cpu"]
 
 
 @pytest.mark.parametrize(
