@@ -143,7 +143,12 @@ def test_probes_of_large_networks_are_smaller_still() -> None:
     ]
     assert max(*sizes[0], *sizes[1]) <= 3 * MOST_WORK["cpu"]  # of three seeds, a row each at least
     plan = Acts(
-        planner_config({"kind": "diffuser"}), {"bc": parts()["rebrac"], "diffuser": diffuser}, "bc", DIMS, 5, 10
+        planner_config({"kind": "diffuser"}),
+        {"bc": component_config("bc", {}, {}), "diffuser": diffuser},
+        "bc",
+        DIMS,
+        5,
+        10,
     )
     for probe in plan.probes(ONE_CORE):
         assert probe.weights[0] * probe.seeds * probe.episodes * sizes_of(probe)["rollouts"] <= 2 * MOST_WORK["cpu"]
