@@ -5,12 +5,12 @@ branch depends on a tensor's values.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-__all__ = ["Choose", "Ended", "Imagined", "Transition", "ending", "unroll"]
+__all__ = ["Choose", "Ended", "Imagined", "Left", "Transition", "ending", "halted_value", "unroll"]
 
 Choose = Callable[[int, Tensor], Tensor]
 """(step j, states (…, obs_dim)) → actions (…, act_dim)."""
@@ -18,6 +18,9 @@ Transition = Callable[[int, Tensor, Tensor], Tensor]
 """(step j, states, actions) → next states (…, obs_dim)."""
 Ended = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(states, actions, next states) → bool (…): whether the rollout ends with this transition."""
+
+Left = Callable[[Tensor], Tensor]
+"""states (…, obs_dim) → bool (…): whether a state is so far from the data that nothing imagined there counts."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Imagined:
     obs: list[Tensor]  # H + 1 of (…, obs_dim)
     action: list[Tensor]  # H of (…, act_dim); H + 1 where one is chosen at the last state, too
     alive: list[Tensor]  # H + 1 of (…): 1 until the rollout has ended, then 0
+    halted: list[Tensor] = field(default_factory=list)  # H of (…): 1 where it was halted then; empty if nothing halts
 
 
 def unroll(
@@ -35,6 +39,7 @@ def unroll(
     choose: Choose,
     transition: Transition,
     ended: Ended | None = None,
+    left: Left | None = None,
 ) -> Imagined:
     """Roll H steps: s̃_0 = s, ã_j = choose(s̃_j), s̃_{j+1} = f(s̃_j, ã_j).
 
@@ -47,18 +52,36 @@ def unroll(
         choose: the actions.
         transition: the model.
         ended: which transitions end a rollout; None: none does.
+        left: which states halt it; one that is not finite does, and one that ended the rollout does not. None: none.
     """
     states, actions, alive = [obs], list[Tensor](), [torch.ones_like(obs[..., 0])]
+    halted = list[Tensor]()
     for j in range(steps):
         actions.append(choose(j, states[j]))
         state = transition(j, states[j], actions[j])
-        if ended is None:
-            alive.append(alive[j])
-        else:
-            alive.append(alive[j] * ~ended(states[j], actions[j], state))
-            state = torch.where(alive[-1].unsqueeze(-1) > 0, state, obs)
+        going = alive[j] if ended is None else alive[j] * ~ended(states[j], actions[j], state)
+        if left is not None:
+            broken = ~state.isfinite().all(-1)
+            halted.append(torch.where(broken, alive[j], going * left(state)))
+            going = going * (1 - halted[j])
+        alive.append(going)
+        if ended is not None or left is not None:
+            state = torch.where(going.unsqueeze(-1) > 0, state, obs)
         states.append(state)
-    return Imagined(states, actions, alive)
+    return Imagined(states, actions, alive, halted)
+
+
+def halted_value(lowest: float, discount: float) -> float:
+    """Return a pessimistic value of a state where a rollout is halted: min(0, r_low) / (1 − γ).
+
+    Nobody knows what follows. To end with nothing more would be a reward where rewards are negative, and a plan would
+    seek it.
+
+    Args:
+        lowest: r_low, the lowest recorded reward.
+        discount: γ.
+    """
+    return min(0.0, lowest) / (1 - discount)
 
 
 def ending(

@@ -37,6 +37,8 @@ Rows = Literal["next_action", "next_value", "next_obs", "all"]
 """Rows a component can learn from: with a next action or terminal (ReBRAC), with a next observation or terminal
 (IQL), with a next observation (world models), or all."""
 
+CONSTANT_VARIANCE = 1e-12  # relative to the mean square: below it, values are constant but for rounding
+
 
 class ComponentConfig(Config):
     """Fields every component has."""
@@ -271,7 +273,9 @@ class Member:
 def fit_quality(predicted: Tensor, actual: Tensor) -> dict[str, Tensor]:  # (S, B) each → (S,)
     """Return the root mean squared error, and the share of variance explained."""
     error = (predicted - actual).square().mean(-1)
-    variance = actual.var(-1, correction=0).clamp(min=1e-12)
+    # Relative to the values, so that rewards in another unit are judged alike; constant ones would divide by 0.
+    least = CONSTANT_VARIANCE * actual.square().mean(-1) + torch.finfo(actual.dtype).tiny
+    variance = torch.maximum(actual.var(-1, correction=0), least)
     return {"heldout/rmse": error.sqrt(), "heldout/r2": 1 - error / variance}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from mpcwdwm.components.component import Batch, Component, ModelConfig, fit_quality, third_party
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
+from mpcwdwm.nn.networks import Mlp, Normalizer, ScaleFreeNormalizer, uniform_init
 
 __all__ = ["Reward", "RewardConfig"]
 
@@ -34,7 +34,7 @@ class Reward(Component):
     def build(self, dtype: torch.dtype) -> None:
         """Make the network and its normalisers."""
         self.normalizer = Normalizer(self.stack, self.obs_dim, dtype)
-        self.reward_normalizer = Normalizer(self.stack, 1, dtype)
+        self.reward_normalizer = ScaleFreeNormalizer(self.stack, 1, dtype)
         hidden = [self.config.hidden_dim] * self.config.hidden_layers
         self.net = Mlp(self.stack, self.obs_dim + self.act_dim, hidden, 1, dtype=dtype)
         self.initialize(self.net, "reward", uniform_init(), uniform_init())

@@ -30,8 +30,8 @@ from mpcwdwm.components.registry import ValueOf
 from mpcwdwm.components.world_models.world_model import WorldModel
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.imagination import ending, unroll
-from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
+from mpcwdwm.imagination import ending, halted_value, unroll
+from mpcwdwm.nn.networks import Mlp, Normalizer, ScaleFreeNormalizer, uniform_init
 from mpcwdwm.random import Integers, generator
 
 __all__ = ["Episodes", "Value", "ValueConfig", "returns_to_go"]
@@ -56,7 +56,8 @@ class ValueConfig(ModelConfig):
     exploration: Real = setting(0.2, "std of the noise on the policy's actions", unit="action", ge=0)
     halt: Real = setting(
         10.0,
-        "an imagined episode ends, with no further reward, so many standard deviations from the data's mean",
+        "an imagined episode is halted so many standard deviations from the data's mean; the state there is worth "
+        "min(0, lowest recorded reward) / (1 − γ)",
         unit="standard deviations",
         gt=0,
     )
@@ -96,7 +97,7 @@ class Episodes:
     """n imagined episodes of T steps for each of S members."""
 
     obs: Tensor  # (S, n, T + 1, obs_dim); after an end, arbitrary but finite
-    reward: Tensor  # (S, n, T)
+    reward: Tensor  # (S, n, T); of a step that halts the episode, with the discounted value of the state there
     alive: Tensor  # (S, n, T + 1): 1 until the episode has ended
 
 
@@ -125,7 +126,7 @@ class Value(Component):
         config = self.config
         self.normalizer = Normalizer(self.stack, self.obs_dim, dtype)
         self.extent = Normalizer(self.stack, self.obs_dim, dtype)  # of the data, to see which states leave it
-        self.return_normalizer = Normalizer(self.stack, 1, dtype)
+        self.return_normalizer = ScaleFreeNormalizer(self.stack, 1, dtype)
         hidden = [config.hidden_dim] * config.hidden_layers
         self.net = Mlp((*self.stack, config.ensemble), self.obs_dim, hidden, 1, activation=silu, dtype=dtype)
         self.initialize(self.net, "value", uniform_init(), uniform_init())
@@ -196,14 +197,17 @@ class Value(Component):
         def transition(_: int, obs: Tensor, action: Tensor) -> Tensor:
             return model.sample(obs, action, normal(*model.noise_shape))
 
-        def ended(obs: Tensor) -> Tensor:
-            lost = (self.extent(obs).abs() > c.halt).any(-1) | ~obs.isfinite().all(-1)
-            return lost if context.termination is None else lost | context.termination(obs)
+        def left(obs: Tensor) -> Tensor:
+            return (self.extent(obs).abs() > c.halt).any(-1)
 
         goal = context.goal_reward
         reached = None if goal is None else (lambda obs, action: reward(obs, action) > goal)
-        rolled = unroll(start, c.length, act, transition, ending(ended, reached))
-        rewards = [reward(obs, action) for obs, action in zip(rolled.obs[:-1], rolled.action, strict=True)]
+        rolled = unroll(start, c.length, act, transition, ending(context.termination, reached), left)
+        used = zip(context.datasets, context.rows, strict=True)
+        lowest = [float(dataset.reward[rows.numpy()].min()) for dataset, rows in used]
+        behind = start.new_tensor([halted_value(least, c.discount) for least in lowest]).unsqueeze(-1)  # (S, 1)
+        steps = zip(rolled.obs[:-1], rolled.action, rolled.halted, strict=True)
+        rewards = [reward(obs, action) + c.discount * behind * halted for obs, action, halted in steps]
         return Episodes(torch.stack(rolled.obs, 2), torch.stack(rewards, 2), torch.stack(rolled.alive, 2))
 
     # ---------------------------------------------------------------------------------- training

@@ -191,6 +191,11 @@ def episode_ends(arrays: Arrays, path: Path) -> Flags:
             " add 'timeouts', 1 in the last row of each episode that is not terminal"
         )
     ends = np.append(ends[:-1], True)
+    if len(ends) > 1 and arrays.marked_ends[:-1].all():
+        raise UserError(
+            f"dataset '{path}': every episode has one step, so no row has a next state in its episode;"
+            " world models and critics need episodes of two steps and more"
+        )
     if ends.all():
         raise UserError(
             f"dataset '{path}': no row is followed by the next step of its episode;"

@@ -18,6 +18,7 @@ __all__ = [
     "Init",
     "Mlp",
     "Normalizer",
+    "ScaleFreeNormalizer",
     "StackedLayerNorm",
     "StackedLinear",
     "member_state",
@@ -30,6 +31,7 @@ Init = Callable[[Tensor, Tensor, torch.Generator], None]
 """Fills one member's weight (in, out) and bias (1, out) in place from a generator."""
 
 FLAX_LAYER_NORM_EPS = 1e-6  # flax's epsilon, which the published ReBRAC uses; torch's is 1e-5
+CONSTANT = 1e-6  # relative spread of numbers that count as one: that of rounding in single precision, and more
 MIN_STD = 1e-3  # added to every standard deviation, as CORL does: constant inputs stay finite
 
 
@@ -94,6 +96,18 @@ class Normalizer(nn.Module):
     def inverse(self, x: Tensor) -> Tensor:
         """Return x · std + mean."""
         return x * self.std + self.mean
+
+
+class ScaleFreeNormalizer(Normalizer):
+    """The same for rewards and returns, whose unit is the task's: rows times a factor give the same numbers."""
+
+    def fit(self, member: int, rows: Tensor) -> None:  # rows (R, n)
+        """Set one member's moments; what is constant is divided by its size, or by 1 where that is 0."""
+        rows = rows.double()
+        std, size = rows.std(0, correction=0), rows.abs().amax(0)
+        divisor = torch.where(std > CONSTANT * size, std, torch.where(size > 0, size, 1.0))
+        self.mean[member] = rows.mean(0).to(self.mean.dtype)
+        self.std[member] = divisor.to(self.std.dtype)
 
 
 class Mlp(nn.Module):

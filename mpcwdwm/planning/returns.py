@@ -5,14 +5,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from mpcwdwm.imagination import Choose, Ended, Imagined, ending, unroll
+from mpcwdwm.imagination import Choose, Ended, Imagined, Left, ending, unroll
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import LookaheadConfig
 
 __all__ = ["discounted_sum", "ended_by", "imagined_rollouts", "reduced", "returns_of", "sequence_returns"]
 
 
-def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, *, terminate: bool = True) -> Imagined:
+def imagined_rollouts(
+    parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, *, terminate: bool = True, left: Left | None = None
+) -> Imagined:
     """Return B rollouts of H steps for each of N rows, with H + 1 actions.
 
     Args:
@@ -21,6 +23,7 @@ def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, 
         noise: (N, H, B, *noise_shape).
         choose: gives ã_j; all rollouts begin at one state, for which it is called once, (N, 1, obs_dim).
         terminate: whether rollouts end by the known rule and at the goal.
+        left: which states halt a rollout; None: none does.
     """
     n, horizon, b = noise.shape[:3]
 
@@ -32,7 +35,7 @@ def imagined_rollouts(parts: Parts, obs: Tensor, noise: Tensor, choose: Choose, 
         return parts.world_model.sample(state, action, noise[:, j])
 
     start = obs.unsqueeze(1).expand(n, b, -1)
-    rolled = unroll(start, horizon, action, transition, ended_by(parts) if terminate else None)
+    rolled = unroll(start, horizon, action, transition, ended_by(parts) if terminate else None, left)
     rolled.action.append(action(horizon, rolled.obs[-1]))
     return rolled
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.components.actor_critic import Critic
+from mpcwdwm.imagination import halted_value
 from mpcwdwm.planning.parts import Parts, SharedCritic, SharedValue
 from mpcwdwm.planning.planner import Planner
 from mpcwdwm.planning.returns import imagined_rollouts
@@ -33,6 +34,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 # came out up to seventeen times too large.
 FQE_RIDGE = 1e-2
 IMAGINED_STEPS = 200  # T: far beyond any plan's horizon; a robot takes a hundred steps and more to fall
+HALT = 10.0  # standard deviations from the mean of the recorded states; as far as the component `value` imagines
 MARGIN = 1.0  # standard errors, over stretches, subtracted from an imagined gain
 
 
@@ -173,8 +175,9 @@ def _halves(windows: Windows) -> Tensor:
 def imagination(parts: Parts, windows: Windows, planner: Planner, seeds: Sequence[int]) -> Tensor:
     """Discounted reward of T imagined steps with the planner acting, minus that with the pretrained policy.
 
-    In the critic's unit, from the first observation of every stretch; an ended rollout earns nothing more. The sum
-    ends with the pretrained policy's own value where the parts have it (`critic_from: value`), and else with
+    In the critic's unit, from the first observation of every stretch; an ended rollout earns nothing more. One that
+    is `HALT` standard deviations from the data's mean is halted, and the state there is worth a bound from below. The
+    sum ends with the pretrained policy's own value where the parts have it (`critic_from: value`), and else with
     nothing: the critic is what the planner maximised. The score is the mean over stretches less one standard error.
     It covers the states to which adaptation leads, and depends on the world model there.
 
@@ -208,12 +211,26 @@ def imagination(parts: Parts, windows: Windows, planner: Planner, seeds: Sequenc
 def _imagined_return(parts: Parts, windows: Windows, act: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
     """Return Σ_j γ^j r_j of every stretch, without terms behind a termination: (members, W)."""
     assert parts.reward is not None
-    imagined = imagined_rollouts(parts, windows.obs[:, 0], noise, lambda _, obs: act(obs.squeeze(1)).unsqueeze(1))
+    extent = windows.extent
+
+    def left(obs: Tensor) -> Tensor:
+        assert extent is not None
+        return ((obs - extent.mean).abs() > HALT * extent.std + torch.finfo(obs.dtype).eps * extent.mean.abs()).any(-1)
+
+    def choose(_: int, obs: Tensor) -> Tensor:
+        return act(obs.squeeze(1)).unsqueeze(1)
+
+    imagined = imagined_rollouts(parts, windows.obs[:, 0], noise, choose, left=left if extent else None)
+    lowest = [] if extent is None else [halted_value(float(least), parts.discount) for least in extent.lowest]
+    behind = torch.tensor(lowest, dtype=torch.float64, device=noise.device)
+    behind = behind.repeat_interleave(windows.per_member).unsqueeze(-1)  # (N, 1)
     total = torch.zeros(len(noise), 1, dtype=torch.float64, device=noise.device)
     for j in range(noise.shape[1]):
         reward = parts.reward(imagined.obs[j], imagined.action[j])
         # what is imagined behind a termination need not be finite
         total += parts.discount**j * torch.where(imagined.alive[j] > 0, reward, 0.0)
+        if extent is not None:
+            total += parts.discount ** (j + 1) * imagined.halted[j] * behind
     if isinstance(parts.critic, SharedValue):
         beyond = parts.critic(imagined.obs[-1], imagined.action[-1]).mean(1)
         total += parts.discount ** noise.shape[1] * torch.where(imagined.alive[-1] > 0, beyond, 0.0)

@@ -19,7 +19,16 @@ from mpcwdwm.planning.parts import Parts
 from mpcwdwm.planning.planner import Planner
 from mpcwdwm.random import generator
 
-__all__ = ["Windows", "actions_along", "heldout_windows", "pretrained_actions"]
+__all__ = ["Extent", "Windows", "actions_along", "heldout_windows", "pretrained_actions"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where the data are, and the worst that they know."""
+
+    mean: Tensor  # (obs_dim,) of all recorded states
+    std: Tensor  # (obs_dim,)
+    lowest: Tensor  # (S,): the lowest recorded reward, in the critic's unit
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class Windows:
     mask: Tensor  # (N, L): 0 where the environment ended the episode, else 1
     episode: Tensor  # (N,): the stretch's episode in the dataset
     members: int
+    extent: Extent | None = None  # None: unknown
 
     @property
     def per_member(self) -> int:
@@ -81,9 +91,12 @@ def heldout_windows(parts: Parts, seeds: Sequence[int], count: int, length: int)
         return values.flatten(0, 1).to(parts.device, dtype)
 
     reward = gathered(dataset.reward).double()
+    lowest = torch.full((len(seeds),), float(dataset.reward.min()), dtype=torch.float64)
     if parts.reward_affine is not None:
         scale, shift = parts.reward_affine.double().cpu().unbind(1)
         reward = reward * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+        lowest = lowest * scale + shift
+    mean, std = (torch.from_numpy(part).to(parts.device, dtype) for part in _moments(dataset))
     return Windows(
         obs=given(gathered(dataset.obs)),
         action=given(gathered(dataset.action)),
@@ -91,7 +104,12 @@ def heldout_windows(parts: Parts, seeds: Sequence[int], count: int, length: int)
         mask=1 - given(gathered(dataset.terminal)),
         episode=torch.from_numpy(dataset.episode)[picked].flatten().to(parts.device),
         members=len(seeds),
+        extent=Extent(mean, std, lowest.to(parts.device)),
     )
+
+
+def _moments(dataset: Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
+    return dataset.obs.mean(0, dtype=np.float64), dataset.obs.std(0, dtype=np.float64)
 
 
 def _stretches(dataset: Dataset, length: int) -> Tensor:

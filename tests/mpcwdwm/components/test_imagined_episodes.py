@@ -3,6 +3,8 @@
 The bases are functions: a system that only grows, whose episodes can be written down.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -71,13 +73,16 @@ def test_tables_hold_each_episode_up_to_its_end_by_rule_bound_or_failure_and_not
     part, ends, known = grown().part, [], rows()
     learnt_from = known.obs[~known.heldout].astype(float)
     mean, std = learnt_from.mean(0), learnt_from.std(0) + MIN_STD
+    bound = float(known.reward[~known.heldout].min()) / (1 - DISCOUNT)
+    assert bound < 0
     for table, share in ((part._table, 1 - TENTH), (part._judged, TENTH)):
         assert table.last.shape[1] == round(60 * share)
         for member in range(2):
             for e, (obs, returns, left) in enumerate(episodes_of(table, member)):
                 states, end = episode_by_hand(obs[0].numpy(), mean, std)
                 ends.append(end)
-                worth, expected = 0.0, []
+                # what leaves the data is worth a bound from below: the lowest recorded reward for ever
+                worth, expected = bound if end in ("broken", "lost") else 0.0, []
                 for state in reversed(states):
                     worth = 1 + state[0] + DISCOUNT * worth
                     expected.insert(0, worth)
@@ -90,7 +95,7 @@ def test_tables_hold_each_episode_up_to_its_end_by_rule_bound_or_failure_and_not
     for member in range(2):  # returns are standardised over what is learnt
         worth = part._table.returns[member, : part._table.counts[member]]
         assert float(part.return_normalizer.mean[member]) == pytest.approx(float(worth.mean()))
-        assert float(part.return_normalizer.std[member]) == pytest.approx(float(worth.std(correction=0)) + MIN_STD)
+        assert float(part.return_normalizer.std[member]) == pytest.approx(float(worth.std(correction=0)))
     assert {end: ends.count(end) >= 3 for end in ("broken", "fallen", "lost", None)} == dict.fromkeys(ends, True)
 
 
@@ -114,7 +119,37 @@ def test_an_end_keeps_what_follows_finite_and_leaves_the_other_episodes_alone():
     ends = (path[:, :, :-1, 0].abs() > 0.7) | (path[:, :, 1:, 1].abs() > 1.2)
     assert torch.equal(alive[:, :, 1:], ~(ends.cumsum(-1) > 0))
     assert 0 < int(alive[..., -1].sum()) < alive[..., -1].numel()
-    assert torch.equal(episodes.reward[alive[..., :-1]], obs[:, :, :-1, 0][alive[..., :-1]] / 8)
+    broken = path[:, :, :-1, 0].abs() > 0.7
+    halted = alive[..., :-1] & broken
+    assert halted.any()
+    lowest = float(data.reward[~data.heldout].min())
+    bound = DISCOUNT * lowest / (1 - DISCOUNT) * halted.double()
+    expected = obs[:, :, :-1, 0] / 8 + bound
+    assert torch.allclose(episodes.reward[alive[..., :-1]], expected[alive[..., :-1]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("reward", [-1.0, 2.0])
+def test_with_a_constant_reward_to_leave_the_data_never_pays(reward):
+    data = rows()
+    data = dataclasses.replace(data, reward=np.full_like(data.reward, reward))
+    functions = {
+        **GROWING,
+        "sample": lambda obs, action, noise: GROWTH * obs,
+        "reward": lambda o, a: reward + 0 * o[..., 0],
+    }
+    part = training_of(functions, data=data, episodes=60, length=LENGTH, halt=HALT).part
+    forever, halted = reward / (1 - DISCOUNT), 0
+    for member in range(2):
+        for obs, returns, left in episodes_of(part._table, member):
+            if left.any():
+                continue
+            halted += 1
+            if reward < 0:  # as bad as it can be everywhere, at the edge as well
+                assert np.allclose(returns, forever, rtol=1e-9)
+            else:  # an end is nothing
+                assert (returns < forever).all()
+                assert np.allclose(returns, [forever * (1 - DISCOUNT ** (len(obs) - t)) for t in range(len(obs))])
+    assert halted > 10
 
 
 @pytest.mark.parametrize("exploration", [0.0, 0.2, 5.0])

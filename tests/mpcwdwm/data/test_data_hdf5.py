@@ -263,3 +263,9 @@ def test_a_damaged_or_unwritable_cache_costs_only_time(tmp_path, monkeypatch):
 def test_the_time_limit_is_the_length_of_the_longest_episode_where_time_cut_it(tmp_path, ends, limit):
     made = read_dataset(write_hdf5(tmp_path / "cut.hdf5", episodes(lengths=(6, 4, 5), ends=ends)))
     assert made.time_limit == limit
+
+
+def test_episodes_of_one_step_are_refused_for_that_reason(tmp_path):
+    with pytest.raises(UserError, match="every episode has one step") as caught:
+        read_dataset(write_hdf5(tmp_path / "one.hdf5", episodes(lengths=[1] * 12, ends="t" * 12)))
+    assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ import torch
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig
 from mpcwdwm.planning.step_size import choice as auto
+from mpcwdwm.planning.step_size import off_policy
 from mpcwdwm.planning.step_size.alpha import sizes
 from mpcwdwm.planning.step_size.choice import ESTIMATORS, candidate_labels
 from tests.support.plans import spec_with
@@ -45,7 +46,8 @@ def said(monkeypatch):
 # ------------------------------------------------------------------------------------- the judgement
 
 
-def test_a_pair_is_judged_as_its_size_is_with_that_reset_given():
+def test_a_pair_is_judged_as_its_size_is_with_that_reset_given(monkeypatch):
+    monkeypatch.setattr(off_policy, "HALT", 1e9)  # a random model leaves the data at once
     both = started({**BOTH, "step_unit": "action"}).choice
     assert list(zip(both.candidates, both.resets, strict=True)) == PAIRS
     for reset in ("step", "episode"):

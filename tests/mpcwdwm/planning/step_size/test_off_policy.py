@@ -176,6 +176,31 @@ def test_imagination_sums_the_rewards_of_those_who_stand(known, monkeypatch):
         assert planner.resets == 1
 
 
+def test_imagination_counts_a_bound_behind_a_state_that_leaves_the_data(known, monkeypatch):
+    monkeypatch.setattr(off_policy, "IMAGINED_STEPS", 8)
+    monkeypatch.setattr(off_policy, "HALT", 0.5)
+    parts, windows = known
+    mean, std = parts.dataset.obs.astype(float).mean(0), parts.dataset.obs.astype(float).std(0)
+    bound = float(parts.dataset.reward.min()) / (1 - DISCOUNT)
+    assert bound < -10
+
+    def by_hand(state, gain):
+        total = 0.0
+        for j in range(8):
+            action = -gain @ state
+            total -= DISCOUNT**j * (state @ Q @ state + action @ R @ action)
+            state = A @ state + B @ action
+            if (np.abs(state - mean) > 0.5 * std).any():
+                return total + DISCOUNT ** (j + 1) * bound, True
+        return total, False
+
+    runs = [[by_hand(s, gain) for s in windows.obs[:, 0].numpy()] for gain in (BEST, PRETRAINED)]
+    assert {halted for run in runs for _, halted in run} == {False, True}
+    gains = [ours - theirs for (ours, _), (theirs, _) in zip(*runs, strict=True)]
+    found = imagination(dataclasses.replace(parts, termination=None), windows, Acts(), (0,))
+    assert found.item() == pytest.approx(np.mean(gains) - stats.sem(gains), rel=1e-9)
+
+
 def test_imagination_goes_on_with_the_value_where_there_is_one(known, monkeypatch):
     monkeypatch.setattr(off_policy, "IMAGINED_STEPS", 8)
     parts, windows = known
