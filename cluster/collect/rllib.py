@@ -114,6 +114,8 @@ class RllibTrainer:
             shared = {"episodes": episodes, **(scales.by_wrapper() if self.config.algorithm == "ppo" else {})}
             for name, value in shared.items():
                 envs.set_attr(name, [value] * envs.num_envs)
+            if self.config.algorithm == "sac":
+                algorithm.local_replay_buffer.rng = np.random.default_rng(seed)  # RLlib seeds it from the system
             if before:
                 algorithm.local_replay_buffer.add(list(_rllib_episodes(concatenated(before))))
             done = 0
