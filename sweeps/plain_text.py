@@ -32,6 +32,7 @@ SPELLED = {  # characters without a decomposition, as people type them
     "‖": "|",
     "†": "+",
     "‡": "#",
+    "§": "$",
     "⚠": "!",
     "’": "'",
     "‘": "'",

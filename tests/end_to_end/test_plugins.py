@@ -108,7 +108,8 @@ def test_parts_from_a_package_beside_the_yaml_run_through_a_sweep(folder):
     assert "components  4: 4 new" in planned.stdout
     assert "cells       5: 5 new" in planned.stdout
     asked = folder / "my_package" / "asked"
-    assert asked.read_text() == "(2, 3, 11)\n"  # the termination rule, tried out before anything starts
+    # The termination rule is tried out before the dataset's terminals are held to it, which a cache may remember.
+    assert asked.read_text().splitlines()[0] == "(2, 3, 11)"
     done = run(folder, "sweep", "run", "s.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "(1, 2, 11)\n" in asked.read_text()  # by the cell that imagines: one episode, two rollouts
