@@ -30,8 +30,8 @@ LEGEND = (
     "gain: paired with the base policy, same training seed and same environment seed, with the same interval",
     "new seeds: 95 % interval over new training seeds and starting states, not corrected for the number of rows; "
     "– below three seeds",
-    "sentences and marks: corrected (Holm) for all rows or bases of this table, unlike the intervals beside them, so that "
-    "where nothing has an effect one table in twenty says otherwise; "
+    "sentences and marks: corrected (Holm) for all rows or bases of this table, unlike the intervals beside them, so "
+    "that where nothing has an effect one table in twenty says otherwise; "
     "an event of one episode in 20 stays unseen in 30 episodes in 21 % of cases, in 100 in 0.6 %",
     "hours: processor hours (threads × time; GPU-hours where marked) of the evaluation and of the training of all "
     "the row is built on; in the average row of all tasks together",
