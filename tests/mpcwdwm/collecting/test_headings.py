@@ -121,3 +121,18 @@ def test_the_front_and_its_speed_are_seen_along_the_heading() -> None:
     state[0, 15:18] = 0, 2, 0.5
     seen = inputs(state, np.array([math.pi / 2]), np.array([0]))[0]
     np.testing.assert_allclose(seen[:10], [0.75, 1, 0, 0, 0, 0, 1, 2, 0, 0.5], atol=1e-12)
+
+
+@pytest.mark.parametrize("quarter", range(4))
+def test_an_action_moves_the_joint_that_is_seen_in_its_place(quarter: int) -> None:
+    state = np.zeros(29)
+    state[2], state[3] = 5.0, 1.0  # in the air
+    state[8:15:2] = SIGNS * math.radians(50)  # amid the ankles' ranges
+    quarters = np.array([quarter])
+    for joint in range(8):
+        data = mujoco.MjData(MODEL)
+        data.qpos[:], data.qvel[:] = state[:15], state[15:]
+        data.ctrl[:] = applied(np.eye(8)[joint][None], quarters)[0]
+        mujoco.mj_step(MODEL, data)
+        speeds = inputs(np.concatenate([data.qpos, data.qvel])[None], np.zeros(1), quarters)[0, 21:]
+        assert np.argmax(speeds) == joint

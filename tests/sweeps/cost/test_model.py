@@ -86,6 +86,12 @@ def test_works_that_were_not_probed_are_predicted_exactly_where_the_terms_hold(w
         assert model.cost(work).step == pytest.approx(combination(work), rel=1e-3)
 
 
+def test_a_point_of_a_curve_takes_in_proportion_to_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "update_cost", lambda work, place: Cost(0.01, point=0.5 * (work.seeds == 1)))
+    model = CostModel([updates(10, "world_model")], ONE_CORE, scaled=0)
+    assert model.cost(updates(10, "world_model")).point == pytest.approx(5.0)
+
+
 def test_another_group_has_factors_of_its_own_from_two_probes(measured: Any) -> None:
     other = [replace(work, planner=planner_config({**sizes_of(work), "critic": "mean"})) for work in GRID]
 

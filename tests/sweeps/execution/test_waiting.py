@@ -1,7 +1,6 @@
-"""What waits for what: against the questions asked anew of everything, and in time that grows with its number."""
+"""What waits for what, against the questions asked anew of everything."""
 
 import random
-import time
 from dataclasses import replace
 
 from cluster.units import Pack, Unit
@@ -69,18 +68,11 @@ def test_what_fails_while_packs_are_released_releases_others_at_once() -> None:
     assert seen == [value, late]
 
 
-def test_the_time_grows_with_the_number_of_packs() -> None:
-    def seconds(sweeps: int) -> float:
-        packs = [pack for number in range(sweeps) for pack in sweep(number, seeds=1)]
-        began = time.process_time()
-        waiting = Waiting(unit for pack in packs for unit in pack.units)
-        for pack in packs:
-            waiting.add(pack)
-        for pack in packs:
-            waiting.settle(pack.units[0])
-            list(waiting.released())
-            waiting.has_trained_task()
-        return time.process_time() - began
-
-    few, many = min(seconds(200) for _ in range(3)), min(seconds(1600) for _ in range(3))
-    assert many < 3 * 8 * few
+def test_a_pack_added_after_its_parts_were_settled_is_released_at_once() -> None:
+    *training, _, cells = sweep(0, seeds=1)
+    units = [unit for pack in training for unit in pack.units]
+    waiting = Waiting(units)
+    for unit in units:
+        waiting.settle(unit)
+    waiting.add(cells)
+    assert list(waiting.released()) == [cells]
