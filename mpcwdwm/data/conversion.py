@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.hdf5 import Arrays
-from mpcwdwm.data.writing import write_arrays
+from mpcwdwm.data.writing import named_arrays, write_arrays
 from mpcwdwm.errors import UserError, did_you_mean
 
 __all__ = ["COLUMNS", "dataset_file", "in_d4rl_layout"]
@@ -146,11 +146,4 @@ def _arrays(path: Path, stored: Stored) -> Arrays:
     for name, values in stored.items():
         if values.dtype.kind not in "fiub":
             raise UserError(f"dataset '{path}': array '{name}' is not numeric (dtype {values.dtype})")
-    return Arrays(
-        stored["observations"],
-        stored["actions"],
-        stored["rewards"],
-        stored["terminals"],
-        stored.get("timeouts"),
-        stored.get("next_observations"),
-    )
+    return named_arrays(stored)

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from mpcwdwm.data import d4rl_side
 from mpcwdwm.data.dataset import Dataset, read_dataset
 from mpcwdwm.data.fingerprint import cache_folder
-from mpcwdwm.data.hdf5 import ACTION_EXCESS, Arrays
-from mpcwdwm.data.writing import write_arrays
+from mpcwdwm.data.hdf5 import ACTION_EXCESS
+from mpcwdwm.data.writing import named_arrays, write_arrays
 from mpcwdwm.errors import UserError
 
 __all__ = ["Told", "ask_d4rl", "interpreter", "package_path"]
@@ -86,14 +86,7 @@ def ask_d4rl(task: str, python: str, max_episode_steps: int) -> Path:
         file = Path(folder) / "arrays.npz"
         _run(task, python, [task, str(max_episode_steps), str(file)], folder)
         stored = _loaded(file, python)
-    arrays = Arrays(  # d4rl has checked that the first four are there
-        stored["observations"],
-        stored["actions"],
-        stored["rewards"],
-        stored["terminals"],
-        stored.get("timeouts"),
-        stored.get("next_observations"),
-    )
+    arrays = named_arrays(stored)  # d4rl has checked that the first four are there
     rows = len(arrays.reward)
     named = {name.removeprefix(INFOS): values for name, values in stored.items() if name.startswith(INFOS)}
     infos = {name: values for name, values in named.items() if values.ndim and len(values) == rows}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mpcwdwm.data.hdf5 import Arrays, read_arrays
 from mpcwdwm.errors import UserError
 
-__all__ = ["refuse_unfit_target", "write_arrays"]
+__all__ = ["named_arrays", "refuse_unfit_target", "write_arrays"]
 
 
 def refuse_unfit_target(path: Path | str) -> None:
@@ -34,6 +34,18 @@ def refuse_unfit_target(path: Path | str) -> None:
         raise UserError(f"folder '{path.parent}' cannot be made: {error.strerror}") from None
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UserError(f"folder '{path.parent}' is not writable: give another place for '{path.name}'")
+
+
+def named_arrays(stored: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return the arrays that have D4RL's names; the first four have to be there."""
+    return Arrays(
+        stored["observations"],
+        stored["actions"],
+        stored["rewards"],
+        stored["terminals"],
+        stored.get("timeouts"),
+        stored.get("next_observations"),
+    )
 
 
 def write_arrays(
