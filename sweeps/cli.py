@@ -1,4 +1,4 @@
-"""The command line, ``mpcwdwm``: the one module that imports all four packages.
+"""The command line, ``mpcwdwm``; with `sweeps.result_commands`, the one place that imports all four packages.
 
 Every command imports what it needs itself, so that ``--help`` and mistyped commands answer at once.
 A user's mistake is reported in one line on stderr with exit code 2; the exit code of a sweep with
@@ -17,12 +17,11 @@ from mpcwdwm.errors import UserError
 from sweeps.data_commands import collect_dataset, data_app, dataset_named
 from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave
 from sweeps.plain_text import keep_printable
+from sweeps.result_commands import print_table, result_app
+from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named
 
 if TYPE_CHECKING:
-    from cluster.store import Store
     from mpcwdwm.data import Dataset
-    from sweeps.plan.plan import Plan
-    from sweeps.spec.spec import Spec
 
 __all__ = ["app", "main"]
 
@@ -35,18 +34,8 @@ app = typer.Typer(
 )
 sweep_app = typer.Typer(help="Plan, run and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweep_app, name="sweep")
+app.add_typer(result_app)
 app.add_typer(data_app, name="data")
-
-SpecArgument = Annotated[
-    str,
-    typer.Argument(metavar="SPEC", help="YAML file, or name of a sweep in this folder or of `mpcwdwm sweep specs`."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the YAML, as in evaluation.episodes=20."),
-]
-TasksOption = Annotated[str | None, typer.Option("--tasks", help="Only these tasks: names or patterns, as in a,b*.")]
-SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Other training seeds: 3 for 0, 1, 2, or 0,4,7.")]
 
 
 def main() -> None:
@@ -80,7 +69,7 @@ def sweep_plan(
     spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None
 ) -> None:
     """Show what a sweep consists of, what is done, and how long the rest will take; start nothing."""
-    plan, store = _plan(spec, sets, tasks, seeds)
+    plan, store = plan_named(spec, sets, tasks, seeds)
     from sweeps.cost.predict import predict
     from sweeps.execution.progress import duration
     from sweeps.plan.checks import check_capture
@@ -114,12 +103,12 @@ def sweep_run(
         warnings.resetwarnings()
     try:
         with interruptible():
-            loaded = _load(spec, sets, tasks, seeds)
+            loaded = load_named(spec, sets, tasks, seeds)
             from sweeps.execution.driver import run
             from sweeps.reports import print_failures
 
             outcome = run(loaded, verbose=verbose)
-            _print_table(loaded)
+            print_table(loaded)
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
         leave(EXIT_CODE)
@@ -136,7 +125,7 @@ def sweep_status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: counts, and the state of every unit.")] = False,
 ) -> None:
     """Show what is done, what runs and where, and what failed and why."""
-    plan, store = _plan(spec, sets, tasks, seeds)
+    plan, store = plan_named(spec, sets, tasks, seeds)
     from sweeps.reports import print_counts
     from sweeps.status import status_of, to_json, to_lines
 
@@ -160,7 +149,7 @@ def sweep_list() -> None:
     width = max((len(name) for name, _ in found), default=0)
     for name, path in found:
         try:
-            plan, store = _plan(str(path))
+            plan, store = plan_named(str(path))
             states = list(plan.states(store).values())
             failed = f", {states.count('failed')} failed" if "failed" in states else ""
             state = f"{states.count('cached')} of {len(states)} done{failed}"
@@ -175,65 +164,10 @@ def sweep_specs() -> None:
     from sweeps.plan.plan import count_cells
     from sweeps.spec.names import packaged_specs
 
-    loaded = [_load(name) for name, _ in packaged_specs()]
+    loaded = [load_named(name) for name, _ in packaged_specs()]
     width = max(len(spec.name) for spec in loaded)
     for spec in loaded:
         print(f"{spec.name:<{width}}  {len(spec.tasks):>2} tasks  {count_cells(spec):>5} cells  {spec.description}")
-
-
-@app.command("table")
-def table(spec: SpecArgument) -> None:
-    """Print a sweep's comparison table and write it as Markdown and CSV."""
-    from sweeps.reports import note_changes
-
-    loaded = _load(spec)
-    _print_table(loaded)
-    note_changes(loaded)
-
-
-@app.command("models")
-def models(spec: SpecArgument) -> None:
-    """Print how well a sweep's world and reward models predict held-out episodes; draw it over training."""
-    from analysis.figures.drawing import rendered
-    from analysis.figures.sweep import models_figure
-    from analysis.models.report import build_models
-    from sweeps.reports import note_changes, terminal_width, write_files
-
-    loaded = _load(spec)
-    report = build_models(loaded.tracking_uri, loaded.name)
-    figure = models_figure(report)
-    print(report.to_text(terminal_width()))
-    drawn = rendered("models", figure) if figure else {}
-    write_files(loaded, {"models.md": report.to_markdown(), "models.csv": report.to_csv(), **drawn})
-    note_changes(loaded)
-
-
-@app.command("figures")
-def figures(spec: SpecArgument) -> None:
-    """Draw how each field of a planner changes its gain, and the policies' learning curves; print the paths."""
-    from analysis.figures.drawing import rendered
-    from analysis.figures.sweep import sweep_figures
-    from sweeps.reports import note_changes, write_files
-
-    loaded = _load(spec)
-    drawn, notes = sweep_figures(loaded.tracking_uri, loaded.name)
-    for name, figure in drawn.items():
-        write_files(loaded, rendered(name, figure), where=sys.stdout)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    note_changes(loaded)
-
-
-@app.command("judges")
-def judges(spec: SpecArgument) -> None:
-    """Compare the estimates by which `step_size: auto` chooses with scores in the environment."""
-    import pandas as pd
-
-    from analysis.off_policy_evaluation import agreement, to_text
-    from sweeps.plan.step_size_scores import true_and_estimated
-
-    true, estimated = true_and_estimated(*_plan(spec))
-    print(to_text(agreement(pd.DataFrame(true), pd.DataFrame(estimated))))
 
 
 @app.command("bench")
@@ -344,36 +278,3 @@ def _draw(dataset: "Dataset", env_id: str, folder: Path, name: str, only: str = 
     except OSError as error:
         raise UserError(f"cannot write into '{folder}': {error.strerror}") from None
     return list(drawn)
-
-
-def _load(spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None) -> "Spec":
-    from sweeps.spec.document import read_document
-    from sweeps.spec.names import find_spec
-
-    # A wrong name and broken YAML are said at once: what follows imports torch, which takes a second or more.
-    read_document(find_spec(spec, Path.cwd()).path)
-    from sweeps.spec.spec import load_spec
-
-    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
-    return load_spec(spec, sets=sets or (), tasks=names, seeds=seeds)
-
-
-def _plan(
-    spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None
-) -> "tuple[Plan, Store]":
-    loaded = _load(spec, sets, tasks, seeds)
-    from cluster.store import open_store
-    from sweeps.plan.plan import build_plan
-
-    store = open_store(loaded.storage)
-    return build_plan(loaded, store), store
-
-
-def _print_table(spec: "Spec") -> None:
-    """Print a sweep's table and write it beside its results."""
-    from analysis.table.comparison import build_table
-    from sweeps.reports import terminal_width, write_files
-
-    built = build_table(spec.tracking_uri, spec.name)
-    print(built.to_text(terminal_width()))
-    write_files(spec, {"table.md": built.to_markdown(), "table.csv": built.to_csv()})

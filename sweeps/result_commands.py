@@ -1,0 +1,86 @@
+"""The commands that show what came out of sweeps: tables, models, figures, and how well step sizes were judged.
+
+Like `sweeps.cli`, which adds them to the command line, this module knows all four packages.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from sweeps.spec_argument import SpecArgument, load_named, plan_named
+
+if TYPE_CHECKING:
+    from sweeps.spec.spec import Spec
+
+__all__ = ["print_table", "result_app"]
+
+result_app = typer.Typer(rich_markup_mode=None)  # without a name: its commands are those of `mpcwdwm` itself
+
+
+@result_app.command("table")
+def table(spec: SpecArgument) -> None:
+    """Print a sweep's comparison table and write it as Markdown and CSV."""
+    from sweeps.reports import note_changes
+
+    loaded = load_named(spec)
+    print_table(loaded)
+    note_changes(loaded)
+
+
+@result_app.command("models")
+def models(spec: SpecArgument) -> None:
+    """Print how well a sweep's world and reward models predict held-out episodes; draw it over training."""
+    from analysis.figures.drawing import rendered
+    from analysis.figures.sweep import models_figure
+    from analysis.models.report import build_models
+    from sweeps.reports import note_changes, terminal_width, write_files
+
+    loaded = load_named(spec)
+    report = build_models(loaded.tracking_uri, loaded.name)
+    figure = models_figure(report)
+    print(report.to_text(terminal_width()))
+    drawn = rendered("models", figure) if figure else {}
+    write_files(loaded, {"models.md": report.to_markdown(), "models.csv": report.to_csv(), **drawn})
+    note_changes(loaded)
+
+
+@result_app.command("figures")
+def figures(spec: SpecArgument) -> None:
+    """Draw how each field of a planner changes its gain, and the policies' learning curves; print the paths."""
+    from analysis.figures.drawing import rendered
+    from analysis.figures.sweep import sweep_figures
+    from sweeps.reports import note_changes, write_files
+
+    loaded = load_named(spec)
+    drawn, notes = sweep_figures(loaded.tracking_uri, loaded.name)
+    for name, figure in drawn.items():
+        write_files(loaded, rendered(name, figure), where=sys.stdout)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    note_changes(loaded)
+
+
+@result_app.command("judges")
+def judges(spec: SpecArgument) -> None:
+    """Compare the estimates by which `step_size: auto` chooses with scores in the environment."""
+    import pandas as pd
+
+    from analysis.off_policy_evaluation import agreement, to_text
+    from sweeps.plan.step_size_scores import true_and_estimated
+
+    true, estimated = true_and_estimated(*plan_named(spec))
+    print(to_text(agreement(pd.DataFrame(true), pd.DataFrame(estimated))))
+
+
+# Pieces
+
+
+def print_table(spec: "Spec") -> None:
+    """Print a sweep's table and write it beside its results."""
+    from analysis.table.comparison import build_table
+    from sweeps.reports import terminal_width, write_files
+
+    built = build_table(spec.tracking_uri, spec.name)
+    print(built.to_text(terminal_width()))
+    write_files(spec, {"table.md": built.to_markdown(), "table.csv": built.to_csv()})

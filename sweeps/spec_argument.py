@@ -1,0 +1,53 @@
+"""How commands name a sweep, and how they load it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cluster.store import Store
+    from sweeps.plan.plan import Plan
+    from sweeps.spec.spec import Spec
+
+__all__ = ["SeedsOption", "SetOption", "SpecArgument", "TasksOption", "load_named", "plan_named"]
+
+SpecArgument = Annotated[
+    str,
+    typer.Argument(metavar="SPEC", help="YAML file, or name of a sweep in this folder or of `mpcwdwm sweep specs`."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the YAML, as in evaluation.episodes=20."),
+]
+TasksOption = Annotated[str | None, typer.Option("--tasks", help="Only these tasks: names or patterns, as in a,b*.")]
+SeedsOption = Annotated[str | None, typer.Option("--seeds", help="Other training seeds: 3 for 0, 1, 2, or 0,4,7.")]
+
+
+def load_named(spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None) -> "Spec":
+    """Return the sweep of a SPEC argument, with the options applied.
+
+    Raises:
+        UserError: there is no such sweep, or its YAML or an option is wrong.
+    """
+    from sweeps.spec.document import read_document
+    from sweeps.spec.names import find_spec
+
+    # A wrong name and broken YAML are said at once: what follows imports torch, which takes a second or more.
+    read_document(find_spec(spec, Path.cwd()).path)
+    from sweeps.spec.spec import load_spec
+
+    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    return load_spec(spec, sets=sets or (), tasks=names, seeds=seeds)
+
+
+def plan_named(
+    spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None
+) -> "tuple[Plan, Store]":
+    """Return the plan of a SPEC argument, and the store of its artifacts; raises what `load_named` raises."""
+    loaded = load_named(spec, sets, tasks, seeds)
+    from cluster.store import open_store
+    from sweeps.plan.plan import build_plan
+
+    store = open_store(loaded.storage)
+    return build_plan(loaded, store), store
