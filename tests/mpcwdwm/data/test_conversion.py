@@ -3,6 +3,7 @@
 import sys
 from types import SimpleNamespace
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -149,6 +150,33 @@ def test_minaris_library_says_where_its_dataset_lies(tmp_path, monkeypatch, expe
     assert_same(in_d4rl_layout(dataset_file("minari:mine/test-v0", tmp_path / "elsewhere")), expected)
     with pytest.raises(UserError, match="not found locally; fetch it with `minari download no/such-v0`"):
         dataset_file("minari:no/such-v0", tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")  # of metadata that nobody gave
+def test_a_dataset_that_minaris_own_library_wrote(tmp_path, monkeypatch):
+    library = pytest.importorskip("minari", reason="the extra minari is not installed")
+    from minari.data_collector import EpisodeBuffer  # it exists where the library does
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    env, noise, buffers, rows = gymnasium.make("Hopper-v4", max_episode_steps=12), np.random.default_rng(0), [], []
+    for episode in range(3):
+        seen, over, own = [env.reset(seed=episode)[0]], False, []
+        while not over:
+            action = noise.uniform(-1, 1, 3).astype(np.float32)
+            now, reward, ended, cut, _ = env.step(action)
+            own.append((seen[-1], action, reward, ended, cut, now))
+            seen, over = [*seen, now], ended or cut
+        _, actions, rewards, terminations, truncations, _ = (list(column) for column in zip(*own, strict=True))
+        columns = {"rewards": rewards, "terminations": terminations, "truncations": truncations}
+        buffers.append(EpisodeBuffer(id=episode, observations=np.stack(seen), actions=np.stack(actions), **columns))
+        rows += own
+    library.create_dataset_from_buffers("mine/hopper-v0", buffers, env=env, data_format="hdf5", description="three")
+    found = read_dataset(in_d4rl_layout(dataset_file("minari:mine/hopper-v0", tmp_path))).arrays
+    names = ("obs", "action", "reward", "terminal", "timeout", "next_obs")
+    for name, column in zip(names, zip(*rows, strict=True), strict=True):
+        np.testing.assert_array_equal(found[name], np.asarray(column, dtype=found[name].dtype), err_msg=name)
+    with pytest.raises(UserError, match=r"dataset 'minari:mine/other-v0': .*`minari download mine/other-v0`"):
+        dataset_file("minari:mine/other-v0", tmp_path)
 
 
 def test_without_minaris_library_the_extra_is_named(tmp_path, monkeypatch):
