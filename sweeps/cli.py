@@ -140,22 +140,24 @@ def sweep_status(
 
 @sweep_app.command("list")
 def sweep_list() -> None:
-    """Show the sweeps of this folder and how far they are."""
-    from sweeps.spec.names import list_specs
+    """Show the sweeps of this folder, those that come with mpcwdwm and were run here included, and how far they are."""
+    from sweeps.spec.names import list_specs, packaged_in_use
 
-    found = list_specs(Path.cwd())
+    here = list_specs(Path.cwd())
+    found = [(name, path.name, str(path)) for name, path in here]
+    found += [(name, "comes with mpcwdwm", name) for name in packaged_in_use(Path.cwd()) if name not in dict(here)]
     if not found:
         print("no sweeps in this folder; `mpcwdwm sweep specs` lists those that come with mpcwdwm")
-    width = max((len(name) for name, _ in found), default=0)
-    for name, path in found:
+    width = max((len(name) for name, *_ in found), default=0)
+    for name, source, given in found:
         try:
-            plan, store = plan_named(str(path))
+            plan, store = plan_named(given)
             states = list(plan.states(store).values())
             failed = f", {states.count('failed')} failed" if "failed" in states else ""
             state = f"{states.count('cached')} of {len(states)} done{failed}"
         except UserError as error:
             state = f"error: {error}"
-        print(f"{name:<{width}}  {path.name}  {state}")
+        print(f"{name:<{width}}  {source}  {state}")
 
 
 @sweep_app.command("specs")

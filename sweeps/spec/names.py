@@ -8,10 +8,11 @@ folder, because results do not belong into an installed package.
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.store import open_store
 from mpcwdwm.errors import UserError, did_you_mean
 from sweeps.spec.document import read_document
 
-__all__ = ["Found", "find_spec", "list_specs", "packaged_specs"]
+__all__ = ["Found", "find_spec", "list_specs", "packaged_in_use", "packaged_specs"]
 
 PACKAGED = Path(__file__).parents[1] / "specs"
 SUFFIXES = (".yaml", ".yml")
@@ -41,6 +42,16 @@ def list_specs(folder: Path | str) -> list[tuple[str, Path]]:
 def packaged_specs() -> list[tuple[str, Path]]:
     """Return (name, file) of every sweep that comes with the package, by name."""
     return list_specs(PACKAGED)
+
+
+def packaged_in_use(folder: Path) -> list[str]:
+    """Return the names of the packaged sweeps that have results or tables below the working folder."""
+    found = []
+    for name, path in packaged_specs():
+        storage = folder / read_document(path).data["storage"]
+        if name in open_store(str(storage)).names("sweeps"):
+            found.append(name)
+    return found
 
 
 def find_spec(spec: str | Path, folder: Path) -> Found:

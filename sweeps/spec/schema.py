@@ -87,7 +87,7 @@ class Resources(Section):
     trial: Share = setting(Share(), "of one evaluation trial")
     concurrency: Int | None = setting(None, "processes at a time at most; unset: as many as fit", ge=1)
     retries: Int = setting(2, "how often a failed pack of work is tried again", ge=0)
-    seeds_per_pack: Int = setting(32, "seeds stacked in one process at most: memory grows with them", ge=1)
+    seeds_per_pack: Int = setting(16, "seeds stacked in one process at most: memory grows with them", ge=1)
     address: str | None = setting(None, "address of a running Ray cluster; unset: Ray on this machine")
 
     def fitted(self) -> "Resources":

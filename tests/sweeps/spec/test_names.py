@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.store import open_store
 from mpcwdwm.errors import UserError
-from sweeps.spec.names import PACKAGED, find_spec, list_specs
+from sweeps.spec.names import PACKAGED, find_spec, list_specs, packaged_in_use
 from sweeps.spec.spec import load_spec
 from tests.support.broken_specs import text
 
@@ -59,3 +60,10 @@ def test_an_unknown_name_is_answered_with_the_closest(tmp_path: Path, given: str
     (tmp_path / "first.yaml").write_text(text(name="first"))
     with pytest.raises(UserError, match=says):
         load_spec(given, folder=tmp_path)
+
+
+def test_packaged_sweeps_that_were_run_in_a_folder_are_known_there(tmp_path: Path) -> None:
+    assert packaged_in_use(tmp_path) == []
+    open_store(str(tmp_path / "runs")).save_sweep_file("table3", "table.csv", "")
+    open_store(str(tmp_path / "runs")).save_sweep_file("of-my-own", "table.csv", "")
+    assert packaged_in_use(tmp_path) == ["table3"]
