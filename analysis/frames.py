@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.mlflow_store import EXPERIMENT
+from analysis.mlflow_store import EXPERIMENT, shown_uri, whole_sweep
 from analysis.parquet_cache import Recorded, fetch
 from analysis.rendering import reason_missing
 from analysis.runs import Records
@@ -73,7 +73,8 @@ def load(experiment_or_sweep: str = EXPERIMENT, where: str | None = None, tracki
     The first call reads MLflow, later ones only what is new; what was read once can be loaded without a connection.
 
     Args:
-        experiment_or_sweep: name of a sweep; "mpcwdwm", the name of the experiment, stands for all in the store.
+        experiment_or_sweep: name of a sweep, or "SWEEP/PART" of a run with options; "mpcwdwm", the name of the
+            experiment, stands for all whole sweeps of the store.
         where: keep the cells for which this holds, in the language of `pandas.DataFrame.query` over the columns of
             `Runs.cells`, as in "task == 'hopper-medium-v2' and H > 1"; episodes follow, components stay.
         tracking_uri: of MLflow; by default the variable MLFLOW_TRACKING_URI, else runs/mlflow.db in this folder.
@@ -83,9 +84,11 @@ def load(experiment_or_sweep: str = EXPERIMENT, where: str | None = None, tracki
             that is no condition on the columns.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(STORE).absolute()}"
-    sweeps = Records(uri).sweeps() if experiment_or_sweep == EXPERIMENT else [experiment_or_sweep]
+    sweeps, left_out = [experiment_or_sweep], list[str]()
+    if experiment_or_sweep == EXPERIMENT:
+        sweeps, left_out = _whole_sweeps(uri)
     recorded = {sweep: fetch(uri, sweep) for sweep in sweeps}
-    notes = tuple(dict.fromkeys(note for one in recorded.values() for note in one.notes))
+    notes = tuple(dict.fromkeys([*left_out, *(note for one in recorded.values() for note in one.notes)]))
     cells = _first(_cells(sweep, one) for sweep, one in recorded.items())
     episodes = _first((one.episodes for one in recorded.values()), ["key", "episode"])
     cells, episodes = _with_scores(cells, episodes)
@@ -95,6 +98,17 @@ def load(experiment_or_sweep: str = EXPERIMENT, where: str | None = None, tracki
     curves = _first((one.curves for one in recorded.values()), ["key", "step", "metric"])
     about = components[["key", "component", "task", "seed"]]
     return Runs(tuple(sweeps), cells, episodes, components, about.merge(curves, on="key"), notes)
+
+
+def _whole_sweeps(uri: str) -> tuple[list[str], list[str]]:
+    """Return the names of a store's sweeps, and a note on the parts that are left out."""
+    known = Records(uri).sweeps()
+    parts = [name for name in known if name != whole_sweep(name)]
+    if parts == known:
+        shown = f"; runs with options can be loaded by name: {', '.join(parts)}" if parts else ""
+        raise UserError(f"{shown_uri(uri)} has no whole sweep{shown}")
+    notes = [f"left out are runs with options, which can be loaded by name: {', '.join(parts)}"] if parts else []
+    return [name for name in known if name not in parts], notes
 
 
 def _first(frames: Any, by: list[str] | None = None) -> pd.DataFrame:

@@ -19,6 +19,7 @@ __all__ = [
     "EXPERIMENT_KIND",
     "KEY_TAG",
     "KIND_TAG",
+    "OPTIONS_TAG",
     "PLAN_FILE",
     "SPEC_FILE",
     "SWEEP_TAG",
@@ -30,12 +31,14 @@ __all__ = [
     "shown_uri",
     "sqlite_file",
     "sweep_key",
+    "whole_sweep",
 ]
 
 EXPERIMENT = "mpcwdwm"  # one experiment per tracking store
 KIND_TAG = "mpcwdwm.kind"  # "sweep", "component" or "cell"
 KEY_TAG = "mpcwdwm.key"
 SWEEP_TAG = "mpcwdwm.sweep"  # the sweep that logged the run first
+OPTIONS_TAG = "options"  # of the parent run, where it was run with some: of a part
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's page opens on runs, not on traces
 PLAN_FILE = "plan.json"  # of the parent run: which keys make up the sweep, in table order
 SPEC_FILE = "spec.yaml"
@@ -46,6 +49,14 @@ PROBE_SECONDS = 10.0  # a server that does not answer for this long counts as un
 def member_tag(sweep: str) -> str:
     """Return the tag that the present units of a sweep carry, also those it shares with others: their kind."""
     return f"sweep.{sweep}"
+
+
+def whole_sweep(sweep: str) -> str:
+    """Return the sweep of which this is a part, "NAME" of "NAME/seeds-1-3fa2b1"; one that is no part itself.
+
+    A run with options that change what is computed is recorded as a part, beside the whole sweep.
+    """
+    return sweep.split("/")[0]
 
 
 def sweep_key(sweep: str) -> str:

@@ -23,11 +23,13 @@ from analysis.mlflow_store import (
     KEY_TAG,
     KIND_TAG,
     PLAN_FILE,
+    SWEEP_TAG,
     MlflowStore,
     artifact_folder,
     shown_uri,
     sqlite_file,
     sweep_key,
+    whole_sweep,
 )
 from mpcwdwm.artifact_names import CURVE, EPISODES
 from mpcwdwm.errors import UserError, did_you_mean
@@ -57,8 +59,10 @@ class Records:
             raise UserError(f"tracking: {shown_uri(uri)} has no experiment '{EXPERIMENT}': run the sweep first")
 
     def sweeps(self) -> list[str]:
-        """Return the names of the recorded sweeps, oldest first."""
-        return [run.info.run_name for run in self._store.search(f"tags.`{KIND_TAG}` = 'sweep'")]
+        """Return the names of the recorded sweeps, oldest first, behind them those of parts: "SWEEP/PART"."""
+        runs = self._store.search(f"tags.`{KIND_TAG}` = 'sweep'")
+        names = [run.data.tags.get(SWEEP_TAG, run.info.run_name) for run in runs]
+        return sorted(names, key=lambda name: name != whole_sweep(name))
 
     def plan(self, sweep: str) -> dict[str, Any]:
         """Return a sweep's plan: the keys of its components and cells, in table order, and its failures.
@@ -68,10 +72,15 @@ class Records:
         """
         runs = self._store.runs_of(sweep_key(sweep))
         if not runs:
-            raise UserError(
-                f"sweep '{sweep}' is not recorded in {shown_uri(self._store.uri)}{did_you_mean(sweep, self.sweeps())}: "
-                "run it first"
-            )
+            known, where = self.sweeps(), shown_uri(self._store.uri)
+            parts = [name for name in known if name != sweep and whole_sweep(name) == sweep]
+            if parts:
+                shown = ", ".join(f"'{name}'" for name in parts)
+                raise UserError(
+                    f"{where} has sweep '{sweep}' only as it was run with options: {shown}; "
+                    "run it without, or give the same options"
+                )
+            raise UserError(f"sweep '{sweep}' is not recorded in {where}{did_you_mean(sweep, known)}: run it first")
         with tempfile.TemporaryDirectory() as folder:
             text = self._file(runs[0], PLAN_FILE, Path(folder)).read_text(encoding="utf-8")
         try:

@@ -22,7 +22,8 @@ NARROWEST = 100  # columns of a printed table where the terminal's width is unkn
 def print_counts(plan: "Plan", store: Store) -> None:
     """Print how many components and cells there are, by state."""
     states = plan.states(store)
-    print(f"sweep       {plan.spec.name} ({plan.spec.path})")
+    options = "".join(f" {option}" for option in plan.spec.options)
+    print(f"sweep       {plan.spec.name} ({plan.spec.path}){options}")
     for name, units, cached in (("components", plan.components, "cached"), ("cells", plan.cells, "done")):
         counts = [states[unit.key] for unit in units]
         shown = [f"{counts.count('new')} new", f"{counts.count('cached')} {cached}"]
@@ -41,7 +42,7 @@ def print_failures(outcome: "Outcome") -> None:
 
 def note_changes(spec: "Spec") -> None:
     """Say on stderr if what is shown of a sweep, its last run, is not what its YAML asks for."""
-    last = open_store(spec.storage).read_text(f"sweeps/{spec.name}/{SPEC_FILE}")
+    last = open_store(spec.storage).read_text(f"sweeps/{spec.record}/{SPEC_FILE}")
     if last is not None and not spec.asks_for_the_same(last):
         print("note: this is the sweep as it was run last; the YAML asks for another now", file=sys.stderr)
 
@@ -55,4 +56,4 @@ def write_files(spec: "Spec", files: Mapping[str, str | bytes], where: TextIO | 
     """Write files, content by name, beside a sweep's results and print their places, on stderr by default."""
     store = open_store(spec.storage)
     for name, content in files.items():
-        print(store.save_sweep_file(spec.name, name, content), file=where or sys.stderr)
+        print(store.save_sweep_file(spec.record, name, content), file=where or sys.stderr)

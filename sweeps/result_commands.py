@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sweeps.spec_argument import SpecArgument, load_named, plan_named
+from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named
 
 if TYPE_CHECKING:
     from sweeps.spec.spec import Spec
@@ -19,25 +19,25 @@ result_app = typer.Typer(rich_markup_mode=None)  # without a name: its commands 
 
 
 @result_app.command("table")
-def table(spec: SpecArgument) -> None:
+def table(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None) -> None:
     """Print a sweep's comparison table and write it as Markdown and CSV."""
     from sweeps.reports import note_changes
 
-    loaded = load_named(spec)
+    loaded = load_named(spec, sets, tasks, seeds)
     print_table(loaded)
     note_changes(loaded)
 
 
 @result_app.command("models")
-def models(spec: SpecArgument) -> None:
+def models(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None) -> None:
     """Print how well a sweep's world and reward models predict held-out episodes; draw it over training."""
     from analysis.figures.drawing import rendered
     from analysis.figures.sweep import models_figure
     from analysis.models.report import build_models
     from sweeps.reports import note_changes, terminal_width, write_files
 
-    loaded = load_named(spec)
-    report = build_models(loaded.tracking_uri, loaded.name)
+    loaded = load_named(spec, sets, tasks, seeds)
+    report = build_models(loaded.tracking_uri, loaded.record)
     figure = models_figure(report)
     print(report.to_text(terminal_width()))
     drawn = rendered("models", figure) if figure else {}
@@ -46,14 +46,14 @@ def models(spec: SpecArgument) -> None:
 
 
 @result_app.command("figures")
-def figures(spec: SpecArgument) -> None:
+def figures(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None) -> None:
     """Draw how each field of a planner changes its gain, and the policies' learning curves; print the paths."""
     from analysis.figures.drawing import rendered
     from analysis.figures.sweep import sweep_figures
     from sweeps.reports import note_changes, write_files
 
-    loaded = load_named(spec)
-    drawn, notes = sweep_figures(loaded.tracking_uri, loaded.name)
+    loaded = load_named(spec, sets, tasks, seeds)
+    drawn, notes = sweep_figures(loaded.tracking_uri, loaded.record)
     for name, figure in drawn.items():
         write_files(loaded, rendered(name, figure), where=sys.stdout)
     for note in notes:
@@ -81,6 +81,6 @@ def print_table(spec: "Spec") -> None:
     from analysis.table.comparison import build_table
     from sweeps.reports import terminal_width, write_files
 
-    built = build_table(spec.tracking_uri, spec.name)
+    built = build_table(spec.tracking_uri, spec.record)
     print(built.to_text(terminal_width()))
     write_files(spec, {"table.md": built.to_markdown(), "table.csv": built.to_csv()})

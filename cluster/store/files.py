@@ -149,8 +149,8 @@ class Store:
     # Sweeps
 
     def save_sweep_file(self, name: str, filename: str, content: str | bytes) -> str:
-        """Write one of a sweep's files and return its place, for messages."""
-        path = f"sweeps/{_plain(name)}/{_plain(filename)}"
+        """Write one of a sweep's files and return its place, for messages; a part is named SWEEP/PART."""
+        path = "/".join(map(_plain, ["sweeps", *name.split("/"), filename]))
         self.write_bytes(path, content.encode() if isinstance(content, str) else content)
         return self.place(path)
 

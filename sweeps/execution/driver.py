@@ -86,7 +86,7 @@ class Driver:
         self.spec, self.store, self.lines = spec, store, lines
         self.verbose, self.compute = verbose, compute
         self.outcome, self.meter = Outcome(), Meter(lines)
-        self.tracker = Tracker(spec.tracking_uri, spec.name)
+        self.tracker = Tracker(spec.tracking_uri, spec.record)
         self.recorder = Recorder(self.tracker, store)
         self._workers: Workers | None = None
         self._recorded = False  # whether MLflow has our parent run
@@ -159,11 +159,11 @@ class Driver:
 
     def _record_plan(self) -> None:
         text = self.spec.to_yaml()
-        units = (self.spec.name, self.plan.components, self.plan.cells)
+        units = (self.spec.record, self.plan.components, self.plan.cells)
         tasks = {unit.task.name: unit.task for unit in self.units.values()}
-        self.tracker.start(plan_record(*units), text, parent_tags(*units), tasks.values())
+        self.tracker.start(plan_record(*units), text, parent_tags(*units, self.spec.options), tasks.values())
         self._recorded = True
-        self.store.save_sweep_file(self.spec.name, SPEC_FILE, text)
+        self.store.save_sweep_file(self.spec.record, SPEC_FILE, text)
 
     def _complain(self, complaint: str | None) -> None:
         """Say why MLflow cannot be reached; the work goes on, and what is missing is recorded at the end."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from numbers import Real
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.mlflow_store import KEY_TAG, KIND_TAG, SWEEP_TAG, member_tag
+from analysis.mlflow_store import KEY_TAG, KIND_TAG, OPTIONS_TAG, SWEEP_TAG, member_tag
 from cluster.units import CellUnit, ComponentUnit, TaskRef, Unit
 from mpcwdwm.artifact_names import CURVE, EPISODES, MANIFEST
 from mpcwdwm.data.scores import normalized_score
@@ -94,8 +94,13 @@ def plan_record(sweep: str, components: Collection[ComponentUnit], cells: Collec
     }
 
 
-def parent_tags(sweep: str, components: Collection[ComponentUnit], cells: Collection[CellUnit]) -> dict[str, str]:
-    """Return what MLflow shows of a sweep's parent run; tags and not params, because the next run may change them."""
+def parent_tags(
+    sweep: str, components: Collection[ComponentUnit], cells: Collection[CellUnit], options: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return what MLflow shows of a sweep's parent run; tags and not params, because the next run may change them.
+
+    ``options`` of the command line make it a part of the sweep.
+    """
     seeds = sorted({unit.seed for unit in cells})
     shown = {
         "tasks": ", ".join(dict.fromkeys(unit.task.name for unit in cells)),
@@ -103,6 +108,7 @@ def parent_tags(sweep: str, components: Collection[ComponentUnit], cells: Collec
         "seeds": ", ".join(map(str, seeds)),
         "cells": str(len(cells)),
         "components": str(len(components)),
+        **({OPTIONS_TAG: " ".join(options)} if options else {}),
     }
     return {SWEEP_TAG: sweep, **{name: text[:TAG_LENGTH] for name, text in shown.items()}}
 

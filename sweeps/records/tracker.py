@@ -5,31 +5,24 @@ is left alone, one that a killed driver left half-written is continued, and one 
 the artifact store. The time of every point follows from the unit's manifest, so writing it twice changes nothing.
 
 Every unit that a sweep consists of carries the sweep's mark (`analysis.mlflow_store.member_tag`): also one that another
-sweep recorded. Units of an earlier run that are no longer in the plan lose it.
+sweep recorded. Units of an earlier run that are no longer in the plan lose it. What a part of a sweep (a run with
+``--tasks`` and the like) records of the whole sweep's units carries both marks.
 
 MLflow takes ten to twenty milliseconds of processor time to make, fill and close a run, so requests are few: runs
 are searched once and remembered until another process writes to the file (`Tracker._writing`), and artifacts are
 copied to the run's folder where that is on this machine.
 
-sqlite waits at each of MLflow's four commits a unit until the disk has it. So the file is kept with a
-write-ahead log (`_write_ahead`): a commit is appended to ``mlflow.db-wal`` without waiting. A killed process loses
-nothing; a power cut may lose the last records, and the next run makes them again from the artifact store.
-`Tracker.finish` moves the log into ``mlflow.db``, which can then be copied alone and read where nothing can be written,
-unless another process has it open. All processes that use the file at
-the same time must be on one machine, as sqlite demands; several machines need a server.
+How a sqlite file is written to, and by whom, is in `sweeps.records.sqlite_log`.
 """
 
-import hashlib
 import json
-import os
 import shutil
-import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
-from weakref import WeakSet
 
 from filelock import FileLock
 
@@ -38,45 +31,32 @@ from analysis.mlflow_store import (
     EXPERIMENT_KIND,
     KEY_TAG,
     KIND_TAG,
+    OPTIONS_TAG,
     PLAN_FILE,
     SPEC_FILE,
     SWEEP_TAG,
     MlflowStore,
     artifact_folder,
     member_tag,
-    quiet_mlflow,
     shown_uri,
     sqlite_file,
     sweep_key,
+    whole_sweep,
 )
 from cluster.units import CellUnit, ComponentUnit, TaskRef, Unit
 from mpcwdwm.artifact_names import CURVE, EPISODES, MANIFEST
-from mpcwdwm.data.fingerprint import cache_folder
 from mpcwdwm.errors import UserError
 from sweeps.records.fields import Record, dataset_of, record_of
+from sweeps.records.sqlite_log import create_sqlite_store, end_write_ahead, lock_file
 
 __all__ = ["Tracker"]
 
 PARAMS_PER_BATCH = 100  # MLflow's limit on one log_batch
 METRICS_PER_BATCH = 500  # the limit is 1000 for metrics and params together
-LOCKED_SECONDS = 1.0  # how long the end of the log waits for other processes
-
-_ENGINES: WeakSet[Any] = WeakSet()  # SQLAlchemy's, of this process: their connections are closed to end the log
 
 
 Index = dict[str, list[Any] | None]
 """Key → its runs, the one to keep first; None once it has exactly one, complete and marked as of this sweep."""
-
-
-def _index(runs: Iterable[Any], sweep: str) -> Index:
-    found = dict[str, list[Any]]()
-    for run in runs:
-        found.setdefault(run.data.tags.get(KEY_TAG, ""), []).append(run)
-    return {key: None if len(own) == 1 and _is_settled(own[0], sweep) else own for key, own in found.items()}
-
-
-def _is_settled(run: Any, sweep: str) -> bool:
-    return run.info.status == "FINISHED" and member_tag(sweep) in run.data.tags
 
 
 class Tracker:
@@ -84,7 +64,7 @@ class Tracker:
 
     Args:
         uri: sqlite:///file, http(s)://server or postgresql://...
-        sweep: name of the sweep.
+        sweep: name of the sweep, or of a part: `analysis.mlflow_store.whole_sweep`.
 
     Raises:
         UserError: the store is of a kind that is not served (here) or cannot be reached (later).
@@ -95,6 +75,7 @@ class Tracker:
         self._file = sqlite_file(uri)
         self.sweep = sweep
         self._plan: dict[str, Any] = {}
+        self._whole = frozenset[str]()  # of a part: keys of the whole sweep's units, if that was recorded
         self._parent = ""
         self._index: Index | None = None  # None: not searched, or another process has written since
         self._written = ""  # the file's state after our last write
@@ -115,18 +96,20 @@ class Tracker:
         self._connect()
         from mlflow.entities import RunTag
 
-        self._plan = plan
+        self._plan, given = plan, tags or {}
         with self._writing():
+            self._whole = self._keys_of_whole()
             runs = self._store.runs_of(sweep_key(self.sweep))
             self._delete(runs[1:])
             if runs:
                 self._parent = runs[0].info.run_id
                 self._client.update_run(self._parent, status="RUNNING")
             else:
-                tags = {KIND_TAG: "sweep", KEY_TAG: sweep_key(self.sweep), SWEEP_TAG: self.sweep}
-                run = self._client.create_run(self._store.experiment_id, run_name=self.sweep, tags=tags)
+                own = {KIND_TAG: "sweep", KEY_TAG: sweep_key(self.sweep), SWEEP_TAG: self.sweep}
+                name = " ".join(filter(None, (whole_sweep(self.sweep), given.get(OPTIONS_TAG))))
+                run = self._client.create_run(self._store.experiment_id, run_name=name, tags=own)
                 self._parent = run.info.run_id
-            self._client.log_batch(self._parent, tags=[RunTag(name, text) for name, text in (tags or {}).items()])
+            self._client.log_batch(self._parent, tags=[RunTag(name, text) for name, text in given.items()])
             self._log_datasets(self._parent, tasks)
             self._client.log_text(self._parent, json.dumps(plan, indent=1), PLAN_FILE)
             self._client.log_text(self._parent, spec_text, SPEC_FILE)
@@ -134,7 +117,7 @@ class Tracker:
     def log(self, unit: Unit, folder: Path) -> bool:
         """Record one finished unit; return False if MLflow already holds it complete."""
         with self._writing():
-            index = _index(self._store.runs_of(unit.key), self.sweep) if self._index is None else self._index
+            index = self._indexed(self._store.runs_of(unit.key)) if self._index is None else self._index
             return self._upsert([(unit, folder)], index) == 1
 
     def sync(self, units_and_folders: Iterable[tuple[Unit, Path]]) -> int:
@@ -145,7 +128,7 @@ class Tracker:
         with self._writing():
             runs = self._store.unit_runs()
             self._dismiss(runs)
-            index = _index(runs, self.sweep)
+            index = self._indexed(runs)
             written = self._upsert(units_and_folders, index)
             if self._file is not None:  # a server has writers on other machines
                 self._index = index
@@ -157,9 +140,38 @@ class Tracker:
             self._client.log_text(self._parent, json.dumps({**self._plan, "failed": failed}, indent=1), PLAN_FILE)
             self._client.set_terminated(self._parent, status=status)
             if self._file is not None:
-                _end_write_ahead(self._file)
+                end_write_ahead(self._file)
 
     # Units
+
+    def _indexed(self, runs: Iterable[Any]) -> Index:
+        found = dict[str, list[Any]]()
+        for run in runs:
+            found.setdefault(run.data.tags.get(KEY_TAG, ""), []).append(run)
+        return {key: None if len(own) == 1 and self._is_settled(key, own[0]) else own for key, own in found.items()}
+
+    def _is_settled(self, key: str, run: Any) -> bool:
+        return run.info.status == "FINISHED" and self._marks(key) <= run.data.tags.keys()
+
+    def _marks(self, key: str) -> set[str]:
+        """Return the tags that name the sweeps to which a unit belongs."""
+        return {member_tag(self.sweep), *([member_tag(whole_sweep(self.sweep))] if key in self._whole else [])}
+
+    def _keys_of_whole(self) -> frozenset[str]:
+        """Return the keys of the units of the sweep of which this is a part; none if it is none, or not recorded."""
+        whole = whole_sweep(self.sweep)
+        runs = self._store.runs_of(sweep_key(whole)) if whole != self.sweep else []
+        if not runs:
+            return frozenset()
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                file = self._client.download_artifacts(runs[0].info.run_id, PLAN_FILE, folder)
+                plan = json.loads(Path(file).read_text("utf-8"))
+        except (OSError, MlflowException, json.JSONDecodeError):  # of a killed run; the next one writes it again
+            return frozenset()
+        return frozenset([*plan["components"], *plan["cells"]])
 
     def _upsert(self, units_and_folders: Iterable[tuple[Unit, Path]], index: Index) -> int:
         """See that every key has exactly one run, complete and marked; return how many had to be written."""
@@ -172,10 +184,15 @@ class Tracker:
             if not runs or runs[0].info.status != "FINISHED":
                 self._write(record_of(unit, folder, self.sweep), runs[0] if runs else None)
                 written += 1
-            elif not _is_settled(runs[0], self.sweep):  # recorded by another sweep
-                self._client.set_tag(runs[0].info.run_id, member_tag(self.sweep), unit.kind)
+            else:  # recorded by another sweep, or twice
+                self._mark(runs[0], unit)
             index[unit.key] = None
         return written
+
+    def _mark(self, run: Any, unit: Unit) -> None:
+        """Give a run the marks it lacks."""
+        for mark in self._marks(unit.key) - run.data.tags.keys():
+            self._client.set_tag(run.info.run_id, mark, unit.kind)
 
     def _dismiss(self, runs: Iterable[Any]) -> None:
         """Take this sweep's mark from runs whose units are not in its plan."""
@@ -191,10 +208,13 @@ class Tracker:
             self._delete([begun])  # MLflow's params cannot be changed: begun by a version that named them otherwise
             begun = None
         if not begun:
-            tags = {**record.tags, "mlflow.parentRunId": self._parent}
+            marks = dict.fromkeys(self._marks(record.unit.key), record.unit.kind)
+            tags = {**record.tags, **marks, "mlflow.parentRunId": self._parent}
             begun = self._client.create_run(
                 self._store.experiment_id, run_name=record.name, tags=tags, start_time=record.begin
             )
+        else:
+            self._mark(begun, record.unit)
         if isinstance(record.unit, ComponentUnit):
             self._log_datasets(begun.info.run_id, [record.unit.task])
         for name in (MANIFEST, EPISODES if isinstance(record.unit, CellUnit) else CURVE):
@@ -240,7 +260,7 @@ class Tracker:
             return
         if self._file is not None:
             with self._locked(), self._store.reachable():
-                _create_sqlite_store(self._file)
+                create_sqlite_store(self._file)
         found = self._store.connect()
         uri, here = self._store.uri, artifact_folder(self._store.uri)
         if found is None:
@@ -289,7 +309,7 @@ class Tracker:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock that other drivers on this machine wait for."""
-        path = _lock_file(self._store.uri)
+        path = lock_file(self._store.uri)
         lock = FileLock(path, mode=0o666)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -307,65 +327,6 @@ class Tracker:
             return ""
         there = [file.stat() for file in (self._file, Path(f"{self._file}-wal")) if file.exists()]
         return " ".join(f"{status.st_size} {status.st_mtime_ns}" for status in there)
-
-
-def _create_sqlite_store(file: Path) -> None:
-    """Create a sqlite store with its experiment under a temporary name, then rename; the lock must be held.
-
-    MLflow's schema is built by dozens of migrations: a process killed among them leaves a file that no
-    MLflow opens again.
-    """
-    quiet_mlflow()
-    import sqlalchemy
-    from mlflow import MlflowClient
-
-    for moment, listener in (("connect", _write_ahead), ("engine_connect", _note_engine)):
-        if not sqlalchemy.event.contains(sqlalchemy.Engine, moment, listener):
-            sqlalchemy.event.listen(sqlalchemy.Engine, moment, listener)
-    if file.exists() and file.stat().st_size > 0:
-        return
-    fresh = file.with_name(file.name + ".new")
-    fresh.unlink(missing_ok=True)
-    client = MlflowClient(f"sqlite:///{fresh}")
-    client.create_experiment(EXPERIMENT, (file.parent / "mlartifacts").as_uri(), EXPERIMENT_KIND)
-    os.replace(fresh, file)
-
-
-def _write_ahead(connection: Any, _: Any) -> None:
-    """Have a new connection to a sqlite store log its commits and not wait for the disk."""
-    if isinstance(connection, sqlite3.Connection):
-        file = next(iter(connection.execute("PRAGMA database_list")))[2]
-        if not file.endswith(".new"):  # that one is renamed while it is open, and its log would not be
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-
-
-def _note_engine(connection: Any) -> None:
-    _ENGINES.add(connection.engine)
-
-
-def _end_write_ahead(file: Path) -> None:
-    """Move the log into the file and go on without one, because its readers write, too; not while others use the file.
-
-    Our own connections are closed, and the next ones of this process begin no log before another `Tracker` does.
-    """
-    import sqlalchemy
-
-    if sqlalchemy.event.contains(sqlalchemy.Engine, "connect", _write_ahead):
-        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", _write_ahead)
-    for engine in [each for each in _ENGINES if Path(each.url.database or "").absolute() == file]:
-        engine.dispose()
-    with closing(sqlite3.connect(file, LOCKED_SECONDS)) as connection, suppress(sqlite3.OperationalError):
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.execute("PRAGMA journal_mode = DELETE")
-
-
-def _lock_file(uri: str) -> Path:
-    """Return a store's lock: beside a sqlite file, else in the user's cache."""
-    file = sqlite_file(uri)
-    if file is not None:
-        return file.with_name(file.name + ".lock")
-    return cache_folder() / "tracking" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}.lock"
 
 
 def _same_folder(location: str, folder: Path) -> bool:

@@ -3,8 +3,14 @@
 A file wins over the name of a sweep whose YAML lies in the working folder, and that over the name of a sweep that comes
 with the package (``sweeps/specs``). Paths in a file count from its folder; those of a packaged sweep from the working
 folder, because results do not belong into an installed package.
+
+A run with options that change what is computed (``--tasks``, ``--seeds``, ``--set``) is a *part*: it is recorded under
+a name of its own, below the sweep's, so that the records of the whole sweep stay.
 """
 
+import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +18,12 @@ from cluster.store import open_store
 from mpcwdwm.errors import UserError, did_you_mean
 from sweeps.spec.document import read_document
 
-__all__ = ["Found", "find_spec", "list_specs", "packaged_in_use", "packaged_specs"]
+__all__ = ["Found", "find_spec", "list_specs", "packaged_in_use", "packaged_specs", "part_name"]
 
 PACKAGED = Path(__file__).parents[1] / "specs"
 SUFFIXES = (".yaml", ".yml")
+READABLE = 40  # characters of options in the name of a part
+HASHED = 6  # digits that tell parts apart
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,15 @@ def find_spec(spec: str | Path, folder: Path) -> Found:
     hint = did_you_mean(str(spec), [name for name, _ in (*here, *packaged)])
     where = f"the name of a sweep in {folder.resolve()} or of one that comes with mpcwdwm"
     raise UserError(f"'{spec}' is neither a file nor {where}{hint}; `mpcwdwm sweep specs` lists those")
+
+
+def part_name(sweep: str, options: Sequence[str]) -> str:
+    """Return the name of a part, "NAME/seeds-1-3fa2b1" of ["--seeds 1"]; the sweep's own where there are no options."""
+    if not options:
+        return sweep
+    text = " ".join(options)
+    readable = re.sub(r"[^A-Za-z0-9._]+", "-", text.replace("--set ", "")).strip("-._")[:READABLE]
+    return f"{sweep}/{readable}-{hashlib.sha256(text.encode()).hexdigest()[:HASHED]}"
 
 
 def _files(folder: Path) -> list[Path]:

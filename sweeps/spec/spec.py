@@ -28,11 +28,14 @@ from mpcwdwm.planning import PLANNERS
 from mpcwdwm.validation import Where, dotted, shortened
 from sweeps.spec.document import Document, parse_document, read_document, write_yaml
 from sweeps.spec.grid import ResolvedTask, read_layers, resolve
-from sweeps.spec.names import find_spec
+from sweeps.spec.names import find_spec, part_name
 from sweeps.spec.places import elsewhere
 from sweeps.spec.schema import Evaluation, PackageTaskSection, Resources, SpecFile, TaskSection, known_keys
 
 __all__ = ["Spec", "load_spec"]
+
+ELSEWHERE = ("description", "resources", "storage", "tracking")  # sections that change no result, nor does `compute`
+COMPUTED = "compute.tf32"  # but for this
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Spec:
     storage: str  # absolute folder or URL
     tracking_uri: str
     document: Document  # the YAML, for messages and for `to_yaml`
+    options: tuple[str, ...] = ()  # of the command line, where the results are others than the YAML's: it is a part
+
+    @property
+    def record(self) -> str:
+        """Return the name under which it is recorded: the sweep's, of a part one below it."""
+        return part_name(self.name, self.options)
 
     def to_yaml(self) -> str:
         """Return YAML that loads to this sweep: ``--set`` and filters applied, paths absolute."""
@@ -78,8 +87,7 @@ class Spec:
         ours, theirs = (parse_document(each, self.name).data for each in (self.to_yaml(), text))
         for each in (ours, theirs):
             each["compute"] = each.get("compute", {}).get("tf32", False)
-        others = ("description", "resources", "storage", "tracking")
-        return all(ours.get(name) == theirs.get(name) for name in {*ours, *theirs}.difference(others))
+        return all(ours.get(name) == theirs.get(name) for name in {*ours, *theirs}.difference(ELSEWHERE))
 
 
 def _matching(patterns: Sequence[str], names: set[str]) -> list[str]:
@@ -148,7 +156,7 @@ def load_spec(
     layers = read_layers(document, file, known_tasks)
     _check_baselines(document, file)
     _check_select(document, file)
-    return Spec(
+    loaded = Spec(
         name=file.name,
         path=found.path,
         description=file.description,
@@ -164,6 +172,29 @@ def load_spec(
         tracking_uri=_tracking_uri(document, file, found.folder),
         document=document,
     )
+    options = _options(sets, tasks, seeds)
+    if options and not _is_whole(loaded, spec, folder):
+        return replace(loaded, options=options)
+    return loaded
+
+
+def _options(sets: Sequence[str], tasks: Sequence[str] | None, seeds: str | None) -> tuple[str, ...]:
+    """Return the options that may change a result, as text; none where the sweep is given a name of its own."""
+    keys = {given: given.partition("=")[0].strip() for given in sets}
+    if "name" in keys.values():
+        return ()
+    kept = [given for given, key in keys.items() if key == COMPUTED or key.split(".")[0] not in (*ELSEWHERE, "compute")]
+    shown = [] if tasks is None else [f"--tasks {','.join(tasks)}"]
+    shown += [] if seeds is None else [f"--seeds {seeds.replace(' ', '')}"]
+    return (*shown, *(f"--set {given}" for given in sorted(kept)))
+
+
+def _is_whole(loaded: Spec, spec: str | Path, folder: Path | None) -> bool:
+    """Return whether a sweep that was loaded with options computes what its YAML asks for."""
+    try:
+        return load_spec(spec, folder=folder).asks_for_the_same(loaded.to_yaml())
+    except UserError:  # the YAML alone is no sweep: an option gives what it lacks
+        return False
 
 
 def _use_full_names(document: Document, newest: Where = ()) -> None:

@@ -195,11 +195,24 @@ def test_a_sweep_runs_is_interrupted_continues_and_is_then_done(folder: Path) ->
     assert table.read_text() == csv
     shown = mpcwdwm("table", "tiny", folder=folder)
     assert (shown.stdout, "note" in shown.stderr) == (first.stdout, False)
+    assert_a_part_leaves_the_records_of_the_whole(folder, first.stdout)
     assert "14 of 14 done" in mpcwdwm("sweep", "list", folder=folder).stdout
     assert "nothing to do" in mpcwdwm("sweep", "plan", "tiny", folder=folder).stdout
     (folder / "tiny.yaml").write_text(TINY.replace("rollouts: [2]", "rollouts: [3]"))
     shown = mpcwdwm("table", "tiny", folder=folder)
     assert (shown.stdout, "the YAML asks for another now" in shown.stderr) == (first.stdout, True)
+
+
+def assert_a_part_leaves_the_records_of_the_whole(folder: Path, whole: str) -> None:
+    place = folder / "runs/sweeps/tiny"
+    before = {file.name: file.read_bytes() for file in place.iterdir()}
+    part = mpcwdwm("sweep", "run", "tiny", "--seeds", "1", folder=folder, RAY_ADDRESS="127.0.0.1:1")
+    assert part.returncode == 0, part.stderr
+    assert part.stdout != whole
+    (written,) = place.glob("seeds-1-*/table.csv")
+    assert f"{written.parent}/table.md" in part.stderr
+    assert {file.name: file.read_bytes() for file in place.iterdir() if file.is_file()} == before
+    assert mpcwdwm("table", "tiny", "--seeds", "1", folder=folder).stdout == part.stdout
 
 
 def wait_until_nothing_runs(session: int) -> None:
