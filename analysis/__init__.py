@@ -6,8 +6,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from analysis.frames import Runs as Runs
     from analysis.frames import load as load
+    from analysis.statistics import aggregate as aggregate
+    from analysis.statistics import paired_gain as paired_gain
+    from analysis.statistics import performance_profile as performance_profile
+    from analysis.statistics import probability_of_improvement as probability_of_improvement
+    from analysis.statistics import sample_efficiency as sample_efficiency
 
-_EXPORTS = {"Runs": "analysis.frames", "load": "analysis.frames"}
+_EXPORTS = {
+    "Runs": "analysis.frames",
+    "load": "analysis.frames",
+    "aggregate": "analysis.statistics",
+    "paired_gain": "analysis.statistics",
+    "performance_profile": "analysis.statistics",
+    "probability_of_improvement": "analysis.statistics",
+    "sample_efficiency": "analysis.statistics",
+}
 __all__ = [*_EXPORTS]
 
 

@@ -28,19 +28,11 @@ def verdicts(by_task: Mapping[str, Sequence[Group]]) -> list[str]:
         by_task: the rows of each task, and those of the average under its name.
     """
     cells = [group for groups in by_task.values() for group in groups if group.is_planner]
-    judged = [(group, p) for group in cells if (p := _p_value(group)) is not None]
+    judged = [(group, p) for group in cells if group.gains and (p := group.gains.p_value()) is not None]
     kept = holm([p for _, p in judged])
     shown = {id(group): is_shown for (group, _), is_shown in zip(judged, kept, strict=True)}
     sentences = (_sentence(task, [g for g in groups if g.is_planner], shown) for task, groups in by_task.items())
     return [sentence for sentence in sentences if sentence]
-
-
-def _p_value(cell: Group) -> float | None:
-    """Return the p-value of a gain of 0 for new training seeds; None if the evidence bears no verdict."""
-    if cell.gains is None or all(len(values) < 2 for task in cell.gains.tasks for values in task.values()):
-        return None
-    spread = cell.gains.over_new_seeds()
-    return spread.p_value(cell.gains.mean()) if spread else None
 
 
 def _sentence(task: str, cells: Sequence[Group], shown: Mapping[int, bool]) -> str | None:

@@ -1,0 +1,40 @@
+"""Statistics of sweeps: frames in, frames out, and the intervals of which they are made."""
+
+from analysis.statistics.aggregates import aggregate, sample_efficiency
+from analysis.statistics.corrections import holm, holm_adjusted
+from analysis.statistics.evidence import EpisodeValues, Evidence, UnpairedError, are_successes, paired_differences
+from analysis.statistics.gains import paired_gain
+from analysis.statistics.intervals import (
+    LEVEL,
+    MIN_SEEDS,
+    Interval,
+    Spread,
+    difference_interval,
+    proportion_interval,
+    seed_interval,
+    seed_spread,
+)
+from analysis.statistics.profiles import performance_profile, probability_of_improvement
+
+__all__ = [
+    "LEVEL",
+    "MIN_SEEDS",
+    "EpisodeValues",
+    "Evidence",
+    "Interval",
+    "Spread",
+    "UnpairedError",
+    "aggregate",
+    "are_successes",
+    "difference_interval",
+    "holm",
+    "holm_adjusted",
+    "paired_differences",
+    "paired_gain",
+    "performance_profile",
+    "probability_of_improvement",
+    "proportion_interval",
+    "sample_efficiency",
+    "seed_interval",
+    "seed_spread",
+]
