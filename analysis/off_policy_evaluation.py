@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import rendering
-from analysis.rendering import DASH, TableSection, interval_text, number, signed
+from analysis.rendering import DASH, TableSection, interval_text, number, signed, with_interval
 from analysis.statistics import Evidence
 from analysis.table.averages import AVERAGE
 from mpcwdwm.errors import UserError
@@ -166,7 +166,7 @@ def _shown(row: Any) -> dict[str, str]:
         spearman += f" {interval_text(row.spearman_low, row.spearman_high, '+.2f')}"
     gain = signed(row.gain)
     if not np.isnan(row.gain_low):
-        gain += f" {interval_text(row.gain_low, row.gain_high, '+.1f')}"
+        gain = with_interval(row.gain, row.gain_low, row.gain_high, sign=True)
     return {
         "judge": row.judge,
         "ranks [95 %]": spearman,

@@ -3,17 +3,19 @@
 import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from analysis.mlflow_store import SPEC_FILE
 from cluster.store import Store, open_store
+from mpcwdwm.errors import UserError
 
 if TYPE_CHECKING:  # commands that only print need none of it
     from sweeps.execution.driver import Outcome
     from sweeps.plan.plan import Plan
     from sweeps.spec.spec import Spec
 
-__all__ = ["note_changes", "print_counts", "print_failures", "terminal_width", "write_files"]
+__all__ = ["note_changes", "print_counts", "print_failures", "print_or_write", "terminal_width", "write_files"]
 
 FAILED_SHOWN = 20  # failures listed at the end of a run; `sweep status` lists all
 NARROWEST = 100  # columns of a printed table where the terminal's width is unknown
@@ -57,3 +59,20 @@ def write_files(spec: "Spec", files: Mapping[str, str | bytes], where: TextIO | 
     store = open_store(spec.storage)
     for name, content in files.items():
         print(store.save_sweep_file(spec.record, name, content), file=where or sys.stderr)
+
+
+def print_or_write(text: str, out: Path | None) -> None:
+    """Print a text, or write it to a file and print the file's path.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out: cannot write '{out}': {error.strerror}") from None
+    print(out)

@@ -4,27 +4,48 @@ Like `sweeps.cli`, which adds them to the command line, this module knows all fo
 """
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named
 
 if TYPE_CHECKING:
+    from analysis.table.comparison import Table
     from sweeps.spec.spec import Spec
 
 __all__ = ["print_table", "result_app"]
 
+Form = Literal["text", "markdown", "latex", "html", "csv"]
+Layout = Literal["long", "paper"]
 result_app = typer.Typer(rich_markup_mode=None)  # without a name: its commands are those of `mpcwdwm` itself
 
 
 @result_app.command("table")
-def table(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None) -> None:
-    """Print a sweep's comparison table and write it as Markdown and CSV."""
-    from sweeps.reports import note_changes
+def table(
+    spec: SpecArgument,
+    sets: SetOption = None,
+    tasks: TasksOption = None,
+    seeds: SeedsOption = None,
+    form: Annotated[Form, typer.Option("--format", help="What it is printed or written as.")] = "text",
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            "--layout",
+            help="paper: rows are tasks, columns methods, with ablations; long: a row per method and task, with gains, "
+            "times and counts; by default long in the terminal, else paper.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")] = None,
+) -> None:
+    """Print a sweep's table, in the terminal, as Markdown, LaTeX, CSV or HTML; also write it beside the results."""
+    from sweeps.reports import note_changes, print_or_write, terminal_width
 
     loaded = load_named(spec, sets, tasks, seeds)
-    print_table(loaded)
+    built = _write_table(loaded)
+    chosen: Layout = layout or ("long" if form == "text" else "paper")
+    print_or_write(built.render(form, chosen, terminal_width()), out)
     note_changes(loaded)
 
 
@@ -78,9 +99,16 @@ def judges(spec: SpecArgument) -> None:
 
 def print_table(spec: "Spec") -> None:
     """Print a sweep's table and write it beside its results."""
+    from sweeps.reports import terminal_width
+
+    print(_write_table(spec).to_text(terminal_width()))
+
+
+def _write_table(spec: "Spec") -> "Table":
+    """Write a sweep's table beside its results, and return it."""
     from analysis.table.comparison import build_table
-    from sweeps.reports import terminal_width, write_files
+    from sweeps.reports import write_files
 
     built = build_table(spec.tracking_uri, spec.record)
-    print(built.to_text(terminal_width()))
     write_files(spec, {"table.md": built.to_markdown(), "table.csv": built.to_csv()})
+    return built

@@ -3,7 +3,7 @@
 A method has an average only if it has a score on every task; otherwise a note names the missing tasks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from analysis.statistics import Evidence
 from analysis.table.published_scores import published_average
 from analysis.table.rows import NUMBERED, Group, Row, published_group, with_intervals
 
-__all__ = ["AVERAGE", "average_groups"]
+__all__ = ["AVERAGE", "CHOSEN", "Members", "average_groups", "averages_over", "methods_of"]
 
 AVERAGE = "average"  # in place of a task's name
+CHOSEN = " (one cell per task)"  # behind a planner's name, if its settings differ between tasks
 Members = dict[str, Group]  # task → the method's row there
 
 
@@ -28,32 +29,47 @@ def average_groups(by_task: Mapping[str, Sequence[Group]]) -> tuple[list[Group],
     if len(tasks) < 2:
         return [], []
     notes = [f"the average leaves out {', '.join(raw)}: no reference scores, so no normalized score"] if raw else []
+    averages, lacking = averages_over({task: by_task[task] for task in tasks}, methods_of(by_task, tasks))
+    return list(averages.values()), notes + lacking
+
+
+def averages_over(
+    by_task: Mapping[str, Sequence[Group]], methods: Mapping[str, Members]
+) -> tuple[dict[str, Group], list[str]]:
+    """Return the average rows over all of ``by_task``, by method, and notes on methods that lack a task.
+
+    Args:
+        by_task: the rows of at least two tasks, all with normalized scores.
+        methods: `methods_of` these tasks, or of more.
+    """
+    tasks = list(by_task)
     all_d4rls = all(any(group.row.kind == "published" for group in by_task[task]) for task in tasks)
     scores = published_average(tasks) if all_d4rls else []  # a paper's average is over D4RL's own files
-    papers = {score.method: published_group(AVERAGE, score) for score in scores}
-    averages: list[Group] = []
-    for label, members in _methods({task: by_task[task] for task in tasks}).items():
+    papers = {f"{score.method} (published)": published_group(AVERAGE, score) for score in scores}
+    averages: dict[str, Group] = {}
+    notes = []
+    for label, members in methods.items():
         unscored = [task for task in tasks if task not in members or members[task].row.score_mean is None]
-        paper = papers.pop(label.removesuffix(" (published)"), None)
-        if paper is not None:
-            averages.append(paper)
+        if label in papers:
+            averages[label] = papers.pop(label)
         elif unscored and any(group.row.kind == "published" for group in members.values()):
             continue  # a paper that does not report a task needs no note
         elif unscored:
             notes.append(f"average: {label} is left out, it has no score on {', '.join(unscored)}")
         else:
-            averages.append(_average(label, [members[task] for task in tasks]))
-    return averages + list(papers.values()), notes
+            averages[label] = _average(label, [members[task] for task in tasks])
+    return {**averages, **papers}, notes
 
 
-def _methods(by_task: Mapping[str, Sequence[Group]]) -> dict[str, Members]:
-    """Return label → its row in each task.
+def methods_of(by_task: Mapping[str, Sequence[Group]], tasks: Collection[str]) -> dict[str, Members]:
+    """Return label → its row in each of some tasks.
 
     A planner with exactly one cell per task, chosen there or overridden there, is one method
     under its name in the spec even if its numbers differ between tasks.
     """
     cells_of: dict[str, list[str]] = {}  # planner → the tasks of its cells, one entry per cell
     labels_of: dict[str, set[str]] = {}
+    by_task = {task: by_task[task] for task in tasks}
     for task, groups in by_task.items():
         for group in groups:
             if group.is_planner:
@@ -65,7 +81,7 @@ def _methods(by_task: Mapping[str, Sequence[Group]]) -> dict[str, Members]:
         for group in groups:
             label = group.row.label.removesuffix(" †")
             if group.is_planner and group.name in single:
-                label = f"{group.name} (one cell per task)"
+                label = f"{group.name}{CHOSEN}"
             methods.setdefault(label, {})[task] = group
     return methods
 

@@ -1,6 +1,6 @@
 """The comparison table: every method on every task, beside the dataset and the published scores.
 
-`build_table` reads the records, `Table` renders them as CSV, Markdown and text. The CSV depends on
+`build_table` reads the records, `Table` renders them. The CSV depends on
 the episodes, the learning curves and the plan alone: fixed columns, fixed formats, the plan's order, no time of day.
 """
 
@@ -8,20 +8,35 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from analysis import rendering
-from analysis.rendering import DASH, TableSection, form_of, interval_text, number, reason_missing, with_interval
+from analysis.rendering import (
+    DASH,
+    TableSection,
+    in_pieces,
+    interval_text,
+    reason_missing,
+    signed,
+    with_half_width,
+    with_interval,
+)
 from analysis.runs import Records, facts_by_key, part_keys
 from analysis.table.averages import AVERAGE, average_groups
+from analysis.table.html import to_html
+from analysis.table.latex import to_latex
+from analysis.table.paper_layout import grids_frame, paper_grids, section_of
 from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Cell, Group, Row, groups_of
 from analysis.table.under_training import base_keys, mark_averages, mark_bases
 from analysis.table.verdicts import chosen_notes, mixture_notes, verdicts
 
-__all__ = ["Table", "build_table"]
+__all__ = ["Form", "Layout", "Table", "build_table"]
 
+Form = Literal["text", "markdown", "latex", "html", "csv"]
+Layout = Literal["long", "paper"]
+WRITERS = {"markdown": rendering.to_markdown, "latex": to_latex, "html": to_html}
 COLUMNS = [column.name for column in fields(Row)]
 FactsByKey = Mapping[str, Mapping[str, Any]]  # by key
 LEGEND = (
@@ -56,25 +71,51 @@ class Table:
         rows: in the order of the plan, task by task, the average last.
         verdicts: one sentence per task on whether adaptation helps.
         notes: on missing results, choices of cells, comparability, and sources.
+        groups: the rows of each task, with the cells they are computed from.
     """
 
     sweep: str
     rows: list[Row]
     verdicts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    groups: Mapping[str, Sequence[Group]] = field(default_factory=dict)
+
+    def render(self, form: Form, layout: Layout = "paper", width: int = 100) -> str:
+        """Return the table as text for a terminal, a Markdown or HTML page, LaTeX to be included, or CSV.
+
+        Args:
+            form: which of these.
+            layout: "long": a row per method and task, with gains, times and counts; "paper": rows are tasks, columns
+                methods (`analysis.table.paper_layout`).
+            width: columns of the terminal.
+        """
+        if layout == "paper":
+            grids = paper_grids(self.groups)
+            if form == "csv":
+                return grids_frame(grids).to_csv(index=False, lineterminator="\n", float_format="%.6g")
+            sections, notes = [section_of(grid) for grid in grids], [*self.verdicts, *self.notes]
+        elif form == "csv":
+            lines = [{name: _csv_field(name, value) for name, value in vars(row).items()} for row in self.rows]
+            return pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
+        else:
+            hidden = ("score, new seeds", "seeds × episodes") if form == "text" else ()
+            sections, notes = self._sections(*hidden), self._notes()
+        if form == "text":
+            fitting = [in_pieces(section, width) for section in sections] if layout == "paper" else sections
+            return rendering.to_text(fitting, notes, width)
+        return WRITERS[form](self.sweep, sections, notes)
 
     def to_csv(self) -> str:
         """Return the CSV: results with four decimals or six digits, settings as they were given, nothing for None."""
-        lines = [{name: _csv_field(name, value) for name, value in vars(row).items()} for row in self.rows]
-        return pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
+        return self.render("csv", "long")
 
     def to_markdown(self) -> str:
         """Return a Markdown page: one table per task with its verdict, then notes and legend."""
-        return rendering.to_markdown(self.sweep, self._sections(), self._notes())
+        return self.render("markdown", "long")
 
     def to_text(self, width: int = 100) -> str:
         """Return the table for a terminal of ``width`` columns, without colours."""
-        return rendering.to_text(self._sections("score, new seeds", "seeds × episodes"), self._notes(), width)
+        return self.render("text", "long", width)
 
     def _sections(self, *hidden: str) -> list[TableSection]:
         """Return a section for each task; ``hidden`` are headers of columns to leave out."""
@@ -123,6 +164,7 @@ def build_table(tracking_uri: str, sweep: str) -> Table:
         rows=[group.row for group in shown],
         verdicts=verdicts(groups),
         notes=mixtures + notes + left_out + _sources(shown),
+        groups=groups,
     )
 
 
@@ -185,16 +227,14 @@ def _shown(row: Row) -> dict[str, str]:
     mark = f" {STILL_MOVING}" if row.still_moving else ""
     mark += f" {BELOW_CLONING}" if row.below_cloning else ""
     status = "" if row.status == "ok" else f" ({row.status})"
-    score = DASH if row.score_mean is None else number(row.score_mean, form_of(row.score_mean))
-    if row.published_std is not None:
-        score += f" ± {row.published_std:.1f}"
-    elif row.score_mean is not None and row.score_low is not None:
+    score = DASH if row.score_mean is None else with_half_width(row.score_mean, row.published_std)
+    if row.score_mean is not None and row.score_low is not None:
         score = with_interval(row.score_mean, row.score_low, row.score_high)
     gain = DASH
     if row.gain_mean is not None and row.gain_low is not None:
         gain = with_interval(row.gain_mean, row.gain_low, row.gain_high, sign=True)
     elif row.gain_mean is not None:
-        gain = number(row.gain_mean, form_of(row.gain_mean, sign=True))
+        gain = signed(row.gain_mean)
     score_ends, gain_ends = (row.score_seed_low, row.score_seed_high), (row.gain_seed_low, row.gain_seed_high)
     hours = DASH
     if row.cpu_hours is not None or row.gpu_hours is not None:
@@ -203,9 +243,9 @@ def _shown(row: Row) -> dict[str, str]:
     return {
         "method": row.label + mark + status,
         "score [95 %]": score,
-        "score, new seeds": interval_text(*score_ends, form_of(*score_ends)),
+        "score, new seeds": interval_text(*score_ends),
         "gain [95 %]": gain,
-        "gain, new seeds": interval_text(*gain_ends, form_of(*gain_ends, sign=True)),
+        "gain, new seeds": interval_text(*gain_ends, sign=True),
         "ms/step": DASH if row.ms_per_step is None else f"{row.ms_per_step:.2f}",
         "hours": hours,
         "seeds × episodes": count,

@@ -13,7 +13,7 @@ from analysis.models.report import build_models
 from cluster.store import open_store
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.registry import PLANNERS
-from sweeps import cli
+from sweeps import result_commands
 from sweeps.reports import write_files
 from tests.support.recorded_curves import curve_of, errors, record_curves, trained
 from tests.support.recorded_sweeps import baseline, mpc, task
@@ -270,7 +270,7 @@ def test_the_command_writes_png_and_svg_and_prints_where(horizons, store, tmp_pa
     spec = tmp_path / "horizons.yaml"
     head = "name: horizons\ntasks: [hopper-medium-replay-mini-ppo-v0]\nseeds: 3\nbaselines: [bc]\nstorage: runs\n"
     spec.write_text(f'{head}tracking: {{uri: "{store}"}}\n')
-    cli.figures(str(spec))
+    result_commands.figures(str(spec))
     out, err = capsys.readouterr()
     written = [tmp_path / f"runs/sweeps/horizons/ablation.{kind}" for kind in ("png", "svg")]
     assert out.splitlines() == [str(path) for path in written]

@@ -10,7 +10,7 @@ from scipy import stats
 from analysis.mlflow_store import EXPERIMENT, KEY_TAG, KIND_TAG
 from analysis.models.report import build_models
 from mpcwdwm.errors import UserError
-from sweeps import cli
+from sweeps import result_commands
 from tests.support.recorded_curves import curve_of, errors, record_curves, trained
 from tests.support.recorded_sweeps import baseline, task
 
@@ -232,7 +232,7 @@ def test_the_command_prints_the_tables_and_writes_them_and_the_figure(known, sto
         f"name: known\ntasks: [hopper-medium-replay-mini-ppo-v0]\nbaselines: [bc]\nseeds: 3\nstorage: runs\n"
         f'tracking: {{uri: "{store}"}}\n'
     )
-    cli.models(str(spec))
+    result_commands.models(str(spec))
     out, err = capsys.readouterr()
     assert out.startswith("hopper-mini-v0")
     written = [tmp_path / f"runs/sweeps/known/models.{kind}" for kind in ("md", "csv", "png", "svg")]

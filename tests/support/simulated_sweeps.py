@@ -43,11 +43,11 @@ def planned(rng, cells, nature, effects=(), base="rebrac"):
     return groups
 
 
-def of_table(scores, base, variant="", kind="none"):
-    """Return the cells of one row, a seed for each line of (seeds, episodes) scores."""
+def of_table(scores, base, variant="", kind="none", **facts):
+    """Return the cells of one row, a seed for each line of (seeds, episodes) scores; ``facts`` replace those here."""
     return [
         Cell(
-            f"{kind}-{base}{variant}-s{seed}",
+            f"{kind}-{facts.get('method', base)}{variant}-s{seed}",
             {
                 "task": TASK,
                 "seed": seed,
@@ -62,6 +62,7 @@ def of_table(scores, base, variant="", kind="none"):
                 "env_id": "Hopper-v4",
                 "mujoco": "3.4.0",
                 "task_source": "local",
+                **facts,
             },
             pd.DataFrame(
                 {

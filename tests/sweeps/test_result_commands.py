@@ -1,0 +1,60 @@
+"""`mpcwdwm table` as users meet it, on a recorded sweep."""
+
+import pytest
+from typer.testing import CliRunner
+
+from mpcwdwm.errors import UserError
+from sweeps.cli import app
+from tests.support.recorded_sweeps import baseline, mpc, record
+
+RUNNER = CliRunner()
+HEAD = "tasks: [hopper-medium-replay-mini-ppo-v0]\nseeds: 3\nbaselines: [rebrac]\nstorage: runs\n"
+
+
+@pytest.fixture(scope="module")
+def folder(new_records, tmp_path_factory):
+    """A folder with the YAML of a sweep that is recorded: rebrac, and a planner that gains 2 points."""
+    folder = tmp_path_factory.mktemp("commands")
+    store = new_records(folder)
+    cells = [unit for seed in range(3) for unit in (baseline("shown", "rebrac", seed), mpc("shown", seed))]
+    results = {unit.key: [100.0 + unit.seed + (20 if unit.planner else 0), 200.0] for unit in cells}
+    record(store, "shown", cells, results, folder)
+    (folder / "shown.yaml").write_text(f'name: shown\n{HEAD}tracking: {{uri: "{store}"}}\n')
+    return folder
+
+
+def mpcwdwm(*arguments):
+    return RUNNER.invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("form", "begins", "has"),
+    [
+        ("markdown", "# shown\n\n## Comparison\n", "| hopper-mini-v0 |"),
+        ("latex", "% needs \\usepackage{booktabs,graphicx}\n", r"\label{tab:shown-comparison}"),
+        ("csv", "table,row,column,value,mean,", "comparison,hopper-mini-v0,rebrac,score,15.05,"),
+        ("html", "<!doctype html>", '<th scope="row">hopper-mini-v0</th>'),
+    ],
+)
+def test_a_table_is_printed_in_the_papers_layout(folder, form, begins, has):
+    ended = mpcwdwm("table", folder / "shown.yaml", "--format", form)
+    assert ended.exit_code == 0
+    assert ended.stdout.startswith(begins)
+    assert has in ended.stdout
+    assert "table.csv" in ended.stderr  # what lies beside the results is renewed, too
+
+
+def test_the_terminal_shows_gains_unless_the_papers_layout_is_asked_for(folder):
+    long, paper = mpcwdwm("table", folder / "shown.yaml"), mpcwdwm("table", folder / "shown.yaml", "--layout", "paper")
+    assert "gain [95 %]" in long.stdout
+    assert "gain [95 %]" not in paper.stdout
+    assert paper.stdout.startswith("Comparison\n")
+
+
+def test_a_table_is_written_to_a_file_and_the_path_printed(folder, tmp_path):
+    out = tmp_path / "new" / "table.tex"
+    ended = mpcwdwm("table", folder / "shown.yaml", "--format", "latex", "--layout", "long", "--out", out)
+    assert ended.stdout == f"{out}\n"
+    assert r"\shortstack[r]{gain, new \\ seeds}" in out.read_text()
+    with pytest.raises(UserError, match="cannot write"):
+        mpcwdwm("table", folder / "shown.yaml", "--out", folder)
