@@ -288,7 +288,7 @@ def test_files_are_the_same_every_time_and_have_no_date(horizons, store):
 
 def test_files_reach_a_store_behind_a_url_too(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    spec = types.SimpleNamespace(storage=f"memory://figures-{tmp_path.name}", name="far")
+    spec = types.SimpleNamespace(storage=f"memory://figures-{tmp_path.name}", record="far")
     write_files(spec, {"a.png": b"\x89PNG", "a.md": "words"})
     write_files(spec, {"a.png": b"\x89PNG again"})
     import fsspec
