@@ -4,6 +4,7 @@
 complete if and only if its status is FINISHED. MLflow takes seconds to import: only `MlflowStore.connect` does.
 """
 
+import gc
 import logging
 import os
 import re
@@ -161,13 +162,16 @@ class MlflowStore:
         """Return the runs of all units of work, of each key the one to keep first."""
         return self.search(f"tags.`{KIND_TAG}` != 'sweep'")
 
-    def search(self, condition: str) -> list[Any]:
-        """Return the runs that match, complete ones first, then by age."""
+    def search(self, condition: str, *, deleted: bool = False) -> list[Any]:
+        """Return the runs that match, complete ones first, then by age; those that were deleted instead, if asked."""
+        from mlflow.entities import ViewType
+
+        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
         runs: list[Any] = []
         token = None
-        with self.reachable():
+        with self.reachable(), _collector_paused():
             while True:
-                page = self.client.search_runs([self.experiment_id], condition, max_results=PAGE, page_token=token)
+                page = self.client.search_runs([self.experiment_id], condition, view, PAGE, page_token=token)
                 runs += page
                 token = page.token
                 if not token:
@@ -183,6 +187,21 @@ class MlflowStore:
             if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "requests", "urllib3"):
                 raise
             raise UserError(f"tracking: MLflow at {shown_uri(self.uri)} failed: {first_line(error)}") from error
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python's collector from running: while millions of objects are made it looks at all again and again.
+
+    Of 30,000 runs, that is two thirds of the time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _try_database(uri: str) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.mlflow_store import shown_uri
 from analysis.runs import Records
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.errors import UserError
@@ -22,6 +21,7 @@ __all__ = ["Recorded", "fetch"]
 
 FRAMES = ("units", "episodes", "curves")
 PLAN = "plan.json"
+NOTES = "notes"  # in the cache, beside what is in the plan
 
 
 @dataclass(frozen=True)
@@ -61,28 +61,30 @@ def fetch(uri: str, sweep: str) -> Recorded:
         kept = _read(folder)
         if kept is None:
             raise
-        return Recorded(*kept, [f"{error}; shown is what was loaded before"])
+        return Recorded(*kept, [f"{error}; shown is what was loaded before", *kept[0].get(NOTES, [])])
     kept = _read(folder)
     known = set(kept[1].index) if kept else set()
     missing = [key for key in (*plan["components"], *plan["cells"]) if key not in known]
     frames = kept[1:] if kept else (_empty("run_id").rename_axis("key"), _empty("key"), _long({}))
-    notes: list[str] = []
+    notes: list[str] = list(kept[0].get(NOTES, [])) if kept else []
     if missing:
         units = records.units(missing)
-        if records.foreign:
-            notes.append(f"{shown_uri(uri)}: {records.foreign} runs of other programs left out")
         cells = units.loc[units.index.isin(plan["cells"])]
         parts = units.loc[units.index.isin(plan["components"])]
-        episodes = {key: own.assign(key=key) for key, own in records.episodes(cells).items()}
+        episodes = records.episode_rows(cells)
+        plan["failed"] = {**records.unreadable, **plan.get("failed", {})}
+        whole = units.drop(index=list(records.unreadable))
         curves = records.curves(parts, skip_broken=True)
-        units = units.assign(run_id=[run.info.run_id for run in units["run"]] if len(units) else [])
-        new = (units.drop(columns="run", errors="ignore"), _joined(episodes.values(), "key"), _long(curves))
+        broken = [why for key, why in records.unreadable.items() if key in parts.index]
+        notes = [*filter(None, [records.left_out([*plan["components"], *plan["cells"]])]), *broken]
+        whole = whole.assign(run_id=[run.info.run_id for run in whole["run"]] if len(whole) else [])
+        new = (whole.drop(columns="run", errors="ignore"), episodes, _long(curves))
         frames = (
             _joined([frames[0], new[0]], "run_id").rename_axis("key"),
             _joined([frames[1], new[1]], "key").reset_index(drop=True),
             pd.concat([frames[2], new[2]], ignore_index=True),
         )
-    _write(folder, plan, frames)
+    _write(folder, {**plan, NOTES: notes}, frames)
     return Recorded(plan, *frames, notes)
 
 

@@ -146,7 +146,10 @@ def build_table(tracking_uri: str, sweep: str) -> Table:
     plan = records.plan(sweep)
     cells = records.units(plan["cells"])
     parts = records.units(part_keys(cells))
-    by_task, notes = _cells_by_task(plan, facts_by_key(cells), facts_by_key(parts), records.episodes(cells))
+    episodes = records.episodes(cells)
+    plan["failed"] = {**records.unreadable, **plan.get("failed", {})}
+    by_task, notes = _cells_by_task(plan, facts_by_key(cells), facts_by_key(parts), episodes)
+    notes = [*filter(None, [records.left_out([*plan["components"], *plan["cells"]])]), *notes]
     bases = base_keys(cell for roles in by_task.values() for cell in roles.get("report", []))
     curves = records.curves(parts.loc[[key for key in bases if key in parts.index]], skip_broken=True)
     reported = {task: groups_of(roles.get("report", [])) for task, roles in by_task.items()}

@@ -33,10 +33,10 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
+def uri(tmp_path_factory, new_records):
     """One complete sweep but for a failed cell, and a run of another program."""
     folder = tmp_path_factory.mktemp("tidy")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = new_records(folder)
     failed = {PLANNED[3].key: "it was too warm"}
     curves = {PARTS[1].key: CURVE}
     record(uri, "tidy", [*BASES, *PLANNED], RETURNS, folder, components=PARTS, failed=failed, curves=curves)
@@ -62,7 +62,7 @@ def test_what_is_not_complete_stays_visible_and_what_is_foreign_is_left_out(uri)
     last = run.cells.iloc[-1]
     assert (last["status"], last["reason"], last["seed"]) == ("failed", "failed: it was too warm", 1)
     assert math.isnan(last["score"])
-    assert any("1 runs of other programs left out" in note for note in run.notes)
+    assert run.notes == (f"{uri}: left out: 1 run of other programs",)
     assert str(run).startswith("tidy: 6 cells (5 ok, 1 failed), 10 episodes, 2 components\nnote: ")
 
 
@@ -98,8 +98,8 @@ def test_where_chooses_cells_and_their_episodes(uri):
         analysis.load("tidy", where="horizon == 3", tracking_uri=uri)
 
 
-def test_what_was_read_is_not_searched_for_again_and_new_cells_are_added(tmp_path, monkeypatch):
-    uri, units = f"sqlite:///{tmp_path}/mlflow.db", [baseline("grow", "rebrac", seed) for seed in (0, 1)]
+def test_what_was_read_is_not_searched_for_again_and_new_cells_are_added(tmp_path, monkeypatch, new_records):
+    uri, units = new_records(tmp_path), [baseline("grow", "rebrac", seed) for seed in (0, 1)]
     record(uri, "grow", units, {units[0].key: [100.0, 200.0]}, tmp_path)
     first = analysis.load("grow", tracking_uri=uri)
     assert first.cells["status"].tolist() == ["ok", "missing"]
@@ -119,9 +119,9 @@ def test_what_was_read_is_not_searched_for_again_and_new_cells_are_added(tmp_pat
     assert third.episodes.equals(second.episodes)
 
 
-def test_without_a_connection_the_cache_serves_and_says_so(uri, tmp_path):
+def test_without_a_connection_the_cache_serves_and_says_so(tmp_path, new_records):
     part = component("offline", "rebrac", 0)
-    place = f"sqlite:///{tmp_path}/mlflow.db"
+    place = new_records(tmp_path)
     tracker = Tracker(place, "offline")
     unit = baseline("offline", "rebrac", 0)
     tracker.start(plan_record("offline", [part], [unit]), "")
@@ -138,8 +138,8 @@ def test_without_a_connection_the_cache_serves_and_says_so(uri, tmp_path):
         analysis.load("never", tracking_uri=place)
 
 
-def test_all_sweeps_of_a_store_come_with_a_shared_cell_once(tmp_path):
-    uri, shared, other = f"sqlite:///{tmp_path}/mlflow.db", baseline("a", "rebrac", 0), mpc("b", 0)
+def test_all_sweeps_of_a_store_come_with_a_shared_cell_once(tmp_path, new_records):
+    uri, shared, other = new_records(tmp_path), baseline("a", "rebrac", 0), mpc("b", 0)
     record(uri, "a", [shared], {shared.key: [1.0, 2.0]}, tmp_path)
     tracker = Tracker(uri, "b")
     tracker.start(plan_record("b", [], [shared, other]), "")
@@ -153,8 +153,8 @@ def test_all_sweeps_of_a_store_come_with_a_shared_cell_once(tmp_path):
     assert len(run.episodes) == 2
 
 
-def test_plans_without_labels_are_read_too(uri, tmp_path):
-    place, unit = f"sqlite:///{tmp_path}/mlflow.db", mpc("old", 0)
+def test_plans_without_labels_are_read_too(tmp_path, new_records):
+    place, unit = new_records(tmp_path), mpc("old", 0)
     record(place, "old", [unit], {unit.key: [1.0, 2.0]}, tmp_path)
     client = MlflowClient(place)
     experiment = client.get_experiment_by_name("mpcwdwm").experiment_id
