@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from analysis.statistics import aggregate as aggregate
     from analysis.statistics import paired_gain as paired_gain
     from analysis.statistics import performance_profile as performance_profile
+    from analysis.statistics import permutation_test as permutation_test
     from analysis.statistics import probability_of_improvement as probability_of_improvement
     from analysis.statistics import sample_efficiency as sample_efficiency
+    from analysis.statistics import tuning_effort as tuning_effort
 
 _EXPORTS = {
     "Runs": "analysis.frames",
@@ -19,7 +21,9 @@ _EXPORTS = {
     "paired_gain": "analysis.statistics",
     "performance_profile": "analysis.statistics",
     "probability_of_improvement": "analysis.statistics",
+    "permutation_test": "analysis.statistics",
     "sample_efficiency": "analysis.statistics",
+    "tuning_effort": "analysis.statistics",
 }
 __all__ = [*_EXPORTS]
 

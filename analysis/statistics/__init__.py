@@ -3,7 +3,7 @@
 from analysis.statistics.aggregates import aggregate, sample_efficiency
 from analysis.statistics.corrections import holm, holm_adjusted
 from analysis.statistics.evidence import EpisodeValues, Evidence, UnpairedError, are_successes, paired_differences
-from analysis.statistics.gains import paired_gain
+from analysis.statistics.gains import paired_gain, permutation_test
 from analysis.statistics.intervals import (
     LEVEL,
     MIN_SEEDS,
@@ -15,6 +15,7 @@ from analysis.statistics.intervals import (
     seed_spread,
 )
 from analysis.statistics.profiles import performance_profile, probability_of_improvement
+from analysis.statistics.tuning import tuning_effort
 
 __all__ = [
     "LEVEL",
@@ -32,9 +33,11 @@ __all__ = [
     "paired_differences",
     "paired_gain",
     "performance_profile",
+    "permutation_test",
     "probability_of_improvement",
     "proportion_interval",
     "sample_efficiency",
     "seed_interval",
     "seed_spread",
+    "tuning_effort",
 ]

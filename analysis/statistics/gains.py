@@ -1,18 +1,22 @@
-"""Paired gains: a method minus another on the same training seed and the same environment seeds."""
+"""Paired gains: a method minus another on the same training seed and the same environment seeds; a test of signs."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.frames import Runs
+from analysis.statistics.bootstrap import generator
 from analysis.statistics.corrections import holm_adjusted
 from analysis.statistics.groups import DESIGN, Sample, ends, named, rows_of, samples, select_rows
 from analysis.statistics.intervals import LEVEL
 from mpcwdwm.errors import UserError
 
-__all__ = ["paired_gain", "paired_rows"]
+__all__ = ["paired_gain", "paired_rows", "permutation_test"]
 
+PERMUTATIONS = 20_000  # sign patterns: all of 14 differences, a draw of more; p-values are then uncertain by 0.0015
 PAIR = ["task", "seed", "env_seed"]
 
 
@@ -48,12 +52,8 @@ def paired_gain(
     Raises:
         UserError: a column is missing, ``looked_at`` is too small, or as of `aggregate`.
     """
-    frame = paired_rows(run_or_frame, vs)
-    found = samples(frame, "gain", by, what="paired_gain", strict=strict)
-    k = sum(sample.is_whole for sample in found)
-    if looked_at is not None and looked_at < k:
-        raise UserError(f"paired_gain: looked_at={looked_at} is less than the {k} cells of the frame")
-    k = max(1, looked_at or k)
+    found = samples(paired_rows(run_or_frame, vs, "paired_gain"), "gain", by, what="paired_gain", strict=strict)
+    k = _looked_at(found, looked_at, "paired_gain")
     p_values = [sample.evidence.p_value() if sample.is_whole else None for sample in found]
     corrected = holm_adjusted(p_values, hypotheses=k)
     rows = []
@@ -65,8 +65,7 @@ def paired_gain(
                 "estimate": sample.evidence.mean() if sample.is_whole else np.nan,
                 **_both_ends(sample, 1 - (1 - level) / k),
                 "p": np.nan if p is None else p,
-                "p_corrected": np.nan if adjusted is None else adjusted,
-                "is_shown": adjusted is not None and adjusted <= 1 - level,
+                **_corrected(adjusted, level),
                 "looked_at": k,
                 **sample.counts,
                 "lacking": sample.lacking,
@@ -81,13 +80,108 @@ def _both_ends(sample: Sample, level: float) -> dict[str, float]:
     return {**ends(new_seeds), **ends(episodes, "episodes_")}
 
 
-def paired_rows(run_or_frame: Runs | pd.DataFrame, vs: str | Mapping[str, object] | None) -> pd.DataFrame:
+def _looked_at(found: Sequence[Sample], given: int | None, what: str) -> int:
+    """Return the number of cells for which is corrected."""
+    k = sum(sample.is_whole for sample in found)
+    if given is not None and given < k:
+        raise UserError(f"{what}: looked_at={given} is less than the {k} cells of the frame")
+    return max(1, given or k)
+
+
+def _corrected(adjusted: float | None, level: float) -> dict[str, float | bool]:
+    is_shown = adjusted is not None and adjusted <= 1 - level
+    return {"p_corrected": np.nan if adjusted is None else adjusted, "is_shown": is_shown}
+
+
+def permutation_test(
+    run_or_frame: Runs | pd.DataFrame,
+    vs: str | Mapping[str, object] | None = None,
+    by: Sequence[str] | str | None = None,
+    *,
+    of: Literal["seeds", "episodes"] = "seeds",
+    looked_at: int | None = None,
+    level: float = LEVEL,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    strict: bool = False,
+) -> pd.DataFrame:
+    """Return a row per group: its mean paired gain and the p-value of a permutation test, without normality.
+
+    If the methods are exchangeable, so are the signs of their differences. The p-value is the share of sign patterns
+    with a mean as far from 0: exact where there are no more than ``permutations``, else estimated.
+
+    Args:
+        run_or_frame: as for `paired_gain`.
+        vs: as for `paired_gain`.
+        by: as for `aggregate`.
+        of: what changes sign. "seeds": the mean of a training seed on a task, for new seeds; with n of them no p-value
+            is below 2 / 2ⁿ, which "least_p" says (three seeds: 0.25). "episodes": the mean over seeds of a starting
+            state, for these policies; each episode by itself where seeds do not share their starting states.
+        looked_at: as for `paired_gain`.
+        level: a gain is shown if the corrected p-value is at most 1 − level.
+        permutations: most sign patterns.
+        seed: of their random numbers.
+        strict: as for `paired_gain`.
+
+    Returns:
+        The columns of the groups, "vs", "estimate", "p", "p_corrected" (Holm), "is_shown", "least_p", "looked_at",
+        "tasks", "seeds", "episodes", "lacking".
+
+    Raises:
+        UserError: as of `paired_gain`.
+    """
+    found = samples(
+        paired_rows(run_or_frame, vs, "permutation_test"), "gain", by, what="permutation_test", strict=strict
+    )
+    k = _looked_at(found, looked_at, "permutation_test")
+    tests = [_signs(sample, of, permutations, seed) if sample.is_whole else (np.nan, np.nan) for sample in found]
+    p_values = [None if np.isnan(p) else p for p, _ in tests]
+    rows = []
+    for sample, (p, least), adjusted in zip(found, tests, holm_adjusted(p_values, hypotheses=k), strict=True):
+        said = {"p": p, **_corrected(adjusted, level), "least_p": least, "looked_at": k}
+        estimate = sample.evidence.mean() if sample.is_whole else np.nan
+        rows.append(
+            {
+                **sample.columns,
+                "vs": named(vs),
+                "estimate": estimate,
+                **said,
+                **sample.counts,
+                "lacking": sample.lacking,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _signs(sample: Sample, of: Literal["seeds", "episodes"], permutations: int, seed: int) -> tuple[float, float]:
+    """Return the p-value of the permutation test of one group, and the least that so many signs can give."""
+    parts = []  # the mean is their sum
+    for task in sample.tasks.values():
+        weight = 1 / (len(sample.tasks) * len(task))
+        if of == "seeds":
+            parts += [weight * values.mean() for values in task.values()]
+        elif sample.starts_shared:
+            table = np.stack(list(task.values()))
+            parts += list(weight * len(task) * table.mean(0) / table.shape[1])
+        else:
+            parts += [weight * value / len(values) for values in task.values() for value in values]
+    found = stats.permutation_test(
+        (np.array(parts),),
+        lambda x, axis: x.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=permutations,
+        rng=generator(seed, "signs"),
+    )
+    return float(found.pvalue), max(2.0 ** (1 - len(parts)), 1 / permutations)
+
+
+def paired_rows(run_or_frame: Runs | pd.DataFrame, vs: str | Mapping[str, object] | None, what: str) -> pd.DataFrame:
     """Return the rows of all methods but the other, with "gain": the score minus the other's in the same episode.
 
     Raises:
         UserError: the frame has no episodes or no gains, no row is ``vs``, or an episode of it is there twice.
     """
-    what = "paired_gain"
     frame = rows_of(run_or_frame)
     if missing := [name for name in ("seed", "env_seed", "score") if name not in frame]:
         raise UserError(f"{what}: pairs need the frame of episodes; this one has no column '{missing[0]}'")

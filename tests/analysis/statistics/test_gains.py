@@ -1,5 +1,7 @@
 """Paired gains of frames: against the evidence they are made of, and Holm's and Bonferroni's corrections by hand."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,3 +93,37 @@ def test_evidence_that_bears_no_verdict_has_no_p_value_and_shows_nothing(seeds, 
 def test_what_cannot_be_paired_is_said_in_a_line(call, message):
     with pytest.raises(UserError, match=message):
         call(FRAME)
+
+
+def all_signs(parts):
+    """The p-value of a mean of 0 by every pattern of signs."""
+    signs = np.array(list(product([-1, 1], repeat=len(parts))))
+    means = np.abs(signs @ parts)
+    return (means >= np.abs(np.sum(parts)) - 1e-12).mean()
+
+
+def test_the_permutation_test_goes_through_all_signs_of_seeds():
+    found = analysis.permutation_test(FRAME, vs="rebrac").set_index("method")
+    for name, gain in GAINS.items():
+        assert found.loc[name, "p"] == pytest.approx(all_signs(gain.mean(1) / 4))
+    assert found["least_p"].tolist() == [1 / 8, 1 / 8]  # of four seeds
+    assert found["p_corrected"].min() == pytest.approx(2 * found["p"].min())
+    assert not found["is_shown"].any()
+
+
+def test_the_permutation_test_of_episodes_changes_the_signs_of_starting_states():
+    found = analysis.permutation_test(FRAME, vs="rebrac", of="episodes").set_index("method")
+    for name, gain in GAINS.items():
+        assert found.loc[name, "p"] == pytest.approx(all_signs(gain.mean(0) / 6))
+    own_starts = FRAME.assign(env_seed=FRAME["env_seed"] + 100 * FRAME["seed"])
+    alone = analysis.permutation_test(own_starts, vs="rebrac", of="episodes").set_index("method")
+    assert alone.loc["strong", "p"] < 0.001  # 24 episodes, by a draw of sign patterns
+
+
+def test_seeds_of_several_tasks_change_their_signs_by_themselves():
+    two = pd.concat([FRAME, FRAME.assign(task="walk", score=FRAME["score"] ** 1.01)])
+    differences = two.pivot_table(index=["task", "seed"], columns="method", values="score")
+    parts = (differences["weak"] - differences["rebrac"]).to_numpy() / 8
+    found = analysis.permutation_test(two, vs="rebrac", by="method").set_index("method")
+    assert found.loc["weak", "p"] == pytest.approx(all_signs(parts))
+    assert found.loc["weak", "least_p"] == pytest.approx(2**-7)
