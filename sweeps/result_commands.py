@@ -82,6 +82,40 @@ def figures(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = Non
     note_changes(loaded)
 
 
+@result_app.command("report")
+def report(
+    spec: SpecArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write; by default beside the results.")
+    ] = None,
+) -> None:
+    """Write a sweep as one HTML page: what holds, table, figures, provenance, what is missing, hours."""
+    from importlib.metadata import version
+
+    from analysis.report.content import build_page
+    from analysis.report.page import to_html
+    from analysis.report.provenance import Planned
+    from sweeps.reports import note_changes, print_or_write, write_files
+    from sweeps.unit_facts import recorded_spec, unit_facts
+
+    loaded = load_named(spec)
+    facts, beside = unit_facts(loaded)
+    page = build_page(
+        loaded.tracking_uri,
+        loaded.record,
+        {key: Planned(**vars(one)) for key, one in facts.items()},
+        version=version("mpcwdwm"),
+        description=loaded.description,
+        spec=recorded_spec(loaded),
+        beside=beside,
+    )
+    if out is None:
+        write_files(loaded, {"report.html": to_html(page)}, where=sys.stdout)
+    else:
+        print_or_write(to_html(page), out)
+    note_changes(loaded)
+
+
 @result_app.command("judges")
 def judges(spec: SpecArgument) -> None:
     """Compare the estimates by which `step_size: auto` chooses with scores in the environment."""

@@ -32,7 +32,7 @@ from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Cell, Group, Row, g
 from analysis.table.under_training import base_keys, mark_averages, mark_bases
 from analysis.table.verdicts import chosen_notes, mixture_notes, verdicts
 
-__all__ = ["Form", "Layout", "Table", "build_table"]
+__all__ = ["Form", "Layout", "Table", "build_table", "row_texts"]
 
 Form = Literal["text", "markdown", "latex", "html", "csv"]
 Layout = Literal["long", "paper"]
@@ -99,7 +99,7 @@ class Table:
             return pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
         else:
             hidden = ("score, new seeds", "seeds × episodes") if form == "text" else ()
-            sections, notes = self._sections(*hidden), self._notes()
+            sections, notes = self._sections(*hidden), self.remarks()
         if form == "text":
             fitting = [in_pieces(section, width) for section in sections] if layout == "paper" else sections
             return rendering.to_text(fitting, notes, width)
@@ -122,12 +122,13 @@ class Table:
         sections = []
         for task in dict.fromkeys(row.task for row in self.rows):
             rows = [row for row in self.rows if row.task == task]
-            table = [{name: text for name, text in _shown(row).items() if name not in hidden} for row in rows]
+            table = [{name: text for name, text in row_texts(row).items() if name not in hidden} for row in rows]
             verdicts = [line for line in self.verdicts if line.startswith(f"{task}: ")]
             sections.append(TableSection(_heading(task, rows), [table], verdicts))
         return sections
 
-    def _notes(self) -> list[str]:
+    def remarks(self) -> list[str]:
+        """Return what is said below all sections: the notes, and what columns and marks mean."""
         marks = [text for name, text in MARKS.items() if any(vars(row)[name] for row in self.rows)]
         return [*self.notes, *LEGEND, *marks]
 
@@ -225,7 +226,7 @@ def _hours(cell: Mapping[str, Any], trained: FactsByKey) -> tuple[float, float]:
 # ---- how a row is shown -------------------------------------------------------------------------
 
 
-def _shown(row: Row) -> dict[str, str]:
+def row_texts(row: Row) -> dict[str, str]:
     """Return a row as text, by header."""
     mark = f" {STILL_MOVING}" if row.still_moving else ""
     mark += f" {BELOW_CLONING}" if row.below_cloning else ""

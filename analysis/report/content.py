@@ -1,0 +1,316 @@
+"""What the page of a sweep says, before it is HTML: every text and number, from the records.
+
+The sentences and numbers are the table's own, so that page and terminal cannot differ; states, hours and provenance are
+those of `analysis.load`. Only what was planned and predicted comes from outside (`Planned`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from analysis.figures.sweep import models_figure, sweep_figures
+from analysis.frames import Runs, load
+from analysis.mlflow_store import shown_uri
+from analysis.models.report import build_models
+from analysis.report.provenance import Planned, Provenance, cell_provenance, choosing_provenance, component_provenance
+from analysis.report.vector import inline_svg
+from analysis.table.averages import AVERAGE
+from analysis.table.comparison import Table, build_table, row_texts
+from analysis.table.rows import Group, Row
+from mpcwdwm.errors import UserError
+
+__all__ = ["Figure", "Hours", "Lacking", "Line", "Page", "Text", "build_page"]
+
+COLUMNS = {  # of the comparison, as the table calls them → the field of `Row` by which they are sorted
+    "score [95 %]": "score_mean",
+    "score, new seeds": "score_seed_low",
+    "gain [95 %]": "gain_mean",
+    "gain, new seeds": "gain_seed_low",
+    "ms/step": "ms_per_step",
+    "hours": "hours",
+}
+COUNTS = "seeds × episodes"
+FIGURES = {
+    "ablation": "Paired gain over the base against every planner field that varies, a row of plots for each task",
+    "policies": "Learning curves of the pretrained policies: score over gradient updates",
+    "models": "Errors of the world models on held-out episodes over gradient updates",
+}
+LISTED = {"component": "train", "cell": "evaluate"}
+
+
+@dataclass(frozen=True)
+class Text:
+    """One field of the comparison: what it says, and the number by which its column is sorted, if it has one."""
+
+    text: str
+    order: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the comparison."""
+
+    task: str
+    method: str
+    counts: str
+    fields: Sequence[Text]
+    provenance: Provenance | None  # None: not computed here, as published scores and averages
+
+    @property
+    def is_average(self) -> bool:
+        """Return whether the row is a mean over tasks."""
+        return self.task == AVERAGE
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, drawn: ``svg`` is an element whose description has the id ``figure-<name>``."""
+
+    name: str
+    title: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Units without a result for one reason."""
+
+    what: str  # "train" or "evaluate"
+    task: str
+    name: str
+    seeds: str
+    status: str  # "failed" or "missing"
+    reason: str
+    logs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Process hours of one component or planner over all tasks and seeds.
+
+    Attributes:
+        what: "train" or "evaluate".
+        name: of the component or planner.
+        done: complete units.
+        units: planned ones.
+        predicted: of all of them; None: nothing is predicted.
+        predicted_done: of the complete ones; None: not all of them are predicted.
+        spent: by the complete ones.
+    """
+
+    what: str
+    name: str
+    done: int
+    units: int
+    predicted: float | None
+    predicted_done: float | None
+    spent: float
+
+    @property
+    def ratio(self) -> float | None:
+        """Return spent over predicted, of what is complete."""
+        return self.spent / self.predicted_done if self.predicted_done else None
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the page of a sweep says, in its order."""
+
+    sweep: str
+    description: str
+    made: str  # when, UTC
+    version: str
+    place: str  # the tracking store
+    verdicts: Sequence[str]
+    facts: Sequence[tuple[str, str]]
+    tasks: Sequence[str]
+    columns: Sequence[str]
+    lines: Sequence[Line]
+    figures: Sequence[Figure]
+    lacking: Sequence[Lacking]
+    left_out: Sequence[str]
+    hours: Sequence[Hours]
+    notes: Sequence[str]
+    components: Sequence[Provenance]
+    choosing: Sequence[Provenance]
+    spec: str
+    beside: Sequence[str] = field(default_factory=tuple)  # what could not be predicted, and why
+
+
+def build_page(
+    tracking_uri: str,
+    sweep: str,
+    planned: Mapping[str, Planned],
+    *,
+    version: str,
+    description: str = "",
+    spec: str = "",
+    beside: Sequence[str] = (),
+) -> Page:
+    """Return the content of a sweep's page.
+
+    Args:
+        tracking_uri: where the sweep was recorded.
+        sweep: its name.
+        planned: key of a unit → what the plan and the store know of it.
+        version: of the program.
+        description: the sweep's own.
+        spec: its YAML, resolved.
+        beside: why something is not predicted, a line each.
+
+    Raises:
+        UserError: the store or the sweep does not exist, or cannot be reached.
+    """
+    table = build_table(tracking_uri, sweep)
+    run = load(sweep, tracking_uri=tracking_uri)
+    figures, undrawn = _figures(tracking_uri, sweep)
+    hours = [*_hours(run.components, "component", planned), *_hours(run.cells, "cell", planned)]
+    server = tracking_uri.rstrip("/") if tracking_uri.startswith("http") and "@" not in tracking_uri else ""
+    lines = [_line(row, group, run, planned, server) for row, group in _rows(table)]
+    unknown = sum(1 for key in [*run.components["key"], *run.cells["key"]] if planned and key not in planned)
+    if unknown:
+        beside = [*beside, f"{unknown} recorded units are not those the YAML and the code plan now: not predicted"]
+    return Page(
+        sweep=sweep,
+        description=description,
+        made=datetime.now(UTC).isoformat(timespec="minutes").replace("+00:00", " UTC").replace("T", " "),
+        version=version,
+        place=shown_uri(tracking_uri),
+        verdicts=table.verdicts,
+        facts=_facts(run, hours),
+        tasks=list(dict.fromkeys(row.task for row in table.rows)),
+        columns=list(COLUMNS),
+        lines=lines,
+        figures=figures,
+        lacking=[*_lacking(run.components, "component", planned), *_lacking(run.cells, "cell", planned)],
+        left_out=[*run.notes, *undrawn],
+        hours=hours,
+        notes=table.remarks(),
+        components=component_provenance(run, planned, server),
+        choosing=choosing_provenance(run, planned, server),
+        spec=spec,
+        beside=beside,
+    )
+
+
+# ---- the comparison -----------------------------------------------------------------------------
+
+
+def _rows(table: Table) -> Iterable[tuple[Row, Group]]:
+    """Yield the rows of all tasks with the cells behind them."""
+    for groups in table.groups.values():
+        for group in groups:
+            yield group.row, group
+
+
+def _line(row: Row, group: Group, run: Runs, planned: Mapping[str, Planned], server: str) -> Line:
+    texts = row_texts(row)
+    orders = {**vars(row), "hours": (row.cpu_hours or 0) + (row.gpu_hours or 0) or None}
+    fields = [Text(texts[header], orders[name]) for header, name in COLUMNS.items()]
+    provenance = cell_provenance(group, run, planned, server) if group.cells and row.task != AVERAGE else None
+    return Line(row.task, texts["method"], texts[COUNTS], fields, provenance)
+
+
+# ---- figures ------------------------------------------------------------------------------------
+
+
+def _figures(tracking_uri: str, sweep: str) -> tuple[list[Figure], list[str]]:
+    """Return the figures of a sweep, and why others are not drawn."""
+    drawn, notes = dict[str, Any](), list[str]()
+    try:
+        figures, notes = sweep_figures(tracking_uri, sweep)
+        drawn |= figures
+    except UserError as error:
+        notes.append(str(error))
+    try:
+        models = models_figure(build_models(tracking_uri, sweep))
+        drawn |= {"models": models} if models else {}
+    except UserError as error:
+        notes.append(str(error))
+    return [Figure(name, FIGURES[name], inline_svg(name, one, f"figure-{name}")) for name, one in drawn.items()], notes
+
+
+# ---- states and hours ---------------------------------------------------------------------------
+
+
+def _name(row: Any, kind: str, planned: Mapping[str, Planned], *, short: bool = False) -> tuple[str, str]:
+    """Return task and name of a unit; of a component without a record the plan tells them, or else its key."""
+    name = row["component"] if kind == "component" else row["name" if short else "method"]
+    if isinstance(name, str) and name:
+        return str(row["task"]), name
+    beside = planned.get(row["key"])
+    return (beside.task, beside.name) if beside else ("", str(row["key"]))
+
+
+def _lacking(frame: pd.DataFrame, kind: str, planned: Mapping[str, Planned]) -> list[Lacking]:
+    """Return what has no result, units of one row with one reason together."""
+    gathered: dict[tuple[str, ...], list[Any]] = {}
+    for _, row in frame[frame["status"] != "ok"].iterrows():
+        which = (*_name(row, kind, planned), str(row["status"]), str(row["reason"]))
+        gathered.setdefault(which, []).append(row)
+    found = []
+    for (task, name, status, reason), rows in gathered.items():
+        beside = [planned[row["key"]] for row in rows if row["key"] in planned]
+        seeds = [row["seed"] for row in rows if pd.notna(row["seed"])] or [one.seed for one in beside]
+        logs = list(dict.fromkeys(one.log for one in beside if one.log))
+        said = reason.removeprefix("failed: ")
+        found.append(Lacking(LISTED[kind], task, name, ", ".join(f"{seed:g}" for seed in seeds), status, said, logs))
+    return found
+
+
+def _hours(frame: pd.DataFrame, kind: str, planned: Mapping[str, Planned]) -> list[Hours]:
+    """Return the hours of every component or planner, in the order of the plan."""
+    gathered: dict[str, list[Any]] = {}
+    for _, row in frame.iterrows():
+        gathered.setdefault(_name(row, kind, planned, short=True)[1], []).append(row)
+    found = []
+    for name, rows in gathered.items():
+        done = [row for row in rows if row["status"] == "ok"]
+        spent = [row["hours"] if "hours" in row else row["seconds"] / 3600 for row in done]
+        found.append(
+            Hours(
+                LISTED[kind],
+                name,
+                len(done),
+                len(rows),
+                _predicted(rows, planned),
+                _predicted(done, planned) if done else None,
+                float(sum(hours for hours in spent if pd.notna(hours))),
+            )
+        )
+    return found
+
+
+def _predicted(rows: Sequence[Any], planned: Mapping[str, Planned]) -> float | None:
+    """Return the predicted hours of some units together; None unless all are predicted."""
+    hours = [planned[row["key"]].hours if row["key"] in planned else None for row in rows]
+    known = [each for each in hours if each is not None]
+    return sum(known) if known and len(known) == len(hours) else None
+
+
+def _facts(run: Runs, hours: Sequence[Hours]) -> list[tuple[str, str]]:
+    """Return how far the sweep is and where it was computed, in short."""
+
+    def counted(frame: pd.DataFrame) -> str:
+        states = frame["status"].value_counts()
+        others = [f"{states[state]} {state}" for state in ("failed", "missing") if state in states]
+        return ", ".join([f"{states.get('ok', 0)} of {len(frame)} complete", *others])
+
+    def distinct(name: str) -> str:
+        frames = [frame[name] for frame in (run.cells, run.components) if name in frame]
+        return ", ".join(sorted({str(value) for value in pd.concat(frames).dropna()})) if frames else ""
+
+    spent, predicted = sum(one.spent for one in hours), [one.predicted for one in hours]
+    known = [each for each in predicted if each is not None]
+    told = f"{spent:.2f}" + (f", predicted {sum(known):.2f}" if known and len(known) == len(predicted) else "")
+    return [
+        ("cells", counted(run.cells)),
+        ("components", counted(run.components)),
+        ("process hours spent", told),
+        ("git commit", distinct("git_sha") or "unknown"),
+        ("device", distinct("device") or "unknown"),
+    ]
