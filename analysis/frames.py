@@ -34,6 +34,8 @@ IDENTITY = ("sweep", "key", "task", "method", "name", "variant", "kind", "base",
 GROUPING = ("sweep", "task", "method", "name", "variant", "seed", "role", *SETTINGS)  # of an episode's cell
 MEANS = ("return", "length", "ms_per_step", "imagined_return", "adapted_share", "action_change")
 FACTS = ("score_unit", "env_id", "mujoco", "dataset_sha256", "git_sha", "device", "run_id")
+PLANNER, CONFIG, PART = "planner.", "config.", "part."  # before the names of config fields and parts, in columns
+DATASET = ("dataset_score", "dataset_return")  # means over the dataset's episodes
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,11 @@ class Runs:
         sweeps: their names; a unit that several share is in the frames once, under the first.
         cells: a row per planned cell: what was chosen, "status" ("ok", "failed" or "missing") with "reason", "score"
             (mean over episodes, in "score_unit"), "gain" (mean paired difference to the base policy of the same
-            training seed on the same environment seeds; none unless every episode has its counterpart), means.
+            training seed on the same environment seeds; none unless every episode has its counterpart), means, the
+            planner's fields as "planner.NAME" and the keys of its parts as "part.NAME", both text.
         episodes: a row per episode of complete cells, with its cell's settings, "score" and "gain".
-        components: a row per planned component: config fields as "config.NAME", metrics at the end of training.
+        components: a row per planned component: config fields as "config.NAME", keys of what it was trained with as
+            "part.NAME", metrics at the end of training.
         curves: a row per value of a learning curve: "key", "component", "task", "seed", "step" (gradient updates
             done), "metric", "value".
         notes: what was left out, and why.
@@ -138,8 +142,9 @@ def _cells(sweep: str, recorded: Recorded) -> pd.DataFrame:
     frame["sweep"], frame["key"] = sweep, pd.Series(units.index, dtype="str")
     frame = frame.reindex(columns=[*IDENTITY, *SETTINGS, "base_key"])
     frame["status"], frame["reason"] = _states(plan, units)
-    for name in FACTS:
+    for name in (*FACTS, *DATASET):
         frame[name] = units[name].to_numpy() if name in units else None
+    frame = frame.join(_chosen_fields(units, (PLANNER, PART)))
     hours = pd.to_numeric(units["seconds"], errors="coerce") / 3600 if "seconds" in units else np.nan
     frame["hours"] = np.asarray(hours, dtype=float) if np.ndim(hours) else np.nan
     return frame
@@ -209,8 +214,16 @@ def _components(sweep: str, recorded: Recorded) -> pd.DataFrame:
     frame["seed"] = pd.to_numeric(units["seed"]).to_numpy() if "seed" in units else np.nan
     frame["status"], frame["reason"] = _states(recorded.plan, units)
     numeric = [name for name in units if pd.api.types.is_numeric_dtype(units[name]) and units[name].notna().any()]
-    config = [name for name in units if str(name).startswith("config.") and units[name].notna().any()]
-    for name in (*config, *numeric, *FACTS):
+    for name in (*numeric, *FACTS):
         if name in units:
             frame[name] = units[name].to_numpy()
-    return frame
+    return frame.join(_chosen_fields(units, (CONFIG, PART)))
+
+
+# ---- both ---------------------------------------------------------------------------------------
+
+
+def _chosen_fields(units: pd.DataFrame, prefixes: tuple[str, ...]) -> pd.DataFrame:
+    """Return the columns of units with these prefixes that some have, as text, in the order of the units."""
+    names = [name for name in units if str(name).startswith(prefixes) and units[name].notna().any()]
+    return units[names].reset_index(drop=True)

@@ -1,1 +1,7 @@
-"""Figures of a sweep."""
+"""Plots of sweeps: each a function that takes a run of `analysis.load` and `ax=`, and returns the axes."""
+
+from analysis.figures.ablation import plot_ablation, plot_heatmap
+from analysis.figures.curves import plot_learning_curves, plot_model_error
+from analysis.figures.drawing import rendered
+
+__all__ = ["plot_ablation", "plot_heatmap", "plot_learning_curves", "plot_model_error", "rendered"]

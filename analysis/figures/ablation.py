@@ -1,140 +1,219 @@
-"""The gain over the values of one planner field: cells of a sweep that differ in that field alone.
+"""Score or gain over one planner field, and over two as a heat map."""
 
-The gain is the table's: paired with the base policy, same training seed and same environment seed, mean over
-training seeds of per-seed means. Cells that only served to choose among settings have no base to be paired with.
-"""
-
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
-import pandas as pd
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
-from analysis.figures.drawing import UNSET
-from analysis.models.curves import Estimate
-from analysis.runs import facts_by_key
-from analysis.table.rows import Cell, Group, groups_of
+from analysis.figures.drawing import (
+    LEVEL_LINE,
+    LIGHT,
+    UNITS,
+    Look,
+    Scale,
+    add_legend_below,
+    looks,
+    own_axes,
+    shown,
+    styled,
+)
+from analysis.figures.families import (
+    SHORT,
+    Family,
+    Point,
+    Setting,
+    families,
+    field_of,
+    points_of,
+    settings_of,
+    task_of,
+    value_of,
+    varying_fields,
+)
+from analysis.frames import Runs
+from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["SHORT", "Family", "Panel", "Point", "ablation_panels"]
+__all__ = ["Measure", "plot_ablation", "plot_heatmap"]
 
-SHORT = {"horizon": "H", "rollouts": "M", "updates": "E"}  # as the planners' configs and the table call them
-PREFIX = "planner."  # of a planner's fields in the records
-NAMES = ("planner", "variant")  # in a cell's settings, beside the fields: the planner's name, the components' variant
+Measure = Literal["gain", "score"]
 
-
-@dataclass(frozen=True)
-class Point:
-    """One cell: the field's value, None where the field is unset, and the paired gain in points of score."""
-
-    value: float | None
-    gain: Estimate
-    by_seed: dict[int, float]  # training seed → mean paired difference
-
-
-@dataclass(frozen=True)
-class Family:
-    """Cells of one planner that differ in one field only, by rising value, that without a value first."""
-
-    label: str  # planner and settings, as far as they tell it from the others of its panel
-    base: str
-    points: list[Point]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """All families of one task in which one field varies."""
-
-    task: str
-    field: str
-    score_unit: str  # "normalized" or "return"
-    families: list[Family]
+DODGE = 0.018  # share of the axis between families at the same value
+DARK = 0.5  # of a colour map: text on darker cells is white
+HEAT = "cividis"  # even in lightness, so that grey keeps its order
 
 
-CellSettings = dict[str, str]  # a cell's planner fields as text, its planner's name and variant
+def plot_ablation(
+    run: Runs, x: str = "H", *, y: Measure = "gain", task: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the gain or score over one field of the planners, a line for all cells that differ in nothing else.
 
-
-def ablation_panels(
-    cells: pd.DataFrame, episodes: Mapping[str, pd.DataFrame], labels: Mapping[str, Mapping[str, Any]]
-) -> list[Panel]:
-    """Return a panel for every task and numeric planner field that varies within a planner, tasks outermost.
+    Points are means over training seeds, bars 95 % intervals over new ones (none below three seeds), thin grey lines
+    single seeds. A cell that lacks seeds of others is hollow. Unset values and words such as "auto" stand at the left.
 
     Args:
-        cells: rows of `analysis.runs.Records.units`.
-        episodes: of every cell, by key.
-        labels: the sweep's own facts about a cell, by key: `labels` of its plan.
+        run: of `analysis.load`.
+        x: "H", "M", "E", "step_size", or any field of a planner's config that has numbers.
+        y: "gain", paired with the base policy, or "score"; then the base's mean is dashed.
+        task: which; not needed if there is one.
+        ax: where to draw; None: a figure of its own.
+
+    Raises:
+        UserError: nothing to draw: no such task or field, or no planner with two values of it.
     """
-    by_task: dict[str, list[Cell]] = {}
-    for key, recorded in facts_by_key(cells).items():
-        cell = Cell(key, {**recorded, **labels.get(key, {})}, episodes[key])
-        if cell.facts["role"] == "report" and cell.is_finite:
-            by_task.setdefault(cell.facts["task"], []).append(cell)
-    panels = []
-    for task, own in by_task.items():
-        gained = [group for group in groups_of(own)[0] if group.gains is not None]
-        cells_of = [(_settings(group), group) for group in gained]
-        for name in _numeric_fields(settings for settings, _ in cells_of):
-            families = _families(name, cells_of)
-            if families:
-                panels.append(Panel(task, name, str(gained[0].row.score_unit), families))
-    return panels
+    task = task_of(run, task, "plot_ablation")
+    cells, field = settings_of(run, task, y), field_of(x)
+    found = families(run, cells, field, y)
+    if not found:
+        known = [SHORT.get(name, name) for name in varying_fields(cells)]
+        raise UserError(
+            f"plot_ablation: no planner has two values of '{x}' with a {y} on {task}{did_you_mean(x, known)}; "
+            f"what varies is {', '.join(known) or 'nothing'}"
+        )
+    with styled():
+        axes = own_axes(ax)
+        scale = Scale.of(field, [point.value for family in found for point in family.points])
+        scale.apply(axes)
+        unit = UNITS[str(cells[0].rows["score_unit"].iloc[0])]
+        bases = {family.base for family in found}
+        _draw_level(axes, run, task, y, bases)
+        by_label = looks(family.label for family in found)
+        for i, family in enumerate(found):
+            _draw_family(axes, family, scale, DODGE * (i - (len(found) - 1) / 2), by_label[family.label])
+        over = f"gain over {bases.pop() if len(bases) == 1 else 'the base'}, "
+        axes.set_title(task)
+        axes.set_xlabel(_axis_name(field))
+        axes.set_ylabel((over if y == "gain" else "") + unit)
+        if len(found) > 1 or y == "score":
+            add_legend_below(axes)
+    return axes
 
 
-def _settings(group: Group) -> CellSettings:
-    return {"planner": group.name, **{name.removeprefix(PREFIX): value for name, value in group.settings}}
+def plot_heatmap(
+    run: Runs,
+    x: str = "H",
+    y: str = "E",
+    *,
+    value: Measure = "gain",
+    task: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the gain or score over two fields of one planner, whose other settings are the same, as a heat map.
+
+    Every cell shows its mean over training seeds and below it the 95 % interval over new ones.
+
+    Args:
+        run: of `analysis.load`; `where=` there picks a planner, and the values of other fields that vary.
+        x: as for `plot_ablation`.
+        y: likewise.
+        value: "gain" or "score".
+        task: which; not needed if there is one.
+        ax: where to draw; None: a figure of its own.
+
+    Raises:
+        UserError: no such task, no cell has both fields, or cells differ in other settings, too.
+    """
+    task = task_of(run, task, "plot_heatmap")
+    fields = [field_of(x), field_of(y)]
+    cells = [cell for cell in settings_of(run, task, value) if all(field in cell.settings for field in fields)]
+    others = {name for cell in cells for name in cell.settings} - set(fields)
+    differ = sorted(name for name in others if len({cell.settings.get(name) for cell in cells}) > 1)
+    if not cells or differ:
+        why = (
+            f"cells differ in {', '.join(differ)}, too: pick one with load(…, where=…)"
+            if differ
+            else "no cell has both"
+        )
+        raise UserError(f"plot_heatmap: {x} and {y} on {task}: {why}")
+    points = points_of(run, cells, value)
+    across, up = (_values(cells, field) for field in fields)
+    means = np.full((len(up), len(across)), np.nan)
+    for cell, point in zip(cells, points, strict=True):
+        means[up.index(cell.settings[fields[1]]), across.index(cell.settings[fields[0]])] = point.mean
+    with styled():
+        axes = own_axes(ax)
+        lowest, highest = float(np.nanmin(means)), float(np.nanmax(means))
+        image = axes.imshow(means, cmap=HEAT, aspect="auto", origin="lower")
+        for cell, point in zip(cells, points, strict=True):
+            at = across.index(cell.settings[fields[0]]), up.index(cell.settings[fields[1]])
+            is_dark = point.mean < lowest + DARK * (highest - lowest)
+            colour = "white" if is_dark else "black"
+            axes.text(*at, _cell_text(point, value), ha="center", va="center", color=colour, fontsize=8)
+        axes.set_xticks(range(len(across)), [shown(value_of(text)) for text in across])
+        axes.set_yticks(range(len(up)), [shown(value_of(text)) for text in up])
+        axes.grid(visible=False)
+        axes.set_title(task)
+        axes.set_xlabel(_axis_name(fields[0]))
+        axes.set_ylabel(_axis_name(fields[1]))
+        unit, base = UNITS[str(cells[0].rows["score_unit"].iloc[0])], cells[0].rows["base"].iloc[0]
+        said = f"gain over {base}, {unit}" if value == "gain" else unit
+        axes.figure.colorbar(image, ax=axes, label=said)
+    return axes
 
 
-def _numeric_fields(cells: Iterable[CellSettings]) -> list[str]:
-    """Return the fields with at least two values of which one is a number; those of the paper first."""
-    values: dict[str, set[str]] = {}
-    for settings in cells:
-        for name in settings.keys() - set(NAMES):
-            values.setdefault(name, set()).add(settings[name])
-    found = [name for name, texts in values.items() if len(texts) > 1 and any(_number(t) is not None for t in texts)]
-    first = [*SHORT, "step_size"]
-    return sorted(found, key=lambda name: (first.index(name) if name in first else len(first), name))
+# ---- pieces -------------------------------------------------------------------------------------
 
 
-def _families(name: str, cells: Sequence[tuple[CellSettings, Group]]) -> list[Family]:
-    """Return the sets of cells that differ in this field alone and have at least two values of it."""
-    gathered: dict[tuple[tuple[str, str], ...], dict[str, Group]] = {}
-    for settings, group in cells:
-        if name in settings and (settings[name] == "" or _number(settings[name]) is not None):
-            others = tuple((other, text) for other, text in settings.items() if other != name)
-            gathered.setdefault(others, {})[settings[name]] = group
-    varying = {others: members for others, members in gathered.items() if len(members) > 1}
-    families = []
-    for others, members in varying.items():
-        points = [_point(_number(text), group) for text, group in members.items()]
-        points.sort(key=lambda point: -math.inf if point.value is None else point.value)
-        base = str(next(iter(members.values())).row.base)
-        families.append(Family(_label(dict(others), [dict(own) for own in varying]), base, points))
-    return families
+def _draw_level(axes: Axes, run: Runs, task: str, y: Measure, bases: set[str]) -> None:
+    """Draw what to compare with: no gain, or the mean score of each base policy."""
+    if y == "gain":
+        axes.axhline(0, color="black", linewidth=0.8, label="_zero")
+        return
+    cells = run.cells
+    for base in sorted(bases):
+        own = cells[(cells["task"] == task) & (cells["kind"] == "none") & (cells["name"] == base)]
+        if own["score"].notna().any():
+            axes.axhline(own["score"].mean(), **LEVEL_LINE, label=f"{base}, not adapted")
 
 
-def _point(value: float | None, group: Group) -> Point:
-    assert group.gains is not None
-    by_seed = {seed: float(differences.mean()) for seed, differences in group.gains.tasks[0].items()}
-    gain = Estimate.over(by_seed)
-    assert gain is not None
-    return Point(value, gain, by_seed)
+def _draw_family(axes: Axes, family: Family, scale: Scale, aside: float, look: Look) -> None:
+    on_axis = [point for point in family.points if point.value in scale.values]
+    lone = [[point] for point in family.points if point.value not in scale.values]  # no line leads to it
+    for points in [on_axis, *lone]:
+        at = [scale.place(point.value, aside) for point in points]
+        _draw_seeds(axes, at, points)
+        label = family.label if points is on_axis else f"_{family.label}"
+        means = [point.mean for point in points]
+        axes.errorbar(at, means, _bars(points), **look._asdict(), label=label, elinewidth=1.1)
+        short = [(x, point.mean) for x, point in zip(at, points, strict=True) if point.lacking]
+        if short:
+            x, y = zip(*short, strict=True)
+            hollow = axes.plot(x, y, color=look.color, marker=look.marker, label=f"_lacking {family.label}")[0]
+            hollow.set(linestyle="", markerfacecolor="white", zorder=4)
 
 
-def _label(own: CellSettings, families: Sequence[CellSettings]) -> str:
-    """Return the settings in which a family differs from the others of its panel; its planner's name if in none."""
-    kin = [other for other in families if other["planner"] == own["planner"]]
-    differing = [name for name in own if len({other.get(name) for other in kin}) > 1]
-    parts = [own["planner"]] if len(kin) < len(families) or not differing else []
-    parts += [f"{SHORT.get(name, name)}={own[name] or UNSET}" for name in differing if name not in NAMES]
-    return " ".join(parts + ([own["variant"]] if "variant" in differing else []))
+def _draw_seeds(axes: Axes, at: Sequence[float], points: Sequence[Point]) -> None:
+    """Draw every training seed's value as a thin line behind the mean's."""
+    for seed in sorted({seed for point in points for seed in point.by_seed}):
+        own = [(x, point.by_seed[seed]) for x, point in zip(at, points, strict=True) if seed in point.by_seed]
+        x, y = zip(*own, strict=True)
+        axes.plot(x, y, color=LIGHT, linewidth=0.8, marker="_", zorder=1, label=f"_seed {seed}")
 
 
-def _number(text: str) -> float | None:
-    """Return a recorded setting as a number; None where it is none, as true, "auto" and what is unset."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None
+def _bars(points: Sequence[Point]) -> NDArray[np.float64]:
+    """Return how far the intervals reach below and above the means, (2, n); nan where there is none."""
+    return np.array([(point.mean - point.low, point.high - point.mean) for point in points]).reshape(-1, 2).T
+
+
+def _values(cells: Sequence[Setting], field: str) -> list[str]:
+    """Return a field's values as they are recorded, unset and words first, numbers rising."""
+
+    def place(text: str) -> tuple[bool, float]:
+        value = value_of(text)
+        return isinstance(value, float), value if isinstance(value, float) else 0.0
+
+    return sorted(dict.fromkeys(cell.settings[field] for cell in cells), key=place)
+
+
+def _cell_text(point: Point, value: Measure) -> str:
+    sign = "+" if value == "gain" else ""
+    text = f"{point.mean:{sign}.1f}"
+    if not math.isnan(point.low):
+        text += f"\n[{point.low:{sign}.1f}, {point.high:{sign}.1f}]"
+    return text.replace("-", "−")
+
+
+def _axis_name(field: str) -> str:
+    return f"{SHORT[field]} ({field})" if field in SHORT else field.replace("_", " ")

@@ -1,18 +1,19 @@
 """Style, layout, axes, legend, caption and files of all figures.
 
-Figures are made without pyplot and its global state, in the `styled` context. `rendered` turns one into the bytes of
-a PNG and an SVG file, the same for the same numbers and the same version of matplotlib.
+A plot function called without axes makes its own by `own_axes`, with pyplot, so that a notebook shows them. Figures of
+several plots are made without pyplot and its global state. Both are made in the `styled` context. `rendered` turns a
+figure into the bytes of files, the same for the same numbers and the same version of matplotlib.
 """
 
 import io
 import math
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from matplotlib import rc_context
+from matplotlib import pyplot, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -22,15 +23,22 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLo
 __all__ = [
     "LEVEL_LINE",
     "LIGHT",
+    "PANEL",
+    "UNITS",
+    "WIDEST",
     "Look",
     "Scale",
+    "Value",
     "add_caption",
     "add_legend",
+    "add_legend_below",
     "label_columns",
     "log_ticks",
     "looks",
+    "own_axes",
     "plots",
     "rendered",
+    "shown",
     "styled",
 ]
 
@@ -38,15 +46,19 @@ FORMATS = ("png", "svg")
 DPI = 160  # dots per inch of a PNG
 PANEL = (3.7, 2.7)  # inches, width and height of one plot
 MARGIN = 0.6  # inches, height of legend and caption
+LEGEND_BELOW = (-0.03, -0.2)  # of a plot: the legend's upper left corner, in shares of the axes
+WIDEST = 4  # plots beside each other where they may wrap
 PADS = (0.07, 0.06)  # inches, beside and above every plot
 CHARACTER = 0.075  # inches, of a legend
-HANDLE = 0.55  # inches, of a legend's entry beside its text
+HANDLE = 0.7  # inches, of a legend's entry beside its text
 CAPTION_CHARACTERS = 16  # in an inch
 # Okabe and Ito's palette, told apart by colour-blind readers too; its yellow is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # another for every time the colours are used up
+# Beside the colours, so that lines are told apart in grey. Seven colours, six markers and five dashes: 210 looks.
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 GREY, LIGHT = "#666666", "#c8c8c8"
-LEVEL_LINE: Any = {"color": GREY, "linestyle": "--", "linewidth": 1.2}  # a line across
+LEVEL_LINE: Any = {"color": GREY, "linestyle": (0, (8, 4)), "linewidth": 1.4, "zorder": 3}  # a line across, on top
 UNSET = "unset"  # tick of a field without a value
 UNSET_GAP = 0.2  # share of the axis between a value left of it and the smallest value
 TICK_GAP = 0.1  # of the axis between two ticks, so that their labels do not touch
@@ -54,6 +66,7 @@ LOGARITHMIC = "step_size"  # part of the names of fields that always have a loga
 WIDE_RANGE = 20.0  # largest over smallest value from which any field has
 LONE_RANGE = 10.0  # of a logarithmic axis with one value
 NARROWEST_RANGE = 6.0  # largest over smallest error on a logarithmic axis, so that two ticks are on it
+UNITS = {"normalized": "normalized score", "return": "return"}  # of scores, by their name in the records
 STYLE: Any = {  # matplotlib's own type for it differs from version to version
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that the figure is the same everywhere
     "font.size": 9,
@@ -75,11 +88,17 @@ STYLE: Any = {  # matplotlib's own type for it differs from version to version
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
     "legend.frameon": False,
-    "legend.handlelength": 1.8,
+    "legend.handlelength": 2.6,
     "svg.hashsalt": "mpcwdwm",  # instead of a random one in the names of the file's elements
 }
 
-Look = tuple[str, str]  # colour and marker
+
+class Look(NamedTuple):
+    """How a line is told from the others, in colour and in grey."""
+
+    color: str
+    marker: str
+    linestyle: Any  # as matplotlib takes it
 
 
 def styled() -> AbstractContextManager[None]:
@@ -96,6 +115,14 @@ def rendered(name: str, figure: Figure) -> dict[str, bytes]:
             figure.savefig(content, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
         files[f"{name}.{kind}"] = content.getvalue()
     return files
+
+
+def own_axes(ax: Axes | None, *, width: float = 1.5, height: float = 1.3) -> Axes:
+    """Return the axes given, or those of a new figure of so many times the size of a panel."""
+    if ax is not None:
+        return ax
+    size = (PANEL[0] * width, PANEL[1] * height)
+    return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
 def plots(count: int, columns: int, *, below: float = 0.0) -> tuple[Figure, list[Axes]]:
@@ -116,10 +143,11 @@ def plots(count: int, columns: int, *, below: float = 0.0) -> tuple[Figure, list
 
 
 def looks(labels: Iterable[str]) -> dict[str, Look]:
-    """Return a colour and a marker for every label, in the order of their first appearance."""
+    """Return a look for every label, in the order of their first appearance."""
     unique = dict.fromkeys(labels)
     return {
-        label: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]) for i, label in enumerate(unique)
+        label: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+        for i, label in enumerate(unique)
     }
 
 
@@ -132,10 +160,18 @@ def label_columns(labels: Collection[str], width: float) -> int:
 
 def add_legend(figure: Figure, by_label: Mapping[str, Look], level: str | None = None) -> None:
     """Put one legend for all plots above them, and for a dashed line of style `LEVEL_LINE`."""
-    lines = [Line2D([], [], color=colour, marker=marker, label=label) for label, (colour, marker) in by_label.items()]
+    lines = [Line2D([], [], **look._asdict(), label=label) for label, look in by_label.items()]
     lines += [Line2D([], [], **LEVEL_LINE, label=level)] if level else []
     columns = label_columns([str(line.get_label()) for line in lines], figure.get_figwidth())
     figure.legend(handles=lines, loc="outside upper left", ncols=columns)
+
+
+def add_legend_below(axes: Axes) -> None:
+    """Put the legend of one plot below it, in as many columns as fit its width."""
+    labels = [str(label) for label in axes.get_legend_handles_labels()[1]]
+    if labels:
+        columns = label_columns(labels, axes.bbox.width / axes.figure.dpi)
+        axes.legend(loc="upper left", bbox_to_anchor=LEGEND_BELOW, borderaxespad=0.0, ncols=columns, fontsize=8)
 
 
 def add_caption(figure: Figure, text: str) -> None:
@@ -144,44 +180,61 @@ def add_caption(figure: Figure, text: str) -> None:
     figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=8, color=GREY)
 
 
-def log_ticks(axes: Axes) -> None:
-    """Tick 1, 2, 5 of every decade of a logarithmic y axis, as plain numbers; show enough of it for two of them."""
-    low, high = axes.get_ylim()
+def log_ticks(panels: Sequence[Axes]) -> None:
+    """Give the logarithmic y axes of panels the same ends, and ticks at 1, 2, 5 of every decade as plain numbers.
+
+    The axes show all that is drawn in any of the panels, and enough for two ticks.
+    """
+    ends = [axes.get_ylim() for axes in panels]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     widen = max(1.0, math.sqrt(NARROWEST_RANGE * low / high))
-    axes.set_ylim(low / widen, high * widen)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    for axes in panels:
+        axes.set_ylim(low / widen, high * widen)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+Value = float | str | None
+"""Of a field: a number, a word such as "auto", or None where it is unset."""
+
+
+def shown(value: Value) -> str:
+    """Return a field's value as ticks and labels show it."""
+    if value is None:
+        return UNSET
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The x axis of a field; values that it cannot show (unset, or 0 if it is logarithmic) are drawn left of it.
+    """The x axis of a field; what it cannot show (unset, a word, or 0 if it is logarithmic) is drawn left of it.
 
     Attributes:
         values: on the axis, rising.
-        left: the others, from left to right.
+        left: the others, from left to right; None: unset.
         log: whether the axis is logarithmic.
     """
 
     values: tuple[float, ...]
-    left: tuple[float | None, ...]
+    left: tuple[Value, ...]
     log: bool
 
     @classmethod
-    def of(cls, field: str, values: Collection[float | None]) -> "Scale":
+    def of(cls, field: str, values: Collection[Value]) -> "Scale":
         """Return the scale for a field's values, one of them a number: logarithmic for step sizes and wide ranges."""
-        numbers = sorted({value for value in values if value is not None})
+        numbers = sorted({value for value in values if isinstance(value, (int, float))})
         positive = [value for value in numbers if value > 0]
         wide = bool(positive) and positive[-1] >= WIDE_RANGE * positive[0]
         log = bool(positive) and numbers[0] >= 0 and (LOGARITHMIC in field or wide)
-        left: list[float | None] = [None] if None in values else []
+        left: list[Value] = [None] if None in values else []
+        left += sorted({value for value in values if isinstance(value, str)})
         left += [0.0] if log and 0 in numbers else []
         return cls(tuple(positive if log else numbers), tuple(left), log)
 
-    def place(self, value: float | None, aside: float = 0.0) -> float:
+    def place(self, value: Value, aside: float = 0.0) -> float:
         """Return where a value is drawn, moved by a share of the axis."""
-        if value not in self.values:
+        if isinstance(value, str) or value not in self.values:
             aside -= UNSET_GAP * (len(self.left) - self.left.index(value))
             value = self.values[0]
         assert value is not None
@@ -208,5 +261,5 @@ class Scale:
             axes.set_xscale("log")
         ticks = [*self.left, *self.ticked()]
         axes.xaxis.set_major_locator(FixedLocator([self.place(value) for value in ticks]))
-        axes.xaxis.set_major_formatter(FixedFormatter([UNSET if tick is None else f"{tick:g}" for tick in ticks]))
+        axes.xaxis.set_major_formatter(FixedFormatter([shown(tick) for tick in ticks]))
         axes.xaxis.set_minor_locator(NullLocator())

@@ -6,22 +6,22 @@ K=10".
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.rendering import reason_missing
-from analysis.runs import Records
+from analysis.frames import CONFIG, PART, Runs
 from analysis.statistics import seed_interval
 
 __all__ = ["Estimate", "Trained", "trained_parts"]
 
 SHORT = {"denoising_steps": "K"}  # fields with a name of their own in the literature
 KEYS_SHOWN = 3  # in a note on what is missing
+NO_CURVE = "its learning curve cannot be read; delete its run in MLflow and run the sweep again"
 PACE = "updates_per_second"  # of a component's record
 STEP = "step"  # a point's place: gradient updates done
 
@@ -104,47 +104,56 @@ class _Group(NamedTuple):
     again: int = 0  # counts components that no recorded field tells apart
 
 
-def trained_parts(records: Records, plan: Mapping[str, Any], names: Collection[str]) -> tuple[list[Trained], list[str]]:
+def trained_parts(run: Runs, names: Collection[str]) -> tuple[list[Trained], list[str]]:
     """Return a sweep's components of these names, in the order of the plan, and notes on what is missing.
 
     Args:
-        records: where the sweep was recorded.
-        plan: the sweep's, as `Records.plan` gives it.
+        run: of `analysis.load`.
         names: "rebrac", "world_model", …
-
-    Raises:
-        UserError: a learning curve cannot be read.
     """
-    units = records.units(plan["components"])
-    planned = [key for key in plan["components"] if key.startswith(tuple(f"{name}-" for name in names))]
-    there = [key for key in planned if key in units.index]
-    curves = records.curves(units.loc[there])
+    chosen = run.components["key"].str.startswith(tuple(f"{name}-" for name in names))
+    planned = run.components.loc[chosen]
+    curves = _curves(run)
+    there = planned[planned["status"] == "ok"].set_index("key", drop=False)
+    unreadable = [key for key in there.index if key not in curves]
+    everything = run.components.set_index("key")
     groups: dict[_Group, dict[int, str]] = {}  # training seed → key
-    for key in there:
-        unit, fields = units.loc[key], _fields(units, key)
-        kind, seed = fields.get("kind", unit["method"]), int(unit["seed"])
-        group = _Group(unit["task"], unit["method"], kind, tuple(sorted(fields.items())))
+    for key, unit in there.drop(unreadable).iterrows():
+        fields = _fields(everything, str(key))
+        kind, seed = fields.get("kind", unit["component"]), int(unit["seed"])
+        group = _Group(unit["task"], unit["component"], kind, tuple(sorted(fields.items())))
         while seed in groups.get(group, {}):
             group = group._replace(again=group.again + 1)
-        groups.setdefault(group, {})[seed] = key
+        groups.setdefault(group, {})[seed] = str(key)
     parts = []
     for group, members in groups.items():
-        facts = units.loc[next(iter(members.values()))]
-        pace = units.reindex(columns=[PACE]).loc[list(members.values()), PACE].mean()
+        units = there.reindex(columns=["score_unit", PACE]).loc[list(members.values())]
+        pace = float(units[PACE].mean())
         label, own = _label(group, groups), {seed: curves[key] for seed, key in members.items()}
-        unit, speed = str(facts["score_unit"]), None if math.isnan(pace) else float(pace)
-        parts.append(Trained(group.task, unit, group.component, group.kind, label, own, speed))
-    return parts, _missing([key for key in planned if key not in units.index], plan.get("failed", {}))
+        unit_name, speed = str(units["score_unit"].iloc[0]), None if math.isnan(pace) else pace
+        parts.append(Trained(group.task, unit_name, group.component, group.kind, label, own, speed))
+    missing = planned[planned["status"] != "ok"]
+    notes = _by_reason([*zip(missing["key"], missing["reason"], strict=True), *((key, NO_CURVE) for key in unreadable)])
+    return parts, notes
+
+
+def _curves(run: Runs) -> dict[str, list[dict[str, float]]]:
+    """Return every component's points of its learning curve, by key."""
+    curves: dict[str, dict[int, dict[str, float]]] = {}
+    columns = run.curves[["key", "step", "metric", "value"]]
+    for key, step, metric, value in columns.itertuples(index=False, name=None):
+        curves.setdefault(key, {}).setdefault(step, {STEP: float(step)})[metric] = value
+    return {key: list(points.values()) for key, points in curves.items()}
 
 
 def _fields(units: pd.DataFrame, key: str) -> dict[str, str]:
     """Return a component's config as it was recorded, and that of what it was trained with."""
-    params: dict[str, str] = units.loc[key]["run"].data.params
-    fields = {name.removeprefix("config."): text for name, text in params.items() if name.startswith("config.")}
-    for name, part in params.items():
-        if name.startswith("part.") and part:
+    recorded = {str(name): text for name, text in units.loc[key].items() if isinstance(text, str)}
+    fields = {name.removeprefix(CONFIG): text for name, text in recorded.items() if name.startswith(CONFIG)}
+    for name, part in recorded.items():
+        if name.startswith(PART) and part:
             own = _fields(units, part) if part in units.index else {"key": part}
-            fields |= {f"{name.removeprefix('part.')}.{field}": text for field, text in own.items()}
+            fields |= {f"{name.removeprefix(PART)}.{field}": text for field, text in own.items()}
     return fields
 
 
@@ -160,11 +169,11 @@ def _label(group: _Group, groups: Iterable[_Group]) -> str:
     return " ".join([group.kind, *differing, *([f"({group.again + 1})"] if group.again else [])])
 
 
-def _missing(keys: Sequence[str], failed: Mapping[str, str]) -> list[str]:
-    """Say which components have no result, one note for each reason."""
+def _by_reason(missing: Iterable[tuple[str, str]]) -> list[str]:
+    """Say which components have no result, (key, reason), one note for each reason."""
     reasons: dict[str, list[str]] = {}
-    for key in keys:
-        reasons.setdefault(reason_missing(failed.get(key)), []).append(key)
+    for key, reason in missing:
+        reasons.setdefault(reason, []).append(key)
     notes = []
     for reason, own in reasons.items():
         more = f" and {len(own) - KEYS_SHOWN} more" if len(own) > KEYS_SHOWN else ""

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import rendering
+from analysis.frames import load
 from analysis.models.curves import Estimate, Trained, trained_parts
 from analysis.rendering import DASH, TableSection, interval_text, number, seeds_text
-from analysis.runs import Records
 from mpcwdwm.errors import UserError
 
 __all__ = [
@@ -119,11 +119,9 @@ def build_models(tracking_uri: str, sweep: str) -> ModelsReport:
     Raises:
         UserError: the store or the sweep does not exist or cannot be reached, or no model of the sweep is finished.
     """
-    records = Records(tracking_uri)
-    plan = records.plan(sweep)
-    parts, notes = trained_parts(records, plan, MODELS)
+    parts, notes = trained_parts(load(sweep, tracking_uri=tracking_uri), MODELS)
     if not parts:
-        why = f"none is finished yet ({notes[0]}); run it" if notes else "it trains none; add a planner that imagines"
+        why = f"none can be shown yet ({notes[0]}); run it" if notes else "it trains none; add a planner that imagines"
         raise UserError(f"sweep {sweep} has no world model and no reward model to show: {why}")
     rows: list[ModelRow] = []
     for task in dict.fromkeys(part.task for part in parts):

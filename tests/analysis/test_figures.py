@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from analysis.figures.ablation import SHORT
 from analysis.figures.drawing import Scale, label_columns, looks, rendered
+from analysis.figures.families import SHORT
 from analysis.figures.sweep import models_figure, sweep_figures
 from analysis.models.report import build_models
+from analysis.table.comparison import build_table
 from cluster.store import open_store
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.registry import PLANNERS
@@ -82,16 +82,16 @@ def horizons(store, tmp_path_factory):
     return sweep_figures(store, "horizons")
 
 
-def test_the_gain_is_drawn_as_the_mean_over_seeds_of_per_seed_means(horizons):
+def test_the_gain_is_drawn_as_the_mean_over_seeds_of_per_seed_means(horizons, store):
     (axes,) = horizons[0]["ablation"].axes
     x, mean, low, high = points(axes, "mpc")
     assert list(x) == [1, 3]  # rising, although the plan has them the other way round
     assert list(mean) == pytest.approx([(10 + 0 + 20) / 3, (-5 + 1 + 0) / 3])  # pooled: 8.3 and −0.3
-    for i, by_seed in enumerate(([10, 0, 20], [-5, 1, 0])):
-        ends = stats.t.interval(0.95, 2, loc=np.mean(by_seed), scale=stats.sem(by_seed))
-        assert (low[i], high[i]) == pytest.approx(ends)
+    rows = {row.horizon: row for row in build_table(store, "horizons").rows if row.horizon}
+    for i, horizon in enumerate((1, 3)):  # the table's interval over new training seeds
+        assert (low[i], high[i]) == pytest.approx((rows[horizon].gain_seed_low, rows[horizon].gain_seed_high))
     assert axes.get_ylabel() == "gain over rebrac, normalized score"
-    assert titled(horizons[0]["ablation"]) == [("hopper-mini-v0", "horizon")]
+    assert titled(horizons[0]["ablation"]) == [("hopper-mini-v0", "H (horizon)")]
 
 
 def test_every_training_seed_has_a_thin_line_and_zero_has_one(horizons):
@@ -113,7 +113,7 @@ def test_cells_that_differ_elsewhere_are_families_of_their_own(store, tmp_path):
     settings = {gain: {"horizon": h, "step_size": a} for (h, a), gain in gains.items()}
     record_cells(store, "grid", tmp_path, cells_of("grid", settings))
     by_horizon, by_size = sweep_figures(store, "grid")[0]["ablation"].axes
-    assert [axes.get_xlabel() for axes in (by_horizon, by_size)] == ["horizon", "step_size"]
+    assert [axes.get_xlabel() for axes in (by_horizon, by_size)] == ["H (horizon)", "step size"]
     assert list(points(by_horizon, "step_size=1e-06")[1]) == pytest.approx([1, 2])
     assert list(points(by_horizon, "step_size=1e-05")[1]) == pytest.approx([-3, -4])
     assert [text.get_text() for text in by_horizon.get_legend().get_texts()] == ["step_size=1e-06", "step_size=1e-05"]
@@ -131,13 +131,30 @@ def test_any_numeric_field_is_a_panel_and_what_is_unset_stands_apart(store, tmp_
     settings[4] = {"trust_region": 0.1, "critic": "mean"}
     record_cells(store, "any", tmp_path, cells_of("any", settings))
     (axes,) = sweep_figures(store, "any")[0]["ablation"].axes  # critic is no number
-    assert axes.get_xlabel() == "trust_region"
+    assert axes.get_xlabel() == "trust region"
     x, y = points(axes, "mpc")[:2]
     assert (list(x), list(y)) == ([0.1, 0.3], pytest.approx([1, 2]))
     x, y = points(axes, "_mpc")[:2]
     assert x[0] < 0.1
     assert list(y) == pytest.approx([-6])
     assert [text.get_text() for text in axes.get_xticklabels()] == ["unset", "0.1", "0.3"]
+
+
+def test_a_word_such_as_auto_is_drawn_left_of_the_numbers(store, tmp_path):
+    settings = {gain: {"step_size": size} for size, gain in ((1e-6, 1.0), (1e-5, -2.0), ("auto", 3.0))}
+    record_cells(store, "auto", tmp_path, cells_of("auto", settings))
+    (axes,) = sweep_figures(store, "auto")[0]["ablation"].axes
+    assert list(points(axes, "mpc")[1]) == pytest.approx([1, -2])
+    x, y = points(axes, "_mpc")[:2]
+    assert (x[0] < 1e-6, list(y)) == (True, pytest.approx([3]))
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["auto", "1e-06", "1e-05"]
+
+
+def test_a_cell_that_lacks_a_seed_is_hollow(store, tmp_path):
+    cells = cells_of("hollow", {1: {"horizon": 1}, 2: {"horizon": 3}})[:-1]
+    record_cells(store, "hollow", tmp_path, cells)
+    (axes,) = sweep_figures(store, "hollow")[0]["ablation"].axes
+    assert [list(values) for values in line(axes, "_lacking mpc")] == [[3], pytest.approx([2])]
 
 
 def test_planners_share_a_panel_under_their_names(store, tmp_path):
@@ -157,7 +174,7 @@ def test_every_task_is_a_row_and_a_field_that_does_not_vary_there_leaves_a_gap(s
     results = {unit.key: list(BASE[unit.seed]) for unit in [*bases, *cells]}
     record_curves(store, "rows", tmp_path, [], cells=[*bases, *cells], results=results)
     figure = sweep_figures(store, "rows")[0]["ablation"]
-    assert titled(figure) == [("first", "horizon"), ("second", "horizon"), ("second", "updates")]
+    assert titled(figure) == [("first", "H (horizon)"), ("second", "H (horizon)"), ("second", "E (updates)")]
 
 
 def test_two_seeds_have_no_bars_and_cells_to_choose_from_or_without_a_base_are_not_drawn(store, tmp_path):
@@ -203,7 +220,7 @@ def test_a_policys_line_is_the_mean_over_seeds_and_its_band_their_range(policies
         "rebrac lr=1",
         "rebrac lr=2",
         "bc",
-        "_mean of the dataset",
+        "mean of the dataset",
     ]
     x, y = line(axes, "rebrac lr=2")
     assert (list(x), list(y)) == ([100, 200], pytest.approx([3, 12]))
@@ -216,8 +233,8 @@ def test_a_policys_line_is_the_mean_over_seeds_and_its_band_their_range(policies
 
 def test_the_datasets_mean_is_a_level_in_the_tasks_unit(policies):
     normalized, raw = policies.axes
-    assert list(line(normalized, "_mean of the dataset")[1]) == [25, 25]
-    assert list(line(raw, "_mean of the dataset")[1]) == [250, 250]
+    assert list(line(normalized, "mean of the dataset")[1]) == [25, 25]
+    assert list(line(raw, "mean of the dataset")[1]) == [250, 250]
     assert list(line(raw, "iql")[1]) == [300, 500]
     assert raw.get_ylabel() == "return"
 
@@ -243,11 +260,14 @@ def test_errors_of_world_models_are_drawn_over_updates_on_a_logarithmic_axis(sto
     x, y = line(one, "mlp")
     assert (list(x), list(y)) == ([5, 10], pytest.approx([0.3, 0.15]))
     assert list(line(open_loop, "flow")[1]) == pytest.approx([1.4, 0.7])
-    assert list(line(one, "_the state does not change")[1]) == pytest.approx([0.9, 0.9])  # seeds 0 and 1, each once
-    assert list(line(open_loop, "_the state does not change")[1]) == pytest.approx([1.8, 1.8])
+    assert list(line(one, "the state does not change")[1]) == pytest.approx([0.9, 0.9])  # seeds 0 and 1, each once
+    assert list(line(open_loop, "the state does not change")[1]) == pytest.approx([1.8, 1.8])
     corners = one.collections[0].get_paths()[0].vertices
     assert [corners[:, 1].min(), corners[:, 1].max()] == pytest.approx([0.1, 0.4])
     assert {axes.get_yscale() for axes in (one, open_loop)} == {"log"}
+    low, high = one.get_ylim()
+    assert open_loop.get_ylim() == (low, high)  # both show all of both: 0.1 to 1.8
+    assert (low < 0.1, high > 1.8) == (True, True)
 
 
 def test_without_errors_there_is_no_figure_of_models(store, tmp_path):

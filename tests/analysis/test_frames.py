@@ -171,4 +171,4 @@ def test_the_ten_lines_of_the_page_draw_a_plot(uri, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MPLBACKEND", "agg")
     exec(code.replace("quickstart", "tidy"), {})
-    assert "gain over the base" in (tmp_path / "ablation.svg").read_text()
+    assert "gain over rebrac" in (tmp_path / "ablation.svg").read_text()

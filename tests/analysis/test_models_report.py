@@ -215,15 +215,17 @@ def test_a_sweep_without_models_and_one_without_finished_ones_say_so_in_a_line(s
         build_models(store, "none")
     failing = world("early", "flow", 0)
     record_curves(store, "early", tmp_path, [], planned=[failing], failed={failing.key: "out of memory"})
-    with pytest.raises(UserError, match=rf"finished yet \({failing.key}: failed: out of memory\)") as raised:
+    with pytest.raises(UserError, match=rf"can be shown yet \({failing.key}: failed: out of memory\)") as raised:
         build_models(store, "early")
     assert "\n" not in str(raised.value)
 
 
-def test_a_broken_curve_is_a_line_with_its_place(store, tmp_path):
-    record_curves(store, "broken", tmp_path, [(world("broken", "flow", 0), "not a curve")])
-    with pytest.raises(UserError, match=r"curve.json is no learning curve"):
-        build_models(store, "broken")
+def test_a_broken_curve_is_a_note_with_the_key_of_its_component(store, tmp_path):
+    broken, whole = world("broken", "flow", 0), world("broken", "flow", 1)
+    record_curves(store, "broken", tmp_path, [(broken, "not a curve"), (whole, errors(0.2))])
+    report = build_models(store, "broken")
+    assert row_of(report, "flow").n_seeds == 1
+    assert f"{broken.key}: its learning curve cannot be read; delete its run in MLflow" in report.notes[0]
 
 
 def test_the_command_prints_the_tables_and_writes_them_and_the_figure(known, store, tmp_path, capsys):
