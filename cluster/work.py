@@ -21,6 +21,7 @@ from cluster.store.lease import hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from mpcwdwm.artifact_names import CHECKPOINT, EPISODES, MANIFEST
 from mpcwdwm.errors import UserError
+from mpcwdwm.nn.memory import return_freed_memory
 
 # The science modules are imported by the functions that compute: a driver that only schedules work
 # need not load torch, and a worker on which it cannot be loaded reports that like any other error.
@@ -120,6 +121,8 @@ def attempt_pack(store_location: str, pack: Pack, **options: Any) -> PackResult 
     except Exception as error:
         log = open_store(store_location).append_log(pack.id, traceback.format_exc())
         return PackFailure(error_line(error), log, hopeless=isinstance(error, UserError))
+    finally:
+        return_freed_memory()  # the next pack of this process has other sizes
 
 
 def record_failures(store: Store, pack: Pack, failure: PackFailure) -> None:

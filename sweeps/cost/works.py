@@ -24,13 +24,12 @@ from sweeps.plan.code import digest
 __all__ = ["ONE_CORE", "Acts", "Cost", "Place", "Updates", "Work", "path_on", "weight_bytes", "work_shape"]
 
 PROBES = (  # E, H, K, M, seeds and episodes of the plans to which a cost model is fitted
-    *((1, 3, 10, 1, 1, 1), (1, 3, 10, 8, 2, 4), (1, 1, 1, 1, 1, 4), (4, 2, 1, 1, 1, 1), (1, 2, 10, 16, 1, 4)),
-    *((1, 4, 1, 32, 1, 4), (1, 2, 10, 2, 4, 1), (2, 2, 1, 1, 8, 1), (1, 1, 4, 32, 4, 4), (2, 1, 2, 8, 2, 8)),
-    (1, 2, 2, 2, 4, 12),
+    *((2, 1, 5, 4, 1, 1), (2, 2, 10, 8, 1, 10), (2, 2, 1, 1, 8, 1), (5, 1, 10, 1, 1, 10), (1, 1, 5, 16, 1, 20)),
+    *((2, 5, 5, 2, 3, 1), (1, 5, 5, 2, 1, 20), (5, 2, 10, 2, 1, 1), (3, 3, 5, 8, 3, 1), (1, 2, 10, 4, 1, 1)),
 )
 PROBE_SCALE = {"cpu": 1, "cuda": 16}  # of their rollouts and episodes: a GPU is hardly busy with those above
 MOST_ROWS = {"cpu": 256, "cuda": 16_384}  # of a probed update's batch; the seconds are linear in it
-MOST_WORK = {"cpu": 500, "cuda": 128_000}  # millions of weights times rows of a probe: tens of milliseconds
+MOST_WORK = {"cpu": 1_200, "cuda": 300_000}  # millions of weights times rows of a probe: tens of milliseconds
 WIDEST = 512  # networks that are probed
 SIZES = {"updates", "horizon", "rollouts", "samples", "elites", "policy_samples", "denoising_steps", "training_steps"}
 SAMPLED = {"world_model", "diffuser"}  # components that are evaluated once per denoising step
@@ -186,7 +185,8 @@ class Acts:
     def terms(self) -> tuple[list[float], list[float]]:
         """What the seconds of an action are made of: overhead, and what grows with rows and weights.
 
-        E updates of a plan over H steps with M rollouts; each step is sampled in K denoising steps.
+        E updates of a plan over H steps with M rollouts; each step is sampled in K denoising steps. A product of few
+        rows takes more per row than one of many: hence the square root.
         """
         rows, (sampled, rest) = self.seeds * self.episodes, self.weights
         if self.planner is None:
@@ -195,7 +195,9 @@ class Acts:
         e, h, m = (fields.get(name, 1) for name in ("updates", "horizon", "rollouts"))
         k, m = denoising_steps(self.parts), m * fields.get("samples", 1)
         once = [rows * e * (h + 1) * rest, self.seeds * e * (h + 1) * rest, self.seeds * e * h * k * sampled]
-        return [1.0, e * (h + 1), e * h * k], [*once, rows * m * e * (h + 1) * rest, rows * m * e * h * k * sampled]
+        few = math.sqrt(m * self.episodes) * self.seeds * e * h * k * sampled
+        many = [rows * m * e * (h + 1) * rest, rows * m * e * h * k * sampled]
+        return [1.0, e * (h + 1), e * h * k], [*once, few, *many]
 
     def probes(self, place: Place) -> list["Acts"]:
         """Return small works of the same group, or of narrower networks; the first two tell most."""

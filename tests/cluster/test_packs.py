@@ -203,6 +203,16 @@ def test_two_packs_that_share_a_unit_publish_it_once(store: Store, log: Path) ->
     assert store.manifest("component", "bc-s1")["packed_with"] == ["bc-s0", "bc-s1"]
 
 
+def test_a_pack_hands_its_memory_back_whether_it_ends_well_or_not(
+    store: Store, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    returned: list[str] = []
+    monkeypatch.setattr(work, "return_freed_memory", lambda: returned.append(str(store.keys("component"))))
+    attempt_pack(store.location, pack_of(0), device="cpu", threads=1, compute=Counting(log))
+    attempt_pack(store.location, pack_of(1), device="cpu", threads=1, compute=lambda *_: {})
+    assert returned == ["['bc-s0']", "['bc-s0']"]
+
+
 def test_an_error_is_one_line_and_its_traceback_is_in_the_log(store: Store) -> None:
     def compute(*_: object) -> dict:
         raise ZeroDivisionError("division\nby zero")

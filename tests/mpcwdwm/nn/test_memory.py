@@ -32,3 +32,30 @@ def test_blocks_freed_under_arithmetic_are_used_again() -> None:
     outside, inside = map(int, run.stdout.split())
     assert outside > 500, "the test allocates in a way that shows nothing"
     assert inside < 100
+
+
+# Many blocks of 8 MB with small ones between them that live on: the heap cannot shrink at its end.
+GAPS = """
+import psutil, torch
+from mpcwdwm.nn.memory import keep_freed_memory, return_freed_memory
+
+keep_freed_memory()
+blocks, between = [], []
+for _ in range(40):
+    blocks.append(torch.empty(2_000_000).fill_(1.0))
+    between.append(torch.empty(1_000).fill_(1.0))
+held = psutil.Process().memory_info().rss
+blocks.append(blocks)  # a cycle, which the collector has to find
+del blocks
+kept = psutil.Process().memory_info().rss
+return_freed_memory()
+print(held, kept, psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library allocates in its own way")
+def test_what_a_piece_of_work_has_freed_goes_back_to_the_kernel() -> None:
+    run = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
+    held, kept, returned = (int(number) / 2**20 for number in run.stdout.split())
+    assert held - kept < 50, "the test frees in a way that shows nothing"
+    assert held - returned > 250  # of 320 MB
