@@ -124,6 +124,29 @@ class Records:
         parts = [f"{count} {'run' if count == 1 else 'runs'} {which}" for which, count in counts.items() if count]
         return f"{shown_uri(self._store.uri)}: left out: {', '.join(parts)}" if parts else ""
 
+    def cells_at(self, sweep: str, commit: str) -> list[str]:
+        """Return the keys of the complete cells that a sweep recorded first, with code of one git commit, by task.
+
+        Args:
+            sweep: its name; what its parts recorded counts.
+            commit: the first digits of the commit.
+
+        Raises:
+            UserError: there are none; the commits that there are are named.
+        """
+        runs = [
+            run
+            for run in self._complete.values()
+            if run.data.tags[KIND_TAG] == "cell" and whole_sweep(run.data.tags.get(SWEEP_TAG, "")) == sweep
+        ]
+        chosen = [run for run in runs if run.data.tags.get("git_sha", "").startswith(commit)]
+        chosen.sort(key=lambda run: [run.data.tags.get(name, "") for name in ("task", "method")])
+        found = [run.data.tags[KEY_TAG] for run in chosen]
+        if not found:
+            known = ", ".join(dict.fromkeys(run.data.tags.get("git_sha", "unknown") for run in runs)) or "none"
+            raise UserError(f"sweep '{sweep}' recorded no cell at commit '{commit}'; commits of its cells: {known}")
+        return found
+
     @cached_property
     def _runs(self) -> list[Any]:
         """All runs: one search serves all frames."""

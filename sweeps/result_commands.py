@@ -3,6 +3,7 @@
 Like `sweeps.cli`, which adds them to the command line, this module knows all four packages.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +13,7 @@ import typer
 from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named
 
 if TYPE_CHECKING:
+    from analysis.compare.sides import Side
     from analysis.table.comparison import Table
     from sweeps.spec.spec import Spec
 
@@ -19,6 +21,9 @@ __all__ = ["print_table", "result_app"]
 
 Form = Literal["text", "markdown", "latex", "html", "csv"]
 Layout = Literal["long", "paper"]
+CompareForm = Literal["text", "markdown", "latex", "html", "csv", "json"]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")]
+COMMIT = re.compile(r"(.+)@([0-9a-f]{4,40}(?:-dirty)?)")
 result_app = typer.Typer(rich_markup_mode=None)  # without a name: its commands are those of `mpcwdwm` itself
 
 
@@ -37,7 +42,7 @@ def table(
             "times and counts; by default long in the terminal, else paper.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")] = None,
+    out: OutOption = None,
 ) -> None:
     """Print a sweep's table, in the terminal, as Markdown, LaTeX, CSV or HTML; also write it beside the results."""
     from sweeps.reports import note_changes, print_or_write, terminal_width
@@ -47,6 +52,20 @@ def table(
     chosen: Layout = layout or ("long" if form == "text" else "paper")
     print_or_write(built.render(form, chosen, terminal_width()), out)
     note_changes(loaded)
+
+
+@result_app.command("compare")
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="SPEC, or SPEC@COMMIT: the cells recorded at that commit.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same; differences are B minus A.")],
+    form: Annotated[CompareForm, typer.Option("--format", help="What it is printed or written as.")] = "text",
+    out: OutOption = None,
+) -> None:
+    """Compare two sweeps, or two commits of one: differences with intervals, and what only one of them has."""
+    from analysis.compare.comparison import compare as compared
+    from sweeps.reports import print_or_write, terminal_width
+
+    print_or_write(compared(_side(a), _side(b)).render(form, terminal_width()), out)
 
 
 @result_app.command("models")
@@ -146,3 +165,12 @@ def _write_table(spec: "Spec") -> "Table":
     built = build_table(spec.tracking_uri, spec.record)
     write_files(spec, {"table.md": built.to_markdown(), "table.csv": built.to_csv()})
     return built
+
+
+def _side(text: str) -> "Side":
+    """Return what "SPEC" or "SPEC@COMMIT" names."""
+    from analysis.compare.sides import read_side
+
+    at = COMMIT.fullmatch(text)
+    spec = load_named(at[1] if at else text)
+    return read_side(spec.tracking_uri, spec.record, at[2] if at else None, spec.record + (f"@{at[2]}" if at else ""))

@@ -32,7 +32,7 @@ from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Cell, Group, Row, g
 from analysis.table.under_training import base_keys, mark_averages, mark_bases
 from analysis.table.verdicts import chosen_notes, mixture_notes, verdicts
 
-__all__ = ["Form", "Layout", "Table", "build_table", "row_texts"]
+__all__ = ["Form", "Layout", "Table", "build_table", "cells_by_task", "row_texts"]
 
 Form = Literal["text", "markdown", "latex", "html", "csv"]
 Layout = Literal["long", "paper"]
@@ -149,7 +149,7 @@ def build_table(tracking_uri: str, sweep: str) -> Table:
     parts = records.units(part_keys(cells))
     episodes = records.episodes(cells)
     plan["failed"] = {**records.unreadable, **plan.get("failed", {})}
-    by_task, notes = _cells_by_task(plan, facts_by_key(cells), facts_by_key(parts), episodes)
+    by_task, notes = cells_by_task(plan, facts_by_key(cells), facts_by_key(parts), episodes)
     notes = [*filter(None, [records.left_out([*plan["components"], *plan["cells"]])]), *notes]
     bases = base_keys(cell for roles in by_task.values() for cell in roles.get("report", []))
     curves = records.curves(parts.loc[[key for key in bases if key in parts.index]], skip_broken=True)
@@ -172,7 +172,7 @@ def build_table(tracking_uri: str, sweep: str) -> Table:
     )
 
 
-def _cells_by_task(
+def cells_by_task(
     plan: Mapping[str, Any], recorded: FactsByKey, trained: FactsByKey, episodes: Mapping[str, pd.DataFrame]
 ) -> tuple[dict[str, dict[str, list[Cell]]], list[str]]:
     """Return task → role → cells in the order of the plan, and notes on cells of which nothing is known."""

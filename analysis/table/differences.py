@@ -24,6 +24,7 @@ class Difference:
     Attributes:
         mean: the estimate.
         spread: its uncertainty over new training seeds and starting states; None where seeds are too few to tell.
+        p: two-sided p-value of a difference of 0; None where there is no spread, or one episode of each seed.
         paired: whether it is of the same training seeds and environment seeds.
         n_seeds: training seeds it is of: those in common if paired, else the fewer of both.
         n_episodes: pairs of episodes if paired, else the episodes of the method that has fewer.
@@ -31,6 +32,7 @@ class Difference:
 
     mean: float
     spread: Spread | None
+    p: float | None
     paired: bool
     n_seeds: int
     n_episodes: int
@@ -53,12 +55,15 @@ def difference(method: Sequence[Scores], other: Sequence[Scores]) -> Difference:
         both = all(are_successes(own) and are_successes(others) for own, others in pairs)
         differences = tuple(paired_differences(own, others) for own, others in pairs)
         evidence = Evidence(differences, "differences" if both else "scores", starts_shared=_starts_shared(common))
-        return Difference(evidence.mean(), evidence.over_new_seeds(), True, len(seeds[0]), _episodes(common))
+        spread, episodes = evidence.over_new_seeds(), _episodes(common)
+        return Difference(evidence.mean(), spread, evidence.p_value(), True, len(seeds[0]), episodes)
     own, others = _evidence(method), _evidence(other)
-    spreads = own.over_new_seeds(), others.over_new_seeds()
+    mean, spreads = own.mean() - others.mean(), (own.over_new_seeds(), others.over_new_seeds())
     spread = Spread((*spreads[0].parts, *spreads[1].parts)) if spreads[0] and spreads[1] else None
-    fewest = min(len(task) for task in (*method, *other))
-    return Difference(own.mean() - others.mean(), spread, False, fewest, min(_episodes(method), _episodes(other)))
+    bears_verdict = spread and own.p_value() is not None and others.p_value() is not None
+    p = spread.p_value(mean) if spread and bears_verdict else None
+    n_seeds = min(len(task) for task in (*method, *other))
+    return Difference(mean, spread, p, False, n_seeds, min(_episodes(method), _episodes(other)))
 
 
 def perhaps_best(methods: Sequence[Sequence[Scores] | None]) -> list[bool | None]:

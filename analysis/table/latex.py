@@ -76,7 +76,9 @@ def to_latex(title: str, sections: Sequence[TableSection], notes: Sequence[str])
     for section, rows in tables:
         said = [f"{section.heading}.", section.caption, *(f"{remark}." for remark in section.remarks or ())]
         caption = in_latex(" ".join(part for part in said if part))
-        parts.append(_table(rows, caption, f"tab:{title}-{_slug(section.heading)}", sorted(section.ruled)))
+        parts.append(
+            _table(rows, caption, f"tab:{_slug(title)}-{_slug(section.heading.lower())}", sorted(section.ruled))
+        )
     parts.append("\n".join(f"% note: {line}" for note in notes for line in note.splitlines()))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -118,7 +120,7 @@ def _header(name: str) -> str:
 
 
 def _slug(heading: str) -> str:
-    return re.sub(r"[^\w.]+", "-", heading.partition(" (")[0].lower()).strip("-")
+    return re.sub(r"[^\w.]+", "-", heading.partition(" (")[0]).strip("-")
 
 
 def _with_rules(tabular: str, head_ends: str, ruled: Sequence[int]) -> str:

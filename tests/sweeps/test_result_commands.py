@@ -1,4 +1,4 @@
-"""`mpcwdwm table` as users meet it, on a recorded sweep."""
+"""`mpcwdwm table` and `mpcwdwm compare` as users meet them, on a recorded sweep."""
 
 import pytest
 from typer.testing import CliRunner
@@ -58,3 +58,12 @@ def test_a_table_is_written_to_a_file_and_the_path_printed(folder, tmp_path):
     assert r"\shortstack[r]{gain, new \\ seeds}" in out.read_text()
     with pytest.raises(UserError, match="cannot write"):
         mpcwdwm("table", folder / "shown.yaml", "--out", folder)
+
+
+def test_two_commits_are_compared_and_a_wrong_one_is_answered(folder):
+    ended = mpcwdwm("compare", f"{folder / 'shown.yaml'}@c0ffee", folder / "shown.yaml")
+    assert ended.exit_code == 0
+    assert "A is shown@c0ffee, B is shown" in ended.stdout
+    assert "2 of 2 rows are the same records" in ended.stdout
+    with pytest.raises(UserError, match="sweep 'shown' recorded no cell at commit 'abcd'"):
+        mpcwdwm("compare", folder / "shown.yaml", f"{folder / 'shown.yaml'}@abcd")

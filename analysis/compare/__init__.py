@@ -1,0 +1,1 @@
+"""Two sweeps, or two commits of one, side by side."""
