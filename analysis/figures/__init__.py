@@ -1,7 +1,17 @@
 """Plots of sweeps: each a function that takes a run of `analysis.load` and `ax=`, and returns the axes."""
 
 from analysis.figures.ablation import plot_ablation, plot_heatmap
+from analysis.figures.comparison import plot_improvement, plot_profile, plot_speed
 from analysis.figures.curves import plot_learning_curves, plot_model_error
 from analysis.figures.drawing import rendered
 
-__all__ = ["plot_ablation", "plot_heatmap", "plot_learning_curves", "plot_model_error", "rendered"]
+__all__ = [
+    "plot_ablation",
+    "plot_heatmap",
+    "plot_improvement",
+    "plot_learning_curves",
+    "plot_model_error",
+    "plot_profile",
+    "plot_speed",
+    "rendered",
+]

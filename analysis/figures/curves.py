@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from analysis.figures.drawing import (
+    BAND,
     LEVEL_LINE,
     UNITS,
     Look,
@@ -37,7 +38,6 @@ WORLD_MODEL = "world_model"
 SCORES = {"normalized": "eval/normalized_score", "return": "eval/return"}  # of a policy's curve, by the task's unit
 DATASET = {"normalized": "dataset_score", "return": "dataset_return"}  # of a cell
 DATASET_LEVEL = "mean of the dataset"
-BAND = 0.16  # opacity of the range between seeds
 
 
 def plot_learning_curves(run: Runs, *, task: str | None = None, ax: Axes | None = None) -> Axes:

@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 __all__ = [
+    "BAND",
     "LEVEL_LINE",
     "LIGHT",
     "PANEL",
@@ -59,6 +60,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 GREY, LIGHT = "#666666", "#c8c8c8"
 LEVEL_LINE: Any = {"color": GREY, "linestyle": (0, (8, 4)), "linewidth": 1.4, "zorder": 3}  # a line across, on top
+BAND = 0.16  # opacity of a range around a line
 UNSET = "unset"  # tick of a field without a value
 UNSET_GAP = 0.2  # share of the axis between a value left of it and the smallest value
 TICK_GAP = 0.1  # of the axis between two ticks, so that their labels do not touch
