@@ -104,6 +104,9 @@ def figures(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = Non
 @result_app.command("report")
 def report(
     spec: SpecArgument,
+    sets: SetOption = None,
+    tasks: TasksOption = None,
+    seeds: SeedsOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to write; by default beside the results.")
     ] = None,
@@ -117,7 +120,7 @@ def report(
     from sweeps.reports import note_changes, print_or_write, write_files
     from sweeps.unit_facts import recorded_spec, unit_facts
 
-    loaded = load_named(spec)
+    loaded = load_named(spec, sets, tasks, seeds)
     facts, beside = unit_facts(loaded)
     page = build_page(
         loaded.tracking_uri,

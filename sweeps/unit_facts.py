@@ -4,7 +4,8 @@ The prediction is that of `mpcwdwm sweep plan` for a store that holds nothing, m
 """
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.mlflow_store import SPEC_FILE
@@ -38,10 +39,10 @@ def unit_facts(spec: Spec) -> tuple[dict[str, UnitFacts], list[str]]:
         plan = build_plan(spec, store)
     except UserError as error:  # as where the dataset is not at hand
         return {}, [f"nothing is predicted, and no files are named: {error}"]
-    packs = [*component_packs(plan), *cell_packs(plan)]
-    hours, failed, logs = _hours(plan, packs), store.failed(), set(store.names("logs"))
+    failed, logs = store.failed(), set(store.names("logs"))
+    hours, notes = _hours(plan, failed)
     facts = {}
-    for pack in packs:
+    for pack in _packs(plan):
         for unit in pack.units:
             failure = store.failure(unit.key) if unit.key in failed else None
             own = store.place(f"logs/{pack.id}.log") if f"{pack.id}.log" in logs else ""
@@ -53,7 +54,7 @@ def unit_facts(spec: Spec) -> tuple[dict[str, UnitFacts], list[str]]:
                 log=str(failure["log"]) if failure else own,
                 hours=hours.get(unit.key),
             )
-    return facts, []
+    return facts, notes
 
 
 def recorded_spec(spec: Spec) -> str:
@@ -61,9 +62,24 @@ def recorded_spec(spec: Spec) -> str:
     return open_store(spec.storage).read_text(f"sweeps/{spec.record}/{SPEC_FILE}") or ""
 
 
-def _hours(plan: Plan, packs: list[Pack]) -> dict[str, float]:
-    """Return the process hours of every unit, an equal share of its pack's, as if nothing were published."""
-    with tempfile.TemporaryDirectory() as nowhere:
-        seconds = predict(plan, Store(Path(nowhere))).packs
-    shares = [(pack, seconds[pack.id] / len(pack.units) / 3600) for pack in packs if pack.id in seconds]
-    return {unit.key: share for pack, share in shares for unit in pack.units}
+def _packs(plan: Plan) -> list[Pack]:
+    return [*component_packs(plan), *cell_packs(plan)]
+
+
+def _hours(plan: Plan, failed: Collection[str]) -> tuple[dict[str, float], list[str]]:
+    """Return the process hours of every unit, an equal share of its pack's, and why there are none.
+
+    What has failed is left out: a planner that raises an error could not be timed either.
+    """
+    sound = replace(
+        plan,
+        components=[unit for unit in plan.components if unit.key not in failed],
+        cells=[unit for unit in plan.cells if unit.key not in failed],
+    )
+    try:
+        with tempfile.TemporaryDirectory() as nowhere:
+            seconds = predict(sound, Store(Path(nowhere))).packs
+    except UserError as error:
+        return {}, [f"nothing is predicted: {error}"]
+    shares = [(pack, seconds[pack.id] / len(pack.units) / 3600) for pack in _packs(sound)]
+    return {unit.key: share for pack, share in shares for unit in pack.units}, []

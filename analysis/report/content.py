@@ -7,6 +7,7 @@ those of `analysis.load`. Only what was planned and predicted comes from outside
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from analysis.figures.sweep import models_figure, sweep_figures
 from analysis.frames import Runs, load
 from analysis.mlflow_store import shown_uri
 from analysis.models.report import build_models
+from analysis.rendering import DASH
 from analysis.report.provenance import Planned, Provenance, cell_provenance, choosing_provenance, component_provenance
 from analysis.report.vector import inline_svg
 from analysis.table.averages import AVERAGE
@@ -61,6 +63,11 @@ class Line:
     provenance: Provenance | None  # None: not computed here, as published scores and averages
 
     @property
+    def is_played(self) -> bool:
+        """Return whether at least one of its cells has a result."""
+        return self.counts != DASH
+
+    @property
     def is_average(self) -> bool:
         """Return whether the row is a mean over tasks."""
         return self.task == AVERAGE
@@ -77,11 +84,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Lacking:
-    """Units without a result for one reason."""
+    """Units of one task without a result, for one reason and the same seeds."""
 
     what: str  # "train" or "evaluate"
     task: str
-    name: str
+    names: Sequence[str]  # of components, or of rows of the table
     seeds: str
     status: str  # "failed" or "missing"
     reason: str
@@ -169,7 +176,7 @@ def build_page(
     run = load(sweep, tracking_uri=tracking_uri)
     figures, undrawn = _figures(tracking_uri, sweep)
     hours = [*_hours(run.components, "component", planned), *_hours(run.cells, "cell", planned)]
-    server = tracking_uri.rstrip("/") if tracking_uri.startswith("http") and "@" not in tracking_uri else ""
+    server = _server(tracking_uri, table)
     lines = [_line(row, group, run, planned, server) for row, group in _rows(table)]
     unknown = sum(1 for key in [*run.components["key"], *run.cells["key"]] if planned and key not in planned)
     if unknown:
@@ -195,6 +202,15 @@ def build_page(
         spec=spec,
         beside=beside,
     )
+
+
+def _server(uri: str, table: Table) -> str:
+    """Return where an MLflow server shows the runs; "" where there is none, or its address has a password."""
+    if not uri.startswith("http") or "@" in uri:
+        return ""
+    cells = chain.from_iterable(group.cells for groups in table.groups.values() for group in groups)
+    run = next((cell.facts["run"] for cell in cells if "run" in cell.facts), None)
+    return f"{uri.rstrip('/')}/#/experiments/{run.info.experiment_id}" if run else ""
 
 
 # ---- the comparison -----------------------------------------------------------------------------
@@ -247,18 +263,22 @@ def _name(row: Any, kind: str, planned: Mapping[str, Planned], *, short: bool = 
 
 
 def _lacking(frame: pd.DataFrame, kind: str, planned: Mapping[str, Planned]) -> list[Lacking]:
-    """Return what has no result, units of one row with one reason together."""
-    gathered: dict[tuple[str, ...], list[Any]] = {}
+    """Return what has no result, units that lack it alike together."""
+    by_name: dict[tuple[str, ...], list[Any]] = {}
     for _, row in frame[frame["status"] != "ok"].iterrows():
-        which = (*_name(row, kind, planned), str(row["status"]), str(row["reason"]))
-        gathered.setdefault(which, []).append(row)
+        task, name = _name(row, kind, planned)
+        by_name.setdefault((task, name, str(row["status"]), str(row["reason"])), []).append(row)
+    alike: dict[tuple[str, ...], dict[str, list[Any]]] = {}
+    for (task, name, status, reason), rows in by_name.items():
+        beside = [planned[row["key"]].seed for row in rows if row["key"] in planned]
+        seeds = [row["seed"] for row in rows if pd.notna(row["seed"])] or beside
+        alike.setdefault((task, status, reason, ", ".join(f"{seed:g}" for seed in seeds)), {})[name] = rows
     found = []
-    for (task, name, status, reason), rows in gathered.items():
-        beside = [planned[row["key"]] for row in rows if row["key"] in planned]
-        seeds = [row["seed"] for row in rows if pd.notna(row["seed"])] or [one.seed for one in beside]
-        logs = list(dict.fromkeys(one.log for one in beside if one.log))
+    for (task, status, reason, seeds_text), own in alike.items():
+        keys = [row["key"] for rows in own.values() for row in rows]
+        logs = list(dict.fromkeys(planned[key].log for key in keys if key in planned and planned[key].log))
         said = reason.removeprefix("failed: ")
-        found.append(Lacking(LISTED[kind], task, name, ", ".join(f"{seed:g}" for seed in seeds), status, said, logs))
+        found.append(Lacking(LISTED[kind], task, list(own), seeds_text, status, said, logs))
     return found
 
 

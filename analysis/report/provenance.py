@@ -16,6 +16,8 @@ from analysis.table.rows import Group
 __all__ = ["Planned", "Provenance", "UnitRecord", "cell_provenance", "choosing_provenance", "component_provenance"]
 
 PLANNER, CONFIG, PART = "planner.", "config.", "part."  # prefixes of recorded settings
+NO_LOG = "none"
+PLAYED = ("episodes", "env_seed")  # labels that say what was played
 LABELS = ("kind", "base", "world_model", "denoising_steps", "horizon", "rollouts", "updates", "step_size")
 SHARED = {  # what is recorded of a unit, and what it is called on the page
     "dataset_sha256": "dataset, sha256",
@@ -26,8 +28,6 @@ SHARED = {  # what is recorded of a unit, and what it is called on the page
     "torch": "torch",
     "device": "device",
     "threads": "threads",
-    "episodes": "episodes",
-    "env_seed": "first environment seed",
 }
 
 
@@ -66,7 +66,7 @@ class UnitRecord:
     run_id: str
     run_url: str  # of MLflow's page, if a server has it
     folder: str
-    log: str
+    log: str  # of errors, `NO_LOG` where there were none
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,13 @@ def cell_provenance(group: Group, run: Runs, planned: Mapping[str, Planned], ser
     facts = {cell.key: cell.facts for cell in group.cells}
     first: Mapping[str, Any] = facts[keys[0]] if keys else {}
     config = _under(first, PLANNER) or [(name, str(first[name])) for name in LABELS if first.get(name)]
+    config = sorted(config) + [(f"evaluation.{name}", str(first[name])) for name in PLAYED if name in first]
     parts = [
         (name, str(part), f"s{_whole(facts[key]['seed'])}") for key in keys for name, part in _under(facts[key], PART)
     ]
     units = [_unit(by_key.loc[key], planned, server) for key in keys]
     told = {key: {**facts[key], **{name: by_key.loc[key].get(name) for name in ("git_sha", "device")}} for key in keys}
-    return Provenance(group.row.label, _shared(told), sorted(config), parts, units)
+    return Provenance(group.row.label, _shared(told), config, parts, units)
 
 
 def component_provenance(run: Runs, planned: Mapping[str, Planned], server: str = "") -> list[Provenance]:
@@ -181,7 +182,7 @@ def _unit(row: Any, planned: Mapping[str, Planned], server: str) -> UnitRecord:
         run_id=run_id,
         run_url=f"{server}/runs/{run_id}" if server and run_id else "",
         folder=beside.folder if beside else "",
-        log=beside.log if beside else "",
+        log=(beside.log or NO_LOG) if beside else "",
     )
 
 
