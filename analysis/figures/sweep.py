@@ -34,7 +34,7 @@ from analysis.frames import Runs, load
 from analysis.models.report import UNCHANGED, ModelsReport
 from mpcwdwm.errors import UserError
 
-__all__ = ["ablation_figure", "models_figure", "policies_figure", "sweep_figures"]
+__all__ = ["LACKING", "ablation_figure", "models_figure", "policies_figure", "sweep_figures"]
 
 ENTRY_HEIGHT = 0.19  # inches, of a plot's legend
 CURVES_CAPTION = "lines: mean over training seeds; bands: from the lowest seed to the highest"

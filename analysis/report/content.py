@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from analysis.figures.sweep import models_figure, sweep_figures
+from analysis.figures.sweep import LACKING, ablation_figure, models_figure, policies_figure
 from analysis.frames import Runs, load
 from analysis.mlflow_store import shown_uri
 from analysis.models.report import build_models
@@ -174,7 +174,7 @@ def build_page(
     """
     table = build_table(tracking_uri, sweep)
     run = load(sweep, tracking_uri=tracking_uri)
-    figures, undrawn = _figures(tracking_uri, sweep)
+    figures, undrawn = _figures(run, tracking_uri, sweep)
     hours = [*_hours(run.components, "component", planned), *_hours(run.cells, "cell", planned)]
     server = _server(tracking_uri, table)
     lines = [_line(row, group, run, planned, server) for row, group in _rows(table)]
@@ -234,20 +234,20 @@ def _line(row: Row, group: Group, run: Runs, planned: Mapping[str, Planned], ser
 # ---- figures ------------------------------------------------------------------------------------
 
 
-def _figures(tracking_uri: str, sweep: str) -> tuple[list[Figure], list[str]]:
+def _figures(run: Runs, tracking_uri: str, sweep: str) -> tuple[list[Figure], list[str]]:
     """Return the figures of a sweep, and why others are not drawn."""
-    drawn, notes = dict[str, Any](), list[str]()
+    drawn, notes = {"ablation": ablation_figure(run), "policies": policies_figure(run)}, list[str]()
     try:
-        figures, notes = sweep_figures(tracking_uri, sweep)
-        drawn |= figures
+        drawn["models"] = models_figure(build_models(tracking_uri, sweep))
     except UserError as error:
         notes.append(str(error))
-    try:
-        models = models_figure(build_models(tracking_uri, sweep))
-        drawn |= {"models": models} if models else {}
-    except UserError as error:
-        notes.append(str(error))
-    return [Figure(name, FIGURES[name], inline_svg(name, one, f"figure-{name}")) for name, one in drawn.items()], notes
+    notes += [f"no {name} figure: {why}" for name, why in LACKING.items() if drawn[name] is None]
+    figures = [
+        Figure(name, FIGURES[name], inline_svg(name, figure, f"figure-{name}"))
+        for name, figure in drawn.items()
+        if figure is not None
+    ]
+    return figures, notes
 
 
 # ---- states and hours ---------------------------------------------------------------------------

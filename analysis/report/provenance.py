@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frames import SETTINGS, Runs
+from analysis.frames import CONFIG, PART, PLANNER, Runs
 from analysis.rendering import DASH, form_of, number, seeds_text
 from analysis.table.rows import Group
 
 __all__ = ["Planned", "Provenance", "UnitRecord", "cell_provenance", "choosing_provenance", "component_provenance"]
 
-PLANNER, CONFIG, PART = "planner.", "config.", "part."  # prefixes of recorded settings
+Record = Mapping[str, Any]  # a row of `Runs.cells` or `Runs.components`
 NO_LOG = "none"
 PLAYED = ("episodes", "env_seed")  # labels that say what was played
 LABELS = ("kind", "base", "world_model", "denoising_steps", "horizon", "rollouts", "updates", "step_size")
@@ -102,44 +102,10 @@ def cell_provenance(group: Group, run: Runs, planned: Mapping[str, Planned], ser
         planned: key → what is known beside the records.
         server: where MLflow shows runs, "" if nowhere.
     """
-    by_key = run.cells.set_index("key", drop=False)
-    keys = [cell.key for cell in group.cells if cell.key in by_key.index]
     facts = {cell.key: cell.facts for cell in group.cells}
-    first: Mapping[str, Any] = facts[keys[0]] if keys else {}
-    config = _under(first, PLANNER) or [(name, str(first[name])) for name in LABELS if first.get(name)]
-    config = sorted(config) + [(f"evaluation.{name}", str(first[name])) for name in PLAYED if name in first]
-    parts = [
-        (name, str(part), f"s{_whole(facts[key]['seed'])}") for key in keys for name, part in _under(facts[key], PART)
-    ]
-    units = [_unit(by_key.loc[key], planned, server) for key in keys]
-    told = {key: {**facts[key], **{name: by_key.loc[key].get(name) for name in ("git_sha", "device")}} for key in keys}
-    return Provenance(group.row.label, _shared(told), config, parts, units)
-
-
-def component_provenance(run: Runs, planned: Mapping[str, Planned], server: str = "") -> list[Provenance]:
-    """Return the provenance of every component with one config on one task, in the order of the plan.
-
-    Args:
-        run: the sweep's frames.
-        planned: key → what is known beside the records.
-        server: where MLflow shows runs, "" if nowhere.
-    """
-    fields = [str(name) for name in run.components if str(name).startswith(CONFIG)]
-    named = run.components.assign(
-        task=[_known(row, "task", planned) for _, row in run.components.iterrows()],
-        component=[_known(row, "component", planned) for _, row in run.components.iterrows()],
-    )
-    gathered: dict[tuple[str, ...], list[Any]] = {}
-    for _, row in named.iterrows():
-        which = (row["task"], row["component"], *(str(row[name]) for name in fields))
-        gathered.setdefault(which, []).append(row)
-    found = []
-    for (task, component, *_), rows in gathered.items():
-        config = [(name, text) for name, text in _under(rows[0].to_dict(), CONFIG)]
-        title = " · ".join(part for part in (component, task) if part)
-        units = [_unit(row, planned, server) for row in rows]
-        found.append(Provenance(title, _shared({row["key"]: row.to_dict() for row in rows}), sorted(config), [], units))
-    return found
+    by_key = {str(row["key"]): row for row in _rows(run.cells)}
+    rows = [{**facts[key], **by_key[key]} for key in facts if key in by_key]
+    return _provenance(group.row.label, rows, PLANNER, planned, server)
 
 
 def choosing_provenance(run: Runs, planned: Mapping[str, Planned], server: str = "") -> list[Provenance]:
@@ -150,26 +116,52 @@ def choosing_provenance(run: Runs, planned: Mapping[str, Planned], server: str =
         planned: key → what is known beside the records.
         server: where MLflow shows runs, "" if nowhere.
     """
-    found = []
-    for (task, method), own in run.cells[run.cells["role"] == "select"].groupby(["task", "method"], sort=False):
-        rows = [row for _, row in own.iterrows()]
-        config = [(name, f"{rows[0][name]:g}") for name in SETTINGS if pd.notna(rows[0][name])]
-        units = [_unit(row, planned, server) for row in rows]
-        found.append(
-            Provenance(f"{method} · {task}", _shared({row["key"]: row.to_dict() for row in rows}), config, [], units)
-        )
-    return found
+    chosen = run.cells[run.cells["role"] == "select"].groupby(["task", "method"], sort=False)
+    return [_provenance(f"{method} · {task}", _rows(own), PLANNER, planned, server) for (task, method), own in chosen]
+
+
+def component_provenance(run: Runs, planned: Mapping[str, Planned], server: str = "") -> list[Provenance]:
+    """Return the provenance of every component with one config on one task, in the order of the plan.
+
+    Args:
+        run: the sweep's frames.
+        planned: key → what is known beside the records.
+        server: where MLflow shows runs, "" if nowhere.
+    """
+    gathered: dict[tuple[str, ...], list[Record]] = {}
+    for row in _rows(run.components):
+        config = [f"{name}={text}" for name, text in _under(row, CONFIG)]
+        gathered.setdefault((_known(row, "component", planned), _known(row, "task", planned), *config), []).append(row)
+    return [
+        _provenance(" · ".join(filter(None, (component, task))), rows, CONFIG, planned, server)
+        for (component, task, *_), rows in gathered.items()
+    ]
 
 
 # Pieces
 
 
-def _unit(row: Any, planned: Mapping[str, Planned], server: str) -> UnitRecord:
+def _rows(frame: pd.DataFrame) -> list[Record]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _provenance(
+    title: str, rows: Sequence[Record], prefix: str, planned: Mapping[str, Planned], server: str
+) -> Provenance:
+    """Return the provenance of units that differ in the seed alone; their settings have a prefix."""
+    first = rows[0] if rows else {}
+    config = sorted(_under(first, prefix)) or [(name, str(first[name])) for name in LABELS if first.get(name)]
+    config += [(f"evaluation.{name}", _whole(first[name])) for name in PLAYED if pd.notna(first.get(name))]
+    parts = [(name, key, f"s{_whole(row['seed'])}") for row in rows for name, key in _under(row, PART)]
+    return Provenance(title, _shared(rows), config, parts, [_unit(row, planned, server) for row in rows])
+
+
+def _unit(row: Record, planned: Mapping[str, Planned], server: str) -> UnitRecord:
     """Return one row of `Runs.cells` or `Runs.components` as it is shown."""
     beside, key = planned.get(row["key"]), str(row["key"])
     run_id = row.get("run_id")
     run_id = run_id if isinstance(run_id, str) else ""
-    seed = row["seed"] if pd.notna(row["seed"]) else beside.seed if beside else None
+    seed: Any = row["seed"] if pd.notna(row["seed"]) else beside.seed if beside else None
     hours = row["hours"] if "hours" in row else row.get("seconds", float("nan")) / 3600
     return UnitRecord(
         key=key,
@@ -186,15 +178,15 @@ def _unit(row: Any, planned: Mapping[str, Planned], server: str) -> UnitRecord:
     )
 
 
-def _shared(by_key: Mapping[str, Mapping[Any, Any]]) -> list[tuple[str, str]]:
+def _shared(rows: Sequence[Record]) -> list[tuple[str, str]]:
     """Return what is recorded of units of one row; a value that not all of them have names its seeds."""
     shared = []
     for name, title in SHARED.items():
         seeds: dict[str, list[int]] = {}
-        for facts in by_key.values():
-            value = facts.get(name)
+        for row in rows:
+            value = row.get(name)
             if value is not None and pd.notna(value) and value != "":
-                seeds.setdefault(str(value), []).append(int(facts["seed"]))
+                seeds.setdefault(str(value), []).append(int(row["seed"]))
         if len(seeds) == 1:
             shared.append((title, next(iter(seeds))))
         elif seeds:
@@ -202,16 +194,16 @@ def _shared(by_key: Mapping[str, Mapping[Any, Any]]) -> list[tuple[str, str]]:
     return shared
 
 
-def _under(facts: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+def _under(row: Record, prefix: str) -> list[tuple[str, str]]:
     """Return the recorded settings below a prefix, those that have a value."""
     return [
         (name.removeprefix(prefix), str(value))
-        for name, value in facts.items()
-        if str(name).startswith(prefix) and isinstance(value, str) and value
+        for name, value in row.items()
+        if name.startswith(prefix) and isinstance(value, str) and value
     ]
 
 
-def _known(row: Any, name: str, planned: Mapping[str, Planned]) -> str:
+def _known(row: Record, name: str, planned: Mapping[str, Planned]) -> str:
     """Return a component's task or name; what has no record is known from the plan, or from its key alone."""
     if isinstance(row[name], str):
         return str(row[name])

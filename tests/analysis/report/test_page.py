@@ -5,7 +5,6 @@ import hashlib
 import re
 from html.parser import HTMLParser
 
-import pandas as pd
 import pytest
 
 from analysis.report.content import build_page
@@ -78,8 +77,8 @@ def test_every_cell_has_its_provenance(sweep):
 
 
 def test_a_value_that_differs_names_its_seeds():
-    facts = {key: {"seed": seed, "git_sha": sha} for key, seed, sha in (("a", 0, "x"), ("b", 1, "y"), ("c", 2, "x"))}
-    assert _shared(facts) == [("git commit", "x (seeds 0, 2), y (seed 1)")]
+    rows = [{"seed": seed, "git_sha": sha} for seed, sha in ((0, "x"), (1, "y"), (2, "x"))]
+    assert _shared(rows) == [("git commit", "x (seeds 0, 2), y (seed 1)")]
 
 
 def test_components_are_there_and_rows_lead_to_them(sweep):
@@ -150,6 +149,6 @@ def test_no_two_elements_have_one_id_and_references_lead_somewhere(sweep):
 
 
 def test_a_server_has_links_to_its_runs():
-    row = pd.Series({"key": "a", "seed": 0, "status": "ok", "reason": "", "run_id": "f" * 32, "hours": 1.0})
+    row = {"key": "a", "seed": 0, "status": "ok", "reason": "", "run_id": "f" * 32, "hours": 1.0}
     assert _unit(row, {}, "http://mlflow:5000/#/experiments/1").run_url.endswith(f"/experiments/1/runs/{'f' * 32}")
     assert _unit(row, {}, "").run_url == ""
