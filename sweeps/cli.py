@@ -108,7 +108,7 @@ def sweep_run(
             from sweeps.reports import print_failures
 
             outcome = run(loaded, verbose=verbose)
-            print_table(loaded)
+            print_table(loaded, computed=bool(outcome.trained or outcome.evaluated))
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
         leave(EXIT_CODE)

@@ -5,15 +5,18 @@ Like `sweeps.cli`, which adds them to the command line, this module knows all fo
 
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mpcwdwm.errors import UserError
 from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named
 
 if TYPE_CHECKING:
     from analysis.compare.sides import Side
+    from analysis.models.report import ModelsReport
     from analysis.table.comparison import Table
     from sweeps.spec.spec import Spec
 
@@ -24,6 +27,7 @@ Layout = Literal["long", "paper"]
 CompareForm = Literal["text", "markdown", "latex", "html", "csv", "json"]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")]
 COMMIT = re.compile(r"(.+)@([0-9a-f]{4,40}(?:-dirty)?)")
+TABLE_FILE = "table.csv"
 result_app = typer.Typer(rich_markup_mode=None)  # without a name: its commands are those of `mpcwdwm` itself
 
 
@@ -71,31 +75,23 @@ def compare(
 @result_app.command("models")
 def models(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None) -> None:
     """Print how well a sweep's world and reward models predict held-out episodes; draw it over training."""
-    from analysis.figures.drawing import rendered
-    from analysis.figures.sweep import models_figure
-    from analysis.models.report import build_models
     from sweeps.reports import note_changes, terminal_width, write_files
 
     loaded = load_named(spec, sets, tasks, seeds)
-    report = build_models(loaded.tracking_uri, loaded.record)
-    figure = models_figure(report)
+    report, files = _models(loaded)
     print(report.to_text(terminal_width()))
-    drawn = rendered("models", figure) if figure else {}
-    write_files(loaded, {"models.md": report.to_markdown(), "models.csv": report.to_csv(), **drawn})
+    write_files(loaded, files)
     note_changes(loaded)
 
 
 @result_app.command("figures")
 def figures(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None, seeds: SeedsOption = None) -> None:
     """Draw how each field of a planner changes its gain, and the policies' learning curves; print the paths."""
-    from analysis.figures.drawing import rendered
-    from analysis.figures.sweep import sweep_figures
     from sweeps.reports import note_changes, write_files
 
     loaded = load_named(spec, sets, tasks, seeds)
-    drawn, notes = sweep_figures(loaded.tracking_uri, loaded.record)
-    for name, figure in drawn.items():
-        write_files(loaded, rendered(name, figure), where=sys.stdout)
+    files, notes = _figures(loaded)
+    write_files(loaded, files, where=sys.stdout)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     note_changes(loaded)
@@ -153,11 +149,50 @@ def judges(spec: SpecArgument) -> None:
 # Pieces
 
 
-def print_table(spec: "Spec") -> None:
-    """Print a sweep's table and write it beside its results."""
+def print_table(spec: "Spec", *, computed: bool) -> None:
+    """Print a sweep's table after a run, write it beside its results, and have MLflow show what came out.
+
+    Tables, figures and numbers of the table go to the sweep's run, gains to those of its cells, unless the run has
+    ``computed`` nothing and MLflow has this table already.
+    """
+    from analysis.mlflow_store import sweep_key
+    from analysis.table.summary import cell_gains, sweep_metrics
+    from sweeps.records.tracker import Tracker
     from sweeps.reports import terminal_width
 
-    print(_write_table(spec).to_text(terminal_width()))
+    built = _write_table(spec)
+    print(built.to_text(terminal_width()))
+    tracker, csv = Tracker(spec.tracking_uri, spec.record), built.to_csv()
+    if not computed and tracker.shows(TABLE_FILE, csv):
+        return
+    files: dict[str, str | bytes] = {}
+    with suppress(UserError):  # nothing to draw
+        files |= _figures(spec)[0]
+    with suppress(UserError):  # no models
+        files |= _models(spec)[1]
+    metrics = {sweep_key(spec.record): sweep_metrics(built), **cell_gains(built)}
+    tracker.amend(metrics, {**files, "table.md": built.to_markdown(), TABLE_FILE: csv})  # the table last
+
+
+def _figures(spec: "Spec") -> "tuple[dict[str, bytes], list[str]]":
+    """Return the figures of a sweep as files, and notes on those that are not drawn."""
+    from analysis.figures.drawing import rendered
+    from analysis.figures.sweep import sweep_figures
+
+    drawn, notes = sweep_figures(spec.tracking_uri, spec.record)
+    return {file: content for name, figure in drawn.items() for file, content in rendered(name, figure).items()}, notes
+
+
+def _models(spec: "Spec") -> "tuple[ModelsReport, dict[str, str | bytes]]":
+    """Return the report on a sweep's models, and its files."""
+    from analysis.figures.drawing import rendered
+    from analysis.figures.sweep import models_figure
+    from analysis.models.report import build_models
+
+    report = build_models(spec.tracking_uri, spec.record)
+    figure = models_figure(report)
+    drawn = rendered("models", figure) if figure else {}
+    return report, {"models.md": report.to_markdown(), "models.csv": report.to_csv(), **drawn}
 
 
 def _write_table(spec: "Spec") -> "Table":
@@ -166,7 +201,7 @@ def _write_table(spec: "Spec") -> "Table":
     from sweeps.reports import write_files
 
     built = build_table(spec.tracking_uri, spec.record)
-    write_files(spec, {"table.md": built.to_markdown(), "table.csv": built.to_csv()})
+    write_files(spec, {"table.md": built.to_markdown(), TABLE_FILE: built.to_csv()})
     return built
 
 

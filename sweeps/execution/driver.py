@@ -86,7 +86,7 @@ class Driver:
         self.spec, self.store, self.lines = spec, store, lines
         self.verbose, self.compute = verbose, compute
         self.outcome, self.meter = Outcome(), Meter(lines)
-        self.tracker = Tracker(spec.tracking_uri, spec.record)
+        self.tracker = Tracker(spec.tracking_uri, spec.record, spec.system_metrics)
         self.recorder = Recorder(self.tracker, store)
         self._workers: Workers | None = None
         self._recorded = False  # whether MLflow has our parent run

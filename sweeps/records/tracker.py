@@ -18,8 +18,10 @@ How a sqlite file is written to, and by whom, is in `sweeps.records.sqlite_log`.
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -48,11 +50,13 @@ from mpcwdwm.artifact_names import CURVE, EPISODES, MANIFEST
 from mpcwdwm.errors import UserError
 from sweeps.records.fields import Record, dataset_of, record_of
 from sweeps.records.sqlite_log import create_sqlite_store, end_write_ahead, lock_file
+from sweeps.records.system_metrics import SystemMetrics
 
 __all__ = ["Tracker"]
 
 PARAMS_PER_BATCH = 100  # MLflow's limit on one log_batch
 METRICS_PER_BATCH = 500  # the limit is 1000 for metrics and params together
+REPORT = "report"  # folder of tables and figures among the parent run's artifacts
 
 
 Index = dict[str, list[Any] | None]
@@ -65,15 +69,18 @@ class Tracker:
     Args:
         uri: sqlite:///file, http(s)://server or postgresql://...
         sweep: name of the sweep, or of a part: `analysis.mlflow_store.whole_sweep`.
+        system_metrics: seconds between measurements of this machine, from start to finish; None: none.
 
     Raises:
         UserError: the store is of a kind that is not served (here) or cannot be reached (later).
     """
 
-    def __init__(self, uri: str, sweep: str) -> None:
+    def __init__(self, uri: str, sweep: str, system_metrics: float | None = None) -> None:
         self._store = MlflowStore(uri)
         self._file = sqlite_file(uri)
         self.sweep = sweep
+        self._measure_every = system_metrics
+        self._system_metrics: SystemMetrics | None = None
         self._plan: dict[str, Any] = {}
         self._whole = frozenset[str]()  # of a part: keys of the whole sweep's units, if that was recorded
         self._parent = ""
@@ -113,6 +120,8 @@ class Tracker:
             self._log_datasets(self._parent, tasks)
             self._client.log_text(self._parent, json.dumps(plan, indent=1), PLAN_FILE)
             self._client.log_text(self._parent, spec_text, SPEC_FILE)
+        if self._measure_every is not None and self._system_metrics is None:
+            self._system_metrics = SystemMetrics(self._store.uri, self._parent, self._measure_every)
 
     def log(self, unit: Unit, folder: Path) -> bool:
         """Record one finished unit; return False if MLflow already holds it complete."""
@@ -136,11 +145,47 @@ class Tracker:
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], failed: dict[str, str]) -> None:
         """Close the parent run; ``failed`` maps keys to one-line reasons, shown in the table."""
+        if self._system_metrics is not None:
+            self._system_metrics.end()
         with self._writing():
             self._client.log_text(self._parent, json.dumps({**self._plan, "failed": failed}, indent=1), PLAN_FILE)
             self._client.set_terminated(self._parent, status=status)
             if self._file is not None:
                 end_write_ahead(self._file)
+
+    def amend(self, metrics: Mapping[str, Mapping[str, float]], files: Mapping[str, str | bytes]) -> int:
+        """Add what follows from all results together, once the sweep is recorded; return how many runs got metrics.
+
+        Args:
+            metrics: by the key of a unit, or the parent's, `sweep_key`; what a run has already is not written again.
+            files: content by name, for the folder `REPORT` of the parent run, in place of earlier ones.
+        """
+        self._connect()
+        with self._writing(), tempfile.TemporaryDirectory() as folder:
+            parents = self._store.runs_of(sweep_key(self.sweep))[:1]
+            changed = 0
+            for run in [*parents, *self._store.search(f"tags.`{member_tag(self.sweep)}` = 'cell'")]:
+                known, wanted = run.data.metrics, metrics.get(run.data.tags[KEY_TAG], {})
+                new = {name: value for name, value in wanted.items() if known.get(name) != value}
+                self._log_metrics(run.info.run_id, new)
+                changed += bool(new)
+            for (name, content), parent in product(files.items(), parents):
+                file = Path(folder) / name
+                file.write_bytes(content if isinstance(content, bytes) else content.encode())
+                self._log_file(parent.info, file, REPORT)
+            if self._file is not None:
+                end_write_ahead(self._file)
+        return changed
+
+    def shows(self, name: str, content: str) -> bool:
+        """Return whether the parent run has this file with this content in its folder `REPORT`."""
+        self._connect()
+        with self._locked(), self._store.reachable():
+            runs = self._store.runs_of(sweep_key(self.sweep))
+            text = self._artifact(runs[0].info.run_id, f"{REPORT}/{name}") if runs else None
+            if self._file is not None:
+                end_write_ahead(self._file)
+        return text == content
 
     # Units
 
@@ -161,17 +206,21 @@ class Tracker:
         """Return the keys of the units of the sweep of which this is a part; none if it is none, or not recorded."""
         whole = whole_sweep(self.sweep)
         runs = self._store.runs_of(sweep_key(whole)) if whole != self.sweep else []
-        if not runs:
+        try:
+            plan = json.loads(self._artifact(runs[0].info.run_id, PLAN_FILE) or "{}") if runs else {}
+        except json.JSONDecodeError:  # of a killed run; the next one writes it again
             return frozenset()
+        return frozenset([*plan.get("components", []), *plan.get("cells", [])])
+
+    def _artifact(self, run_id: str, name: str) -> str | None:
+        """Return the text of a run's file; None if it has none."""
         from mlflow.exceptions import MlflowException
 
         try:
             with tempfile.TemporaryDirectory() as folder:
-                file = self._client.download_artifacts(runs[0].info.run_id, PLAN_FILE, folder)
-                plan = json.loads(Path(file).read_text("utf-8"))
-        except (OSError, MlflowException, json.JSONDecodeError):  # of a killed run; the next one writes it again
-            return frozenset()
-        return frozenset([*plan["components"], *plan["cells"]])
+                return Path(self._client.download_artifacts(run_id, name, folder)).read_text("utf-8")
+        except (OSError, MlflowException):
+            return None
 
     def _upsert(self, units_and_folders: Iterable[tuple[Unit, Path]], index: Index) -> int:
         """See that every key has exactly one run, complete and marked; return how many had to be written."""
@@ -223,12 +272,12 @@ class Tracker:
         self._log_numbers(begun.info.run_id, record)
         self._client.set_terminated(begun.info.run_id, status="FINISHED", end_time=record.end)
 
-    def _log_file(self, info: Any, file: Path) -> None:
+    def _log_file(self, info: Any, file: Path, folder: str = "") -> None:
         """Put a file among a run's artifacts."""
         if self._file is None:
-            self._client.log_artifact(info.run_id, str(file))
+            self._client.log_artifact(info.run_id, str(file), folder or None)
             return
-        target = Path(unquote(urlsplit(info.artifact_uri).path)) / file.name
+        target = Path(unquote(urlsplit(info.artifact_uri).path)) / folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
 
@@ -248,6 +297,15 @@ class Tracker:
         while metrics or params:
             self._client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH], params=params[:PARAMS_PER_BATCH])
             metrics, params = metrics[METRICS_PER_BATCH:], params[PARAMS_PER_BATCH:]
+
+    def _log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log metrics as of now."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        points = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        for first in range(0, len(points), METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=points[first : first + METRICS_PER_BATCH])
 
     # The store
 

@@ -126,6 +126,12 @@ class Tracking(Section):
     """Where MLflow records."""
 
     uri: str | None = setting(None, "MLflow tracking URI; unset: sqlite beside the storage")
+    system_metrics: Real | None = setting(
+        None,
+        "time between measurements of the driver's machine, as MLflow's system metrics; unset: none",
+        unit="s",
+        ge=1,
+    )
 
 
 class TaskSection(Section):

@@ -55,6 +55,7 @@ class Spec:
     resources: Resources
     storage: str  # absolute folder or URL
     tracking_uri: str
+    system_metrics: float | None  # seconds between measurements of the driver's machine
     document: Document  # the YAML, for messages and for `to_yaml`
     options: tuple[str, ...] = ()  # of the command line, where the results are others than the YAML's: it is a part
 
@@ -75,7 +76,7 @@ class Spec:
             "compute": self.compute.to_dict(),
             "resources": self.resources.to_dict(),
             "storage": self.storage,
-            "tracking": {"uri": self.tracking_uri},
+            "tracking": {"uri": self.tracking_uri, "system_metrics": self.system_metrics},
         }
         named = {task.name for task in self.tasks}
         kept = [part for part in data.get("overrides") or [] if _matching(part["tasks"], named)]
@@ -170,6 +171,7 @@ def load_spec(
         resources=file.resources.fitted(),
         storage=_storage_place(document, file, found.folder),
         tracking_uri=_tracking_uri(document, file, found.folder),
+        system_metrics=file.tracking.system_metrics,
         document=document,
     )
     options = _options(sets, tasks, seeds)

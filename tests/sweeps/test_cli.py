@@ -189,6 +189,10 @@ def test_a_sweep_runs_is_interrupted_continues_and_is_then_done(folder: Path) ->
     table = folder / "runs/sweeps/tiny/table.csv"
     csv = table.read_text()
 
+    shown = list(folder.glob("runs/mlartifacts/*/artifacts/report/*"))
+    assert {"table.csv", "table.md", "models.csv", "policies.png"} <= {file.name for file in shown}
+    assert csv in [file.read_text() for file in shown if file.name == "table.csv"]
+
     # Nothing answers at this address: a run that finds everything done must not need Ray.
     second = mpcwdwm("sweep", "run", "tiny.yaml", folder=folder, RAY_ADDRESS="127.0.0.1:1")
     assert (second.returncode, second.stdout) == (0, first.stdout)
