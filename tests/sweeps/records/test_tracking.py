@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+import analysis
 from analysis.runs import Records
 from mpcwdwm.errors import UserError
 from sweeps.records.fields import plan_record
@@ -287,10 +288,16 @@ def test_a_file_that_is_no_database_is_one_line_at_once(use, tmp_path):
     assert time.monotonic() - began < 20  # MLflow alone tries for 101 s
 
 
-@pytest.mark.skipif(importlib.util.find_spec("psycopg2") is not None, reason="the driver is installed")
-def test_a_database_whose_driver_is_missing_is_one_line():
-    with pytest.raises(UserError, match=r"me:\*\*\*@.* needs the Python package psycopg2, .*pip install"):
-        Tracker("postgresql+psycopg2://me:secret@127.0.0.1:9/x", "x").start({}, "")
+@pytest.mark.parametrize(("scheme", "package"), [("postgresql+psycopg2", "psycopg2"), ("postgresql", "psycopg")])
+def test_a_database_whose_driver_is_missing_is_one_line(scheme, package):
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip("the driver is installed")
+    for use in (Records, lambda uri: Tracker(uri, "x").start({}, "")):
+        with pytest.raises(
+            UserError, match=rf"me:\*\*\*@.* needs the Python package {package}, .*pip install"
+        ) as error:
+            use(f"{scheme}://me:secret@127.0.0.1:9/x")
+        assert "\n" not in str(error.value)
 
 
 def test_a_moved_store_can_be_read_and_says_how_to_write(store, tmp_path):
@@ -342,7 +349,7 @@ def server(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_serves_as_a_store(server, tmp_path):
+def test_a_server_serves_as_a_store(server, tmp_path, monkeypatch):
     tracker = started(server, "remote", [mpc("remote", 0)])
     unit = mpc("remote", 0)
     folder = publish_result(tmp_path, unit, [100.0, 300.0])
@@ -351,6 +358,13 @@ def test_a_server_serves_as_a_store(server, tmp_path):
     records = Records(server)
     assert records.plan("remote")["cells"] == [unit.key]
     assert list(records.episodes(records.units([unit.key]))[unit.key]["return"]) == [100.0, 300.0]
+    tracker.finish("FINISHED", {})
+    assert Tracker(server, "remote").amend({unit.key: {"gain": 1.0}}, {"table.csv": "1"}) == 1
+    assert Tracker(server, "remote").shows("table.csv", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    loaded = analysis.load("remote", tracking_uri=server)
+    assert loaded.episodes["return"].tolist() == [100.0, 300.0]
+    assert (loaded.cells["status"].tolist(), loaded.notes) == (["ok"], ())
 
 
 def test_the_plan_record_is_plain_json():
