@@ -3,8 +3,12 @@
 import pytest
 from typer.testing import CliRunner
 
+from analysis.runs import Records
 from mpcwdwm.errors import UserError
 from sweeps.cli import app
+from sweeps.records.tracker import Tracker
+from sweeps.result_commands import print_table
+from sweeps.spec_argument import load_named
 from tests.support.recorded_sweeps import baseline, mpc, record
 
 RUNNER = CliRunner()
@@ -67,3 +71,19 @@ def test_two_commits_are_compared_and_a_wrong_one_is_answered(folder):
     assert "2 of 2 rows are the same records" in ended.stdout
     with pytest.raises(UserError, match="sweep 'shown' recorded no cell at commit 'abcd'"):
         mpcwdwm("compare", folder / "shown.yaml", f"{folder / 'shown.yaml'}@abcd")
+
+
+def test_after_a_run_mlflow_shows_table_figures_and_gains_and_is_not_written_again(folder, monkeypatch):
+    spec = load_named(str(folder / "shown.yaml"))
+    print_table(spec, computed=True)
+    shown = {file.name for file in folder.glob("mlartifacts/*/artifacts/report/*")}
+    assert {"table.md", "table.csv"} <= shown
+    runs = Records(spec.tracking_uri).units([mpc("shown", seed).key for seed in range(3)])
+    assert runs["gain"].tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert (runs["gain_low"] < 1.0).all()
+    amended = []
+    monkeypatch.setattr(Tracker, "amend", lambda *a: amended.append(a))
+    print_table(spec, computed=False)
+    assert not amended
+    print_table(spec, computed=True)
+    assert len(amended) == 1
