@@ -124,7 +124,7 @@ def to_markdown(title: str, sections: Sequence[TableSection], notes: Sequence[st
         for rows in section.tables:
             aligned = ("left", *("right",) * (len(rows[0]) - 1))
             head, *cells = ([_in_markdown(cell) for cell in row] for row in (rows[0], *(row.values() for row in rows)))
-            parts.append(tabulate(cells, head, tablefmt="github", disable_numparse=True, colalign=aligned))
+            parts.append(tabulate(cells, head, tablefmt="pipe", disable_numparse=True, colalign=aligned))
         parts += [section.caption] if section.caption else []
         parts += [f"**{remark}**" for remark in section.remarks or ()]
     parts.append("\n".join(f"- {note}" for note in notes))

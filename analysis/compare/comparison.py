@@ -25,7 +25,7 @@ from analysis.table.latex import to_latex
 __all__ = ["Compared", "Comparison", "Form", "compare"]
 
 Form = Literal["text", "markdown", "latex", "html", "csv", "json"]
-WRITERS = {"markdown": rendering.to_markdown, "latex": to_latex, "html": to_html}
+WRITERS = {"markdown": rendering.to_markdown, "html": to_html}
 LEAST_SHOWN = 0.001  # smaller p-values are written as such
 LISTED = 8  # rows of one side that a note names; it counts the others
 CAPTION = (
@@ -109,15 +109,23 @@ class Comparison:
             lacking = {"only_a": self.only_a, "only_b": self.only_b}
             content = {"a": self.a, "b": self.b, "headline": self.headline, "rows": list(map(vars, self.rows))}
             return json.dumps({**content, **lacking, "notes": self.notes}, indent=1, ensure_ascii=False) + "\n"
-        notes = [f"A is {self.a}, B is {self.b}", self.headline, *self._only(), *self.notes]
-        if form == "text":
-            return rendering.to_text([rendering.in_pieces(one, width) for one in self._sections()], notes, width)
-        return WRITERS[form](f"{self.a} and {self.b}", self._sections(), notes)
-
-    def _sections(self) -> list[TableSection]:
+        notes = [*self._only(), *self.notes]
+        if form == "latex":
+            return to_latex(f"{self.a}-{self.b}", [self._one_table()], [self.headline, *notes])
+        found = TableSection(f"A is {self.a}, B is {self.b}", [], [self.headline])
         tasks = list(dict.fromkeys(row.task for row in self.rows))
-        rows = {task: [_shown(row) for row in self.rows if row.task == task] for task in tasks}
-        return [TableSection(task, [rows[task]], caption=CAPTION if task == tasks[-1] else "") for task in tasks]
+        tables = [TableSection(of, [[_shown(row) for row in self.rows if row.task == of]]) for of in tasks]
+        tables = [*tables[:-1], *(replace(last, caption=CAPTION) for last in tables[-1:])]
+        if form == "text":
+            return rendering.to_text([rendering.in_pieces(one, width) for one in (found, *tables)], notes, width)
+        return WRITERS[form](f"{self.a} and {self.b}", [found, *tables], notes)
+
+    def _one_table(self) -> TableSection:
+        """Return the rows of all tasks in one table, a line above each task."""
+        starts = [i for i, row in enumerate(self.rows) if i == 0 or row.task != self.rows[i - 1].task]
+        rows = [{"task": row.task if i in starts else "", **_shown(row)} for i, row in enumerate(self.rows)]
+        caption = f"A is {self.a}, B is {self.b}. {CAPTION}"
+        return TableSection("Differences", [rows] if rows else [], caption=caption, ruled=starts[1:])
 
     def _only(self) -> list[str]:
         return [

@@ -24,7 +24,7 @@ class Difference:
     Attributes:
         mean: the estimate.
         spread: its uncertainty over new training seeds and starting states; None where seeds are too few to tell.
-        p: two-sided p-value of a difference of 0; None where there is no spread, or one episode of each seed.
+        bears_verdict: whether there is a spread, and some seed has two episodes.
         paired: whether it is of the same training seeds and environment seeds.
         n_seeds: training seeds it is of: those in common if paired, else the fewer of both.
         n_episodes: pairs of episodes if paired, else the episodes of the method that has fewer.
@@ -32,10 +32,15 @@ class Difference:
 
     mean: float
     spread: Spread | None
-    p: float | None
+    bears_verdict: bool
     paired: bool
     n_seeds: int
     n_episodes: int
+
+    @property
+    def p(self) -> float | None:
+        """Return the two-sided p-value of a difference of 0; None if it bears no verdict."""
+        return self.spread.p_value(self.mean) if self.spread and self.bears_verdict else None
 
 
 def difference(method: Sequence[Scores], other: Sequence[Scores]) -> Difference:
@@ -55,15 +60,14 @@ def difference(method: Sequence[Scores], other: Sequence[Scores]) -> Difference:
         both = all(are_successes(own) and are_successes(others) for own, others in pairs)
         differences = tuple(paired_differences(own, others) for own, others in pairs)
         evidence = Evidence(differences, "differences" if both else "scores", starts_shared=_starts_shared(common))
-        spread, episodes = evidence.over_new_seeds(), _episodes(common)
-        return Difference(evidence.mean(), spread, evidence.p_value(), True, len(seeds[0]), episodes)
+        spread, several = evidence.over_new_seeds(), _has_several(common)
+        return Difference(evidence.mean(), spread, several, True, len(seeds[0]), _episodes(common))
     own, others = _evidence(method), _evidence(other)
     mean, spreads = own.mean() - others.mean(), (own.over_new_seeds(), others.over_new_seeds())
     spread = Spread((*spreads[0].parts, *spreads[1].parts)) if spreads[0] and spreads[1] else None
-    bears_verdict = spread and own.p_value() is not None and others.p_value() is not None
-    p = spread.p_value(mean) if spread and bears_verdict else None
+    several = spread is not None and _has_several(method) and _has_several(other)
     n_seeds = min(len(task) for task in (*method, *other))
-    return Difference(mean, spread, p, False, n_seeds, min(_episodes(method), _episodes(other)))
+    return Difference(mean, spread, several, False, n_seeds, min(_episodes(method), _episodes(other)))
 
 
 def perhaps_best(methods: Sequence[Sequence[Scores] | None]) -> list[bool | None]:
@@ -115,3 +119,8 @@ def _starts_shared(tasks: Sequence[Scores]) -> bool:
 
 def _episodes(tasks: Sequence[Scores]) -> int:
     return sum(len(own) for task in tasks for own in task.values())
+
+
+def _has_several(tasks: Sequence[Scores]) -> bool:
+    """Return whether some training seed has two episodes of a task: one alone does not show how episodes vary."""
+    return any(len(own) > 1 for task in tasks for own in task.values())

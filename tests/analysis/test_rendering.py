@@ -63,7 +63,7 @@ def test_markdown_has_the_same_tables_and_a_list_of_notes():
     page = to_markdown("sweep", SECTIONS[:1], ["one note", "another"])
     assert page == (
         "# sweep\n\n## hopper\n\n"
-        "| method   |   score |\n|----------|---------|\n| bc       |    50.0 |\n| rebrac   |    −7.5 |\n\n"
+        "| method   |   score |\n|:---------|--------:|\n| bc       |    50.0 |\n| rebrac   |    −7.5 |\n\n"
         "**no gain**\n\n- one note\n- another\n"
     )
 
