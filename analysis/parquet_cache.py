@@ -84,7 +84,10 @@ def fetch(uri: str, sweep: str) -> Recorded:
             _joined([frames[1], new[1]], "key").reset_index(drop=True),
             pd.concat([frames[2], new[2]], ignore_index=True),
         )
-    _write(folder, {**plan, NOTES: notes}, frames)
+    lasting = frames[0].drop(index=list(records.unreadable), errors="ignore")  # the others may be mended
+    shown = {**plan, NOTES: notes}
+    if kept is None or kept[0] != shown or len(lasting) > len(kept[1]):
+        _write(folder, shown, (lasting, *frames[1:]))
     return Recorded(plan, *frames, notes)
 
 
