@@ -277,8 +277,7 @@ def _lacking(frame: pd.DataFrame, kind: str, planned: Mapping[str, Planned]) -> 
     for (task, status, reason, seeds_text), own in alike.items():
         keys = [row["key"] for rows in own.values() for row in rows]
         logs = list(dict.fromkeys(planned[key].log for key in keys if key in planned and planned[key].log))
-        said = reason.removeprefix("failed: ")
-        found.append(Lacking(LISTED[kind], task, list(own), seeds_text, status, said, logs))
+        found.append(Lacking(LISTED[kind], task, list(own), seeds_text, status, reason, logs))
     return found
 
 

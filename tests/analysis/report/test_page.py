@@ -92,7 +92,7 @@ def test_components_are_there_and_rows_lead_to_them(sweep):
 def test_what_has_no_result_says_why(sweep):
     lacking = {(*unit.names, unit.task, unit.seeds, unit.status, unit.reason) for unit in sweep.page.lacking}
     assert lacking == {
-        (sweep.failed.method, HOSTILE, "2", "failed", REASON),
+        (sweep.failed.method, HOSTILE, "2", "failed", f"failed: {REASON}"),
         (sweep.missing.method, TASK.name, "1", "missing", "no result yet"),
     }
     assert LOG in sweep.html
