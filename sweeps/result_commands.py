@@ -112,20 +112,22 @@ def report(
 
     from analysis.report.content import build_page
     from analysis.report.page import to_html
-    from analysis.report.provenance import Planned
+    from analysis.report.provenance import Beside, Place, Planned
     from sweeps.reports import note_changes, print_or_write, write_files
-    from sweeps.unit_facts import recorded_spec, unit_facts
+    from sweeps.unit_facts import recorded_spec, unit_facts, unit_places
 
     loaded = load_named(spec, sets, tasks, seeds)
-    facts, beside = unit_facts(loaded)
+    facts, unpredicted = unit_facts(loaded)
+    planned = {key: Planned(**vars(one)) for key, one in facts.items()}
+    places = {key: Place(**vars(one)) for key, one in unit_places(loaded).items()}
     page = build_page(
         loaded.tracking_uri,
         loaded.record,
-        {key: Planned(**vars(one)) for key, one in facts.items()},
+        Beside(planned, places),
         version=version("mpcwdwm"),
         description=loaded.description,
         spec=recorded_spec(loaded),
-        beside=beside,
+        unpredicted=unpredicted,
     )
     if out is None:
         write_files(loaded, {"report.html": to_html(page)}, where=sys.stdout)

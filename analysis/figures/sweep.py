@@ -10,6 +10,7 @@ from itertools import zip_longest
 from matplotlib.figure import Figure
 
 from analysis.figures.ablation import Measure, plot_ablation
+from analysis.figures.comparison import plot_speed
 from analysis.figures.curves import (
     DATASET_LEVEL,
     draw_errors,
@@ -34,7 +35,7 @@ from analysis.frames import Runs, load
 from analysis.models.report import UNCHANGED, ModelsReport
 from mpcwdwm.errors import UserError
 
-__all__ = ["LACKING", "ablation_figure", "models_figure", "policies_figure", "sweep_figures"]
+__all__ = ["LACKING", "ablation_figure", "models_figure", "policies_figure", "speed_figure", "sweep_figures"]
 
 ENTRY_HEIGHT = 0.19  # inches, of a plot's legend
 CURVES_CAPTION = "lines: mean over training seeds; bands: from the lowest seed to the highest"
@@ -42,6 +43,11 @@ GAINS_CAPTION = (
     "points: paired gain over the base, mean over training seeds; bars: 95 % interval over new training seeds "
     "(from three seeds on); grey: single training seeds; hollow: training seeds are missing"
 )
+SPEED_CAPTION = (
+    "points: mean score over training seeds; bars: 95 % interval over new training seeds (from three seeds on); "
+    "grey: the best score for its time"
+)
+FRONT = 3  # lines of a legend for what the Pareto front numbers, as a rule
 LACKING = {  # why a figure is not drawn
     "ablation": "no planner field has two values with a paired gain (give a field a list, and its base as a baseline)",
     "policies": "no policy has a learning curve of scores (it takes eval_episodes of 1 or more)",
@@ -105,6 +111,21 @@ def policies_figure(run: Runs) -> Figure | None:
         levels = [draw_policies(axes, run, task, own, by_label) for axes, (task, own) in drawn]
         add_legend(figure, by_label, DATASET_LEVEL if any(levels) else None)
         add_caption(figure, CURVES_CAPTION)
+    return figure
+
+
+def speed_figure(run: Runs) -> Figure | None:
+    """Return `plot_speed` for every task that has a complete cell."""
+    complete = run.cells[(run.cells["role"] == "report") & run.cells["score"].notna()]
+    tasks = [task for task in tasks_of(run) if task in set(complete["task"])]
+    if not tasks:
+        return None
+    entries = complete.groupby("task")["name"].nunique().max() + FRONT
+    with styled():
+        figure, places = plots(len(tasks), min(WIDEST, len(tasks)), below=ENTRY_HEIGHT * entries)
+        for axes, task in zip(places, tasks, strict=True):
+            plot_speed(run, task=task, ax=axes)
+        add_caption(figure, SPEED_CAPTION)
     return figure
 
 

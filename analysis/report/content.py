@@ -5,7 +5,7 @@ those of `analysis.load`. Only what was planned and predicted comes from outside
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
@@ -13,12 +13,19 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from analysis.figures.sweep import LACKING, ablation_figure, models_figure, policies_figure
+from analysis.figures.sweep import LACKING, ablation_figure, models_figure, policies_figure, speed_figure
 from analysis.frames import Runs, load
 from analysis.mlflow_store import shown_uri
 from analysis.models.report import build_models
 from analysis.rendering import DASH
-from analysis.report.provenance import Planned, Provenance, cell_provenance, choosing_provenance, component_provenance
+from analysis.report.provenance import (
+    Beside,
+    Planned,
+    Provenance,
+    cell_provenance,
+    choosing_provenance,
+    component_provenance,
+)
 from analysis.report.vector import inline_svg
 from analysis.table.averages import AVERAGE
 from analysis.table.comparison import Table, build_table, row_texts
@@ -38,6 +45,7 @@ COLUMNS = {  # of the comparison, as the table calls them → the field of `Row`
 COUNTS = "seeds × episodes"
 FIGURES = {
     "ablation": "Paired gain over the base against every planner field that varies, a row of plots for each task",
+    "speed": "Score against the time that a step takes, and what is best for its time",
     "policies": "Learning curves of the pretrained policies: score over gradient updates",
     "models": "Errors of the world models on held-out episodes over gradient updates",
 }
@@ -90,6 +98,7 @@ class Lacking:
     task: str
     names: Sequence[str]  # of components, or of rows of the table
     seeds: str
+    units: int  # how many
     status: str  # "failed" or "missing"
     reason: str
     logs: Sequence[str]
@@ -100,7 +109,7 @@ class Hours:
     """Process hours of one component or planner over all tasks and seeds.
 
     Attributes:
-        what: "train" or "evaluate".
+        what: "train" or "evaluate"; "all" of everything together.
         name: of the component or planner.
         done: complete units.
         units: planned ones.
@@ -145,29 +154,29 @@ class Page:
     components: Sequence[Provenance]
     choosing: Sequence[Provenance]
     spec: str
-    beside: Sequence[str] = field(default_factory=tuple)  # what could not be predicted, and why
+    unpredicted: Sequence[str]  # why something is not predicted
 
 
 def build_page(
     tracking_uri: str,
     sweep: str,
-    planned: Mapping[str, Planned],
+    beside: Beside,
     *,
     version: str,
     description: str = "",
     spec: str = "",
-    beside: Sequence[str] = (),
+    unpredicted: Sequence[str] = (),
 ) -> Page:
     """Return the content of a sweep's page.
 
     Args:
         tracking_uri: where the sweep was recorded.
         sweep: its name.
-        planned: key of a unit → what the plan and the store know of it.
+        beside: what plan and store know of its units.
         version: of the program.
         description: the sweep's own.
         spec: its YAML, resolved.
-        beside: why something is not predicted, a line each.
+        unpredicted: why something is not predicted, a line each.
 
     Raises:
         UserError: the store or the sweep does not exist, or cannot be reached.
@@ -175,32 +184,34 @@ def build_page(
     table = build_table(tracking_uri, sweep)
     run = load(sweep, tracking_uri=tracking_uri)
     figures, undrawn = _figures(run, tracking_uri, sweep)
+    planned, beside = beside.planned, replace(beside, server=_server(tracking_uri, table))
     hours = [*_hours(run.components, "component", planned), *_hours(run.cells, "cell", planned)]
-    server = _server(tracking_uri, table)
-    lines = [_line(row, group, run, planned, server) for row, group in _rows(table)]
+    hours.append(_total(hours))
+    lines = [_line(row, group, run, beside) for row, group in _rows(table)]
     unknown = sum(1 for key in [*run.components["key"], *run.cells["key"]] if planned and key not in planned)
     if unknown:
-        beside = [*beside, f"{unknown} recorded units are not those the YAML and the code plan now: not predicted"]
+        why = "recorded units are not those that YAML and code plan now, so they are not predicted"
+        unpredicted = [*unpredicted, f"{unknown} {why}"]
     return Page(
         sweep=sweep,
         description=description,
-        made=datetime.now(UTC).isoformat(timespec="minutes").replace("+00:00", " UTC").replace("T", " "),
+        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=version,
         place=shown_uri(tracking_uri),
         verdicts=table.verdicts,
-        facts=_facts(run, hours),
+        facts=_facts(run, hours[-1]),
         tasks=list(dict.fromkeys(row.task for row in table.rows)),
         columns=list(COLUMNS),
         lines=lines,
         figures=figures,
-        lacking=[*_lacking(run.components, "component", planned), *_lacking(run.cells, "cell", planned)],
+        lacking=[*_lacking(run.components, "component", beside), *_lacking(run.cells, "cell", beside)],
         left_out=[*run.notes, *undrawn],
         hours=hours,
         notes=table.remarks(),
-        components=component_provenance(run, planned, server),
-        choosing=choosing_provenance(run, planned, server),
+        components=component_provenance(run, beside),
+        choosing=choosing_provenance(run, beside),
         spec=spec,
-        beside=beside,
+        unpredicted=unpredicted,
     )
 
 
@@ -223,11 +234,11 @@ def _rows(table: Table) -> Iterable[tuple[Row, Group]]:
             yield group.row, group
 
 
-def _line(row: Row, group: Group, run: Runs, planned: Mapping[str, Planned], server: str) -> Line:
+def _line(row: Row, group: Group, run: Runs, beside: Beside) -> Line:
     texts = row_texts(row)
     orders = {**vars(row), "hours": (row.cpu_hours or 0) + (row.gpu_hours or 0) or None}
     fields = [Text(texts[header], orders[name]) for header, name in COLUMNS.items()]
-    provenance = cell_provenance(group, run, planned, server) if group.cells and row.task != AVERAGE else None
+    provenance = cell_provenance(group, run, beside) if group.cells and row.task != AVERAGE else None
     return Line(row.task, texts["method"], texts[COUNTS], fields, provenance)
 
 
@@ -236,7 +247,8 @@ def _line(row: Row, group: Group, run: Runs, planned: Mapping[str, Planned], ser
 
 def _figures(run: Runs, tracking_uri: str, sweep: str) -> tuple[list[Figure], list[str]]:
     """Return the figures of a sweep, and why others are not drawn."""
-    drawn, notes = {"ablation": ablation_figure(run), "policies": policies_figure(run)}, list[str]()
+    drawn, notes = {"ablation": ablation_figure(run), "speed": speed_figure(run)}, list[str]()
+    drawn["policies"] = policies_figure(run)
     try:
         drawn["models"] = models_figure(build_models(tracking_uri, sweep))
     except UserError as error:
@@ -258,26 +270,28 @@ def _name(row: Any, kind: str, planned: Mapping[str, Planned], *, short: bool = 
     name = row["component"] if kind == "component" else row["name" if short else "method"]
     if isinstance(name, str) and name:
         return str(row["task"]), name
-    beside = planned.get(row["key"])
-    return (beside.task, beside.name) if beside else ("", str(row["key"]))
+    one = planned.get(row["key"])
+    return (one.task, one.name) if one else ("", str(row["key"]))
 
 
-def _lacking(frame: pd.DataFrame, kind: str, planned: Mapping[str, Planned]) -> list[Lacking]:
+def _lacking(frame: pd.DataFrame, kind: str, beside: Beside) -> list[Lacking]:
     """Return what has no result, units that lack it alike together."""
+    planned = beside.planned
     by_name: dict[tuple[str, ...], list[Any]] = {}
     for _, row in frame[frame["status"] != "ok"].iterrows():
         task, name = _name(row, kind, planned)
         by_name.setdefault((task, name, str(row["status"]), str(row["reason"])), []).append(row)
     alike: dict[tuple[str, ...], dict[str, list[Any]]] = {}
     for (task, name, status, reason), rows in by_name.items():
-        beside = [planned[row["key"]].seed for row in rows if row["key"] in planned]
-        seeds = [row["seed"] for row in rows if pd.notna(row["seed"])] or beside
+        known = [row["seed"] for row in rows if pd.notna(row["seed"])]
+        seeds = known or [planned[row["key"]].seed for row in rows if row["key"] in planned]
         alike.setdefault((task, status, reason, ", ".join(f"{seed:g}" for seed in seeds)), {})[name] = rows
     found = []
     for (task, status, reason, seeds_text), own in alike.items():
         keys = [row["key"] for rows in own.values() for row in rows]
-        logs = list(dict.fromkeys(planned[key].log for key in keys if key in planned and planned[key].log))
-        found.append(Lacking(LISTED[kind], task, list(own), seeds_text, status, reason, logs))
+        logs = list(dict.fromkeys(beside.places[key].log for key in keys if key in beside.places))
+        logs = [log for log in logs if log]
+        found.append(Lacking(LISTED[kind], task, list(own), seeds_text, len(keys), status, reason, logs))
     return found
 
 
@@ -304,6 +318,24 @@ def _hours(frame: pd.DataFrame, kind: str, planned: Mapping[str, Planned]) -> li
     return found
 
 
+def _total(hours: Sequence[Hours]) -> Hours:
+    """Return the hours of everything together."""
+
+    def together(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    return Hours(
+        "all",
+        "",
+        sum(one.done for one in hours),
+        sum(one.units for one in hours),
+        together([one.predicted for one in hours]),
+        together([one.predicted_done for one in hours if one.done]),
+        sum(one.spent for one in hours),
+    )
+
+
 def _predicted(rows: Sequence[Any], planned: Mapping[str, Planned]) -> float | None:
     """Return the predicted hours of some units together; None unless all are predicted."""
     hours = [planned[row["key"]].hours if row["key"] in planned else None for row in rows]
@@ -311,7 +343,7 @@ def _predicted(rows: Sequence[Any], planned: Mapping[str, Planned]) -> float | N
     return sum(known) if known and len(known) == len(hours) else None
 
 
-def _facts(run: Runs, hours: Sequence[Hours]) -> list[tuple[str, str]]:
+def _facts(run: Runs, total: Hours) -> list[tuple[str, str]]:
     """Return how far the sweep is and where it was computed, in short."""
 
     def counted(frame: pd.DataFrame) -> str:
@@ -323,9 +355,7 @@ def _facts(run: Runs, hours: Sequence[Hours]) -> list[tuple[str, str]]:
         frames = [frame[name] for frame in (run.cells, run.components) if name in frame]
         return ", ".join(sorted({str(value) for value in pd.concat(frames).dropna()})) if frames else ""
 
-    spent, predicted = sum(one.spent for one in hours), [one.predicted for one in hours]
-    known = [each for each in predicted if each is not None]
-    told = f"{spent:.2f}" + (f", predicted {sum(known):.2f}" if known and len(known) == len(predicted) else "")
+    told = f"{total.spent:.2f}" + ("" if total.predicted is None else f", predicted {total.predicted:.2f}")
     return [
         ("cells", counted(run.cells)),
         ("components", counted(run.components)),

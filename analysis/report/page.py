@@ -25,7 +25,7 @@ PAGES = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-PAGES.filters["hours"] = lambda hours: DASH if hours is None else f"{hours:.3f}"
+PAGES.filters["hours"] = lambda hours: DASH if hours is None else f"{hours:.{2 if hours >= 0.1 else 4}f}"
 PAGES.filters["ratio"] = lambda ratio: DASH if ratio is None else f"{ratio:.2f}"
 
 

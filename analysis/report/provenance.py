@@ -13,10 +13,18 @@ from analysis.frames import CONFIG, PART, PLANNER, Runs
 from analysis.rendering import DASH, form_of, number, seeds_text
 from analysis.table.rows import Group
 
-__all__ = ["Planned", "Provenance", "UnitRecord", "cell_provenance", "choosing_provenance", "component_provenance"]
+__all__ = [
+    "Beside",
+    "Place",
+    "Planned",
+    "Provenance",
+    "UnitRecord",
+    "cell_provenance",
+    "choosing_provenance",
+    "component_provenance",
+]
 
 Record = Mapping[str, Any]  # a row of `Runs.cells` or `Runs.components`
-NO_LOG = "none"
 PLAYED = ("episodes", "env_seed")  # labels that say what was played
 LABELS = ("kind", "base", "world_model", "denoising_steps", "horizon", "rollouts", "updates", "step_size")
 SHARED = {  # what is recorded of a unit, and what it is called on the page
@@ -33,23 +41,47 @@ SHARED = {  # what is recorded of a unit, and what it is called on the page
 
 @dataclass(frozen=True)
 class Planned:
-    """What is known of a unit without its record.
+    """What the plan says of a unit.
 
     Attributes:
         task: its name.
         name: of the component, or of the cell's row.
         seed: training seed.
-        folder: where its artifact lies, or would lie.
-        log: where errors of its process were written; "" if there were none.
-        hours: that its process was predicted to take; None if nothing could be predicted.
+        hours: that its process was predicted to take; None if that could not be predicted.
     """
 
     task: str
     name: str
     seed: int
-    folder: str
-    log: str = ""
     hours: float | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a unit left something.
+
+    Attributes:
+        folder: its artifact; "" if there is none.
+        log: of its failure; "" if it did not fail.
+    """
+
+    folder: str = ""
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is known of units beside their records.
+
+    Attributes:
+        planned: key → what the plan says.
+        places: key → where it left something.
+        server: where MLflow shows runs; "" if nowhere.
+    """
+
+    planned: Mapping[str, Planned]
+    places: Mapping[str, Place]
+    server: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +98,7 @@ class UnitRecord:
     run_id: str
     run_url: str  # of MLflow's page, if a server has it
     folder: str
-    log: str  # of errors, `NO_LOG` where there were none
+    log: str  # of its failure
 
 
 @dataclass(frozen=True)
@@ -93,47 +125,44 @@ class Provenance:
         return any(unit.score for unit in self.units)
 
 
-def cell_provenance(group: Group, run: Runs, planned: Mapping[str, Planned], server: str = "") -> Provenance:
+def cell_provenance(group: Group, run: Runs, beside: Beside) -> Provenance:
     """Return the provenance of a row of the table.
 
     Args:
         group: the row, with its cells.
         run: the sweep's frames.
-        planned: key → what is known beside the records.
-        server: where MLflow shows runs, "" if nowhere.
+        beside: what is known of them beside the records.
     """
     facts = {cell.key: cell.facts for cell in group.cells}
     by_key = {str(row["key"]): row for row in _rows(run.cells)}
     rows = [{**facts[key], **by_key[key]} for key in facts if key in by_key]
-    return _provenance(group.row.label, rows, PLANNER, planned, server)
+    return _provenance(group.row.label, rows, PLANNER, beside)
 
 
-def choosing_provenance(run: Runs, planned: Mapping[str, Planned], server: str = "") -> list[Provenance]:
+def choosing_provenance(run: Runs, beside: Beside) -> list[Provenance]:
     """Return the provenance of cells that only served to choose among settings, one for each task and method.
 
     Args:
         run: the sweep's frames.
-        planned: key → what is known beside the records.
-        server: where MLflow shows runs, "" if nowhere.
+        beside: what is known of them beside the records.
     """
     chosen = run.cells[run.cells["role"] == "select"].groupby(["task", "method"], sort=False)
-    return [_provenance(f"{method} · {task}", _rows(own), PLANNER, planned, server) for (task, method), own in chosen]
+    return [_provenance(f"{method} · {task}", _rows(own), PLANNER, beside) for (task, method), own in chosen]
 
 
-def component_provenance(run: Runs, planned: Mapping[str, Planned], server: str = "") -> list[Provenance]:
+def component_provenance(run: Runs, beside: Beside) -> list[Provenance]:
     """Return the provenance of every component with one config on one task, in the order of the plan.
 
     Args:
         run: the sweep's frames.
-        planned: key → what is known beside the records.
-        server: where MLflow shows runs, "" if nowhere.
+        beside: what is known of them beside the records.
     """
     gathered: dict[tuple[str, ...], list[Record]] = {}
     for row in _rows(run.components):
         config = [f"{name}={text}" for name, text in _under(row, CONFIG)]
-        gathered.setdefault((_known(row, "component", planned), _known(row, "task", planned), *config), []).append(row)
+        gathered.setdefault((_known(row, "component", beside), _known(row, "task", beside), *config), []).append(row)
     return [
-        _provenance(" · ".join(filter(None, (component, task))), rows, CONFIG, planned, server)
+        _provenance(" · ".join(filter(None, (component, task))), rows, CONFIG, beside)
         for (component, task, *_), rows in gathered.items()
     ]
 
@@ -145,23 +174,22 @@ def _rows(frame: pd.DataFrame) -> list[Record]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _provenance(
-    title: str, rows: Sequence[Record], prefix: str, planned: Mapping[str, Planned], server: str
-) -> Provenance:
+def _provenance(title: str, rows: Sequence[Record], prefix: str, beside: Beside) -> Provenance:
     """Return the provenance of units that differ in the seed alone; their settings have a prefix."""
     first = rows[0] if rows else {}
-    config = sorted(_under(first, prefix)) or [(name, str(first[name])) for name in LABELS if first.get(name)]
-    config += [(f"evaluation.{name}", _whole(first[name])) for name in PLAYED if pd.notna(first.get(name))]
+    config = sorted(_under(first, prefix)) or [(name, str(first[name])) for name in LABELS if _is_set(first.get(name))]
+    config += [(f"evaluation.{name}", _whole(first[name])) for name in PLAYED if _is_set(first.get(name))]
     parts = [(name, key, f"s{_whole(row['seed'])}") for row in rows for name, key in _under(row, PART)]
-    return Provenance(title, _shared(rows), config, parts, [_unit(row, planned, server) for row in rows])
+    return Provenance(title, _shared(rows), config, parts, [_unit(row, beside) for row in rows])
 
 
-def _unit(row: Record, planned: Mapping[str, Planned], server: str) -> UnitRecord:
+def _unit(row: Record, beside: Beside) -> UnitRecord:
     """Return one row of `Runs.cells` or `Runs.components` as it is shown."""
-    beside, key = planned.get(row["key"]), str(row["key"])
+    key = str(row["key"])
+    planned, place = beside.planned.get(key), beside.places.get(key, Place())
     run_id = row.get("run_id")
     run_id = run_id if isinstance(run_id, str) else ""
-    seed: Any = row["seed"] if pd.notna(row["seed"]) else beside.seed if beside else None
+    seed: Any = row["seed"] if pd.notna(row["seed"]) else planned.seed if planned else None
     hours = row["hours"] if "hours" in row else row.get("seconds", float("nan")) / 3600
     return UnitRecord(
         key=key,
@@ -172,9 +200,9 @@ def _unit(row: Record, planned: Mapping[str, Planned], server: str) -> UnitRecor
         gain=_number(row.get("gain"), sign=True),
         hours=f"{hours:.4f}" if pd.notna(hours) else "",
         run_id=run_id,
-        run_url=f"{server}/runs/{run_id}" if server and run_id else "",
-        folder=beside.folder if beside else "",
-        log=(beside.log or NO_LOG) if beside else "",
+        run_url=f"{beside.server}/runs/{run_id}" if beside.server and run_id else "",
+        folder=place.folder,
+        log=place.log,
     )
 
 
@@ -185,7 +213,7 @@ def _shared(rows: Sequence[Record]) -> list[tuple[str, str]]:
         seeds: dict[str, list[int]] = {}
         for row in rows:
             value = row.get(name)
-            if value is not None and pd.notna(value) and value != "":
+            if _is_set(value):
                 seeds.setdefault(str(value), []).append(int(row["seed"]))
         if len(seeds) == 1:
             shared.append((title, next(iter(seeds))))
@@ -203,14 +231,18 @@ def _under(row: Record, prefix: str) -> list[tuple[str, str]]:
     ]
 
 
-def _known(row: Record, name: str, planned: Mapping[str, Planned]) -> str:
+def _known(row: Record, name: str, beside: Beside) -> str:
     """Return a component's task or name; what has no record is known from the plan, or from its key alone."""
     if isinstance(row[name], str):
         return str(row[name])
-    beside = planned.get(row["key"])
-    if beside is None:
+    planned = beside.planned.get(row["key"])
+    if planned is None:
         return "" if name == "task" else str(row["key"])
-    return beside.task if name == "task" else beside.name
+    return planned.task if name == "task" else planned.name
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and value != "" and bool(pd.notna(value))
 
 
 def _whole(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from analysis.report.content import Page, build_page
 from analysis.report.page import to_html
-from analysis.report.provenance import Planned
+from analysis.report.provenance import Beside, Place, Planned
 from cluster.units import CellUnit
 from tests.support.recorded_sweeps import TASK, baseline, component, mpc, record, task
 
@@ -51,11 +51,10 @@ def reported(folder: Path, uri: str) -> Reported:
             unit.task.name,
             unit.method if isinstance(unit, CellUnit) else unit.component,
             unit.seed,
-            folder=f"runs/results/{unit.key}",
-            log=LOG if unit is failed else "",
-            hours=HOURS,
+            HOURS,
         )
         for unit in [*components, *cells]
     }
-    page = build_page(uri, SWEEP, planned, version="0.1.0", description="A & B", spec="name: told\n")
+    places = {key: Place(folder=f"runs/results/{key}") for key in returns} | {failed.key: Place(log=LOG)}
+    page = build_page(uri, SWEEP, Beside(planned, places), version="0.1.0", description="A & B", spec="name: told\n")
     return Reported(uri, components, cells, failed, missing, page, to_html(page))

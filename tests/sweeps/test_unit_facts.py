@@ -8,7 +8,9 @@ from sweeps import unit_facts
 from sweeps.cost.predict import Prediction
 from sweeps.plan.plan import build_plan, cell_packs, component_packs
 from sweeps.spec.spec import load_spec
+from sweeps.unit_facts import UnitFacts, UnitPlace
 from tests.support.plans import BASE
+from tests.support.recorded_sweeps import component, publish_component
 
 HOUR = 3600.0
 
@@ -25,32 +27,41 @@ def spec(tmp_path, monkeypatch):
     return load_spec(tmp_path / "s.yaml")
 
 
-def test_units_have_their_share_of_the_hours_their_folder_and_the_log_of_their_failure(spec):
+def test_units_have_their_share_of_the_hours(spec):
     store = open_store(spec.storage)
     plan = build_plan(spec, store)
     broken = next(pack for pack in cell_packs(plan) if pack.units[0].name == "mpc")
-    tried = component_packs(plan)[0]
     for key in broken.keys:
         store.record_failure(key, "no solution", "/logs/broken.log")
-    log = store.append_log(tried.id, "one worker was lost, the next try worked")
     facts, notes = unit_facts.unit_facts(spec)
     assert notes == []
     assert facts.keys() == {unit.key for unit in (*plan.components, *plan.cells)}
-    for key in broken.keys:  # what fails cannot be timed
-        assert (facts[key].hours, facts[key].log) == (None, "/logs/broken.log")
-    for unit in tried.units:
-        assert (facts[unit.key].hours, facts[unit.key].log) == (0.5, log)  # two seeds are one pack
-        assert facts[unit.key].folder == store.place(f"components/{unit.key}")
-        assert (facts[unit.key].name, facts[unit.key].seed) == (unit.component, unit.seed)
+    assert {facts[key].hours for key in broken.keys} == {None}  # what fails cannot be timed
+    for unit in plan.components:
+        assert facts[unit.key] == UnitFacts(unit.task.name, unit.component, unit.seed, 0.5)  # two seeds are one pack
+
+
+def test_places_are_those_of_the_store_whatever_is_planned_now(spec, tmp_path):
+    store, unit = open_store(spec.storage), component("of older code", "rebrac", 0)
+    folder = publish_component(tmp_path / "runs", unit)
+    store.record_failure("cell-of-older-code", "no solution", "/logs/broken.log")
+    assert unit_facts.unit_places(spec) == {
+        unit.key: UnitPlace(str(folder), ""),
+        "cell-of-older-code": UnitPlace("", "/logs/broken.log"),
+    }
 
 
 def test_what_cannot_be_predicted_or_planned_is_said(spec, monkeypatch):
+    played = unit_facts.predict
+
     def fails(plan, store):
-        raise UserError("it was too warm")
+        if plan.cells:
+            raise UserError("it was too warm")
+        return played(plan, store)
 
     monkeypatch.setattr(unit_facts, "predict", fails)
     facts, notes = unit_facts.unit_facts(spec)
-    assert {one.hours for one in facts.values()} == {None}
-    assert notes == ["nothing is predicted: it was too warm"]
-    monkeypatch.setattr(unit_facts, "build_plan", fails)
-    assert unit_facts.unit_facts(spec) == ({}, ["nothing is predicted, and no files are named: it was too warm"])
+    assert {one.hours for key, one in facts.items()} == {0.5, None}
+    assert notes == ["evaluation is not predicted: it was too warm"]
+    monkeypatch.setattr(unit_facts, "build_plan", lambda spec, store: fails(build_plan(spec, store), store))
+    assert unit_facts.unit_facts(spec) == ({}, ["nothing is predicted: it was too warm"])

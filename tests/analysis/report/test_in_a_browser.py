@@ -65,7 +65,7 @@ def test_it_fits_is_readable_and_raises_no_error(browser, address, device, schem
     page = browser.run("getComputedStyle(document.body).backgroundColor")
     assert (page == "rgb(255, 255, 255)") == (scheme == "light")
     drawn = browser.run("[...document.querySelectorAll('.plot svg')].map((one) => one.getBoundingClientRect().height)")
-    assert len(drawn) == 2
+    assert len(drawn) == 3
     assert min(drawn) > 200
     said = [*browser.happened("Runtime.exceptionThrown"), *browser.happened("Runtime.consoleAPICalled")]
     assert [*said, *browser.happened("Log.entryAdded")] == []  # also what the page's policy forbids

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.report.content import build_page
 from analysis.report.page import to_html
-from analysis.report.provenance import _shared, _unit
+from analysis.report.provenance import Beside, _shared, _unit
 from analysis.table.comparison import build_table
 from tests.support.recorded_sweeps import TASK
 from tests.support.reported_sweeps import HOSTILE, HOURS, LOG, REASON, SWEEP
@@ -105,13 +105,17 @@ def test_hours_are_those_of_the_manifests_and_of_the_prediction(sweep):
     assert trained.spent == pytest.approx(6 * SPENT)
     assert played.predicted == pytest.approx(12 * HOURS)
     assert played.ratio == pytest.approx(SPENT / HOURS)  # of what is complete
+    assert list(hours)[-1] == ("all", "")
+    assert hours["all", ""].spent == pytest.approx(34 * SPENT)
+    assert hours["all", ""].predicted == pytest.approx(36 * HOURS)
 
 
 def test_without_a_prediction_the_page_says_so(sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    page = build_page(sweep.uri, SWEEP, {}, version="0.1.0", beside=["nothing is predicted: no dataset"])
+    why = "nothing is predicted: no dataset"
+    page = build_page(sweep.uri, SWEEP, Beside({}, {}), version="0.1.0", unpredicted=[why])
     assert all(work.predicted is None and work.ratio is None for work in page.hours)
-    assert "nothing is predicted: no dataset" in to_html(page)
+    assert why in to_html(page)
 
 
 def test_names_are_text_and_never_elements(sweep):
@@ -150,5 +154,7 @@ def test_no_two_elements_have_one_id_and_references_lead_somewhere(sweep):
 
 def test_a_server_has_links_to_its_runs():
     row = {"key": "a", "seed": 0, "status": "ok", "reason": "", "run_id": "f" * 32, "hours": 1.0}
-    assert _unit(row, {}, "http://mlflow:5000/#/experiments/1").run_url.endswith(f"/experiments/1/runs/{'f' * 32}")
-    assert _unit(row, {}, "").run_url == ""
+    assert _unit(row, Beside({}, {}, "http://mlflow:5000/#/experiments/1")).run_url.endswith(
+        f"/experiments/1/runs/{'f' * 32}"
+    )
+    assert _unit(row, Beside({}, {})).run_url == ""
