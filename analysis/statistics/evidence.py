@@ -116,7 +116,11 @@ class Evidence:
         return spread.interval(self.mean(), level) if spread else None
 
     def over_new_seeds(self) -> Spread | None:
-        """Return the uncertainty of the mean over new training seeds and starting states; None as above."""
+        """Return the uncertainty of the mean over new training seeds and starting states; None as above.
+
+        It is never less than over episodes of these policies: the means of three seeds may be alike by chance, often so
+        where they are rates of success, which take few values.
+        """
         seeds = set(self.tasks[0])
         if any(set(task) != seeds for task in self.tasks):
             return None
@@ -125,7 +129,9 @@ class Evidence:
             return None
         single = all(len(values) == 1 for task in self.tasks for values in task.values())
         rare = () if single else self._rare_events()
-        return Spread((*means.parts, *(part for task in self.tasks for part in self._over_starts(task)), *rare))
+        episodes = tuple(part for task in self.tasks for part in self._over_episodes(task))
+        starts = tuple(part for task in self.tasks for part in self._over_starts(task))
+        return Spread((*means.parts, *starts, *rare), least=(*episodes, *rare))
 
     def p_value(self) -> float | None:
         """Return the p-value of a mean of 0 for new training seeds; None if the evidence bears no verdict.

@@ -41,14 +41,19 @@ class Spread:
 
     Args:
         parts: (variance, degrees of freedom of its estimate; infinite where it is not estimated).
+        least: parts of a variance that is certainly there; the half width is never less than theirs.
     """
 
     parts: tuple[tuple[float, float], ...]
+    least: tuple[tuple[float, float], ...] = ()
 
     def half_width(self, level: float = LEVEL) -> float:
         """Return √Σ t(df)² v: of a single part it is Student's t, of several the squares of the half widths add up."""
         tail = (1 - level) / 2
-        return float(np.sqrt(sum(_quantile(tail, freedom) ** 2 * variance for variance, freedom in self.parts)))
+        squares = [
+            sum(_quantile(tail, df) ** 2 * variance for variance, df in parts) for parts in (self.parts, self.least)
+        ]
+        return float(np.sqrt(max(squares)))
 
     def interval(self, mean: float, level: float = LEVEL) -> Interval:
         """Return the interval about a mean."""

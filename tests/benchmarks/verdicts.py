@@ -4,9 +4,11 @@
     python tests/benchmarks/verdicts.py --sweeps 100  # one minute
 
 Scores are normal: policies of different seeds, starting states that a row's seeds share, and the rest each have a
-standard deviation; in some natures a share of the episodes falls. Lines are ``NAME value``, shares in %.
+standard deviation; in some natures a share of the episodes falls, a share of the policies is broken, or episodes
+succeed or fail. Lines are ``NAME value``, shares in %.
 
-* ``FALSE`` sweeps with at least one sentence of gain or harm, or one mark, where nothing has an effect.
+* ``FALSE`` sweeps with at least one sentence of gain or harm, or one mark, where nothing has an effect. Of several
+  tasks, the sentences of all and of the average together.
 * ``FOUND`` cells with an effect (or bases that move, or are below bc) of which the sentence (the mark) says so.
 * ``COVER`` intervals that hold the true mean: over episodes of these policies, and over new training seeds.
 * ``HOLM`` and ``MAX``: found cells by Holm's procedure, and by a maximum statistic that knows the true correlation of
@@ -23,7 +25,7 @@ from scipy import stats
 from analysis.statistics import Evidence, holm
 from analysis.table.under_training import mark_bases
 from analysis.table.verdicts import verdicts
-from tests.support.simulated_sweeps import TASK, Nature, judged_bases, planned
+from tests.support.simulated_sweeps import TASK, Nature, judged_bases, planned, planned_on_tasks
 
 NATURES = {
     "3x10": Nature(),
@@ -34,7 +36,13 @@ NATURES = {
     "3x10-starts-only": Nature(seed_sd=0.0, start_sd=15.0, rest_sd=5.0),
     "3x10-falls-5%": Nature(seed_sd=1.0, rest_sd=2.0, falls=0.05),
     "5x20-falls-5%": Nature(seeds=5, episodes=20, seed_sd=1.0, rest_sd=2.0, falls=0.05),
+    "3x10-broken-20%": Nature(seed_sd=2.0, rest_sd=5.0, broken=0.2),
+    "5x10-broken-20%": Nature(seeds=5, seed_sd=2.0, rest_sd=5.0, broken=0.2),
+    "3x10-outcomes": Nature(outcomes=True),
+    "5x20-outcomes": Nature(seeds=5, episodes=20, outcomes=True),
+    "3x2": Nature(episodes=2),
 }
+TASKS = 3  # of sweeps with an average row
 CELLS = (1, 8, 64)
 EFFECT = 20.0
 
@@ -47,10 +55,16 @@ def main() -> None:
     for name, nature in NATURES.items():
         rng = np.random.default_rng([1, list(NATURES).index(name)])
         for cells in CELLS:
-            count = max(20, int(sweeps / cells**0.5))
+            count = max(20, int(sweeps / cells**0.25))
             report(f"FALSE sentence {name} cells={cells}", *false_sentences(rng, nature, cells, count))
             report(f"FOUND gain of {EFFECT:.0f} {name} cells={cells}", *found_gains(rng, nature, cells, count // 2))
-        coverage(name, nature, rng, 2 * sweeps)
+        if not nature.outcomes and not nature.broken:
+            coverage(name, nature, rng, 2 * sweeps)
+    for name in ("3x10", "5x10"):
+        rng = np.random.default_rng([3, list(NATURES).index(name)])
+        report(
+            f"FALSE sentence {name} cells=8 tasks={TASKS}", *false_sentences(rng, NATURES[name], 8, sweeps // 4, TASKS)
+        )
     for name in ("3x10", "5x10", "5x20"):
         rng = np.random.default_rng([2, list(NATURES).index(name)])
         for bases in (1, 8):
@@ -64,10 +78,17 @@ def report(name: str, hits: int, count: int) -> None:
     sys.stdout.flush()
 
 
-def false_sentences(rng: np.random.Generator, nature: Nature, cells: int, sweeps: int) -> tuple[int, int]:
+def false_sentences(
+    rng: np.random.Generator, nature: Nature, cells: int, sweeps: int, tasks: int = 1
+) -> tuple[int, int]:
     """Return how many of the sweeps without effect have a sentence of gain or harm."""
-    said = (verdicts({TASK: planned(rng, cells, nature)})[0] for _ in range(sweeps))
-    return sum(re.search(r"[:;] (gain|harm) shown for", sentence) is not None for sentence in said), sweeps
+    false = 0
+    for _ in range(sweeps):
+        said = verdicts(
+            {TASK: planned(rng, cells, nature)} if tasks == 1 else planned_on_tasks(rng, cells, nature, tasks)
+        )
+        false += any(re.search(r"[:;] (gain|harm) shown for", sentence) is not None for sentence in said)
+    return false, sweeps
 
 
 def found_gains(rng: np.random.Generator, nature: Nature, cells: int, sweeps: int) -> tuple[int, int]:

@@ -21,26 +21,44 @@ class Nature:
     start_sd: float = 0.0  # of starting states, which a row's seeds share
     rest_sd: float = 10.0
     falls: float = 0.0  # share of the episodes that score 10 to 60 instead
+    broken: float = 0.0  # share of the policies that score 60 less
+    outcomes: bool = False  # episodes succeed or fail, with a chance of the level + seed_i + start_j in percent
 
     def scores(self, rng, level=70.0):
         """Return (seeds, episodes) the scores of one method."""
         policies = self.seed_sd * rng.normal(size=(self.seeds, 1))
+        if self.broken:
+            policies -= 60 * (rng.random((self.seeds, 1)) < self.broken)
         starts = self.start_sd * rng.normal(size=(1, self.episodes))
         shape = (self.seeds, self.episodes)
+        if self.outcomes:
+            return 100.0 * (100 * rng.random(shape) < level + policies + starts)
         scores = level + policies + starts + self.rest_sd * rng.normal(size=shape)
         return np.where(rng.random(shape) < self.falls, rng.uniform(10, 60, shape), scores)
 
 
-def planned(rng, cells, nature, effects=(), base="rebrac"):
+def planned(rng, cells, nature, effects=(), base="rebrac", level=70.0):
     """Return the rows of so many planners' cells, all paired with one base; ``effects`` are true gains of the first."""
-    of_base = nature.scores(rng)
+    of_base = nature.scores(rng, level)
+    of = "differences" if nature.outcomes else "scores"
     groups = []
     for cell in range(cells):
         effect = effects[cell] if cell < len(effects) else 0.0
-        gains = nature.scores(rng) + effect - of_base
+        gains = nature.scores(rng, level + effect) - of_base
         row = Row(TASK, f"cell {cell}", base=base, kind="policy", n_seeds=nature.seeds)
-        groups.append(with_intervals(Group(row, gains=Evidence((dict(enumerate(gains)),)))))
+        groups.append(with_intervals(Group(row, gains=Evidence((dict(enumerate(gains)),), of))))
     return groups
+
+
+def planned_on_tasks(rng, cells, nature, tasks):
+    """Return task → the rows of so many planners there, and their averages."""
+    by_task = {f"{TASK} {task}": planned(rng, cells, nature) for task in range(tasks)}
+    averages = []
+    for groups in zip(*by_task.values(), strict=True):
+        joined = Evidence(tuple(group.gains.tasks[0] for group in groups), groups[0].gains.of)
+        row = Row("average", groups[0].row.method, base="rebrac", kind="policy", n_seeds=nature.seeds)
+        averages.append(with_intervals(Group(row, gains=joined)))
+    return {**by_task, "average": averages}
 
 
 def of_table(scores, base, variant="", kind="none", **facts):

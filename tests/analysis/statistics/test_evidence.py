@@ -36,8 +36,20 @@ def test_the_interval_for_new_seeds_adds_what_shared_starting_states_explain():
     between = (3 * np.var([group.mean() for group in groups], ddof=1) - within) / 12
     expected = np.sqrt(seeds + stats.t.ppf(0.975, 3) ** 2 * between)
     assert Evidence((dict(enumerate(table)),)).for_new_seeds().half_width == pytest.approx(expected)
-    alone = Evidence((dict(enumerate(table)),), starts_shared=False).for_new_seeds()
-    assert alone == pytest.approx(seed_interval(table.mean(1)))
+    apart = table + np.array([[0.0], [40.0], [80.0]])
+    alone = Evidence((dict(enumerate(apart)),), starts_shared=False).for_new_seeds()
+    assert alone == pytest.approx(seed_interval(apart.mean(1)))
+
+
+@pytest.mark.parametrize(("of", "reach"), [("scores", 0.0), ("differences", 100.0)])
+def test_the_interval_for_new_seeds_is_never_narrower_than_over_episodes(of, reach):
+    """Three seeds of ten episodes, of which each has two more successes by chance."""
+    gains = np.repeat([100.0, -100.0, 0.0], [3, 1, 6])
+    table = np.stack([np.roll(gains, 3 * seed) for seed in range(3)])  # seed means 20, 20, 20
+    evidence = Evidence((dict(enumerate(table)),), of)
+    over_starts = stats.t.ppf(0.975, 9) ** 2 * table.mean(0).var(ddof=1) / 10
+    rare = stats.norm.ppf(0.975) ** 2 * 2 * (reach / 32) ** 2  # of two more episodes, of 30
+    assert evidence.for_new_seeds().half_width == pytest.approx(np.sqrt(over_starts + rare), rel=1e-6)
 
 
 def test_a_rare_event_counts_as_two_more_episodes():
