@@ -43,8 +43,15 @@ def print_failures(outcome: "Outcome") -> None:
 
 
 def note_changes(spec: "Spec") -> None:
-    """Say on stderr if what is shown of a sweep, its last run, is not what its YAML asks for."""
-    last = open_store(spec.storage).read_text(f"sweeps/{spec.record}/{SPEC_FILE}")
+    """Say on stderr if what is shown of a sweep is not what its YAML asks for, and which parts of it were run."""
+    store, place = open_store(spec.storage), f"sweeps/{spec.record}"
+    parts = [name for name in store.names(place) if store.exists(f"{place}/{name}/{SPEC_FILE}")]
+    if parts:
+        print(
+            f"note: runs with options have their own records, in {store.place(place)}: {', '.join(parts)}",
+            file=sys.stderr,
+        )
+    last = store.read_text(f"{place}/{SPEC_FILE}")
     if last is not None and not spec.asks_for_the_same(last):
         print("note: this is the sweep as it was run last; the YAML asks for another now", file=sys.stderr)
 

@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.runs import Records
+from cluster.store import open_store
 from mpcwdwm.errors import UserError
 from sweeps.cli import app
 from sweeps.records.tracker import Tracker
@@ -87,3 +88,11 @@ def test_after_a_run_mlflow_shows_table_figures_and_gains_and_is_not_written_aga
     assert not amended
     print_table(spec, computed=True)
     assert len(amended) == 1
+
+
+def test_the_table_of_the_whole_says_which_parts_were_run(folder, tmp_path):
+    before = mpcwdwm("table", folder / "shown.yaml").stderr
+    assert "runs with options" not in before
+    open_store(str(folder / "runs")).save_sweep_file("shown/seeds-1-3fa2b1", "spec.yaml", "name: shown")
+    assert "runs with options have their own records" in (after := mpcwdwm("table", folder / "shown.yaml").stderr)
+    assert f"{folder}/runs/sweeps/shown: seeds-1-3fa2b1\n" in after
