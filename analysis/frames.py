@@ -12,6 +12,7 @@ step size, …) stands in columns of its own, so that everything but the seed ca
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from analysis.mlflow_store import EXPERIMENT, shown_uri, whole_sweep
 from analysis.parquet_cache import Recorded, fetch
 from analysis.rendering import reason_missing
 from analysis.runs import Records
+from analysis.steps import TRACED, read_steps
 from mpcwdwm.errors import UserError
 
 __all__ = ["Runs", "load"]
@@ -33,7 +35,7 @@ WORDS = ("task", "method", "name", "variant", "kind", "base", "world_model", "ro
 IDENTITY = ("sweep", "key", "task", "method", "name", "variant", "kind", "base", "world_model", "role", "seed")
 GROUPING = ("sweep", "task", "method", "name", "variant", "seed", "role", *SETTINGS)  # of an episode's cell
 MEANS = ("return", "length", "ms_per_step", "imagined_return", "adapted_share", "action_change")
-FACTS = ("score_unit", "env_id", "mujoco", "dataset_sha256", "git_sha", "device", "run_id")
+FACTS = ("score_unit", TRACED, "env_id", "mujoco", "dataset_sha256", "git_sha", "device", "run_id")
 PLANNER, CONFIG, PART = "planner.", "config.", "part."  # before the names of config fields and parts, in columns
 DATASET = ("dataset_score", "dataset_return")  # means over the dataset's episodes
 
@@ -54,6 +56,7 @@ class Runs:
         curves: a row per value of a learning curve: "key", "component", "task", "seed", "step" (gradient updates
             done), "metric", "value".
         notes: what was left out, and why.
+        uri: of MLflow, where they are from.
     """
 
     sweeps: tuple[str, ...]
@@ -62,6 +65,20 @@ class Runs:
     components: pd.DataFrame
     curves: pd.DataFrame
     notes: tuple[str, ...] = ()
+    uri: str = ""
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """A row per step of the traced episodes (`evaluation.traced_episodes` in the YAML), read when first asked for.
+
+        Columns are "key", "task", "method", "name", "seed", "episode", "step" (from 0), "reward", "real_return" (from
+        this step on) and "imagined_return" (both discounted, in the critic's unit), "action_change" (distance of the
+        action from the frozen policy's) and "fell_back".
+
+        Raises:
+            UserError: no cell is traced.
+        """
+        return read_steps(self.uri, self.cells)
 
     def __str__(self) -> str:
         counts = self.cells["status"].value_counts()
@@ -101,7 +118,7 @@ def load(experiment_or_sweep: str = EXPERIMENT, where: str | None = None, tracki
     components = _first(_components(sweep, one) for sweep, one in recorded.items())
     curves = _first((one.curves for one in recorded.values()), ["key", "step", "metric"])
     about = components[["key", "component", "task", "seed"]]
-    return Runs(tuple(sweeps), cells, episodes, components, about.merge(curves, on="key"), notes)
+    return Runs(tuple(sweeps), cells, episodes, components, about.merge(curves, on="key"), notes, uri)
 
 
 def _whole_sweeps(uri: str) -> tuple[list[str], list[str]]:

@@ -33,7 +33,7 @@ from analysis.mlflow_store import (
     sweep_key,
     whole_sweep,
 )
-from mpcwdwm.artifact_names import CURVE, EPISODES
+from mpcwdwm.artifact_names import CURVE, EPISODES, STEPS
 from mpcwdwm.errors import UserError, did_you_mean
 
 __all__ = ["Records", "facts_by_key", "part_keys"]
@@ -177,6 +177,14 @@ class Records:
             return pd.DataFrame({"key": pd.Series(dtype="str")})
         joined = pyarrow.concat_tables(tables.values(), promote_options="permissive").to_pandas(ignore_metadata=True)
         return joined.assign(key=np.repeat(list(tables), [table.num_rows for table in tables.values()]))
+
+    def steps(self, cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Return the steps of each traced cell in ``cells`` (rows of `units`), by key.
+
+        Raises:
+            UserError: the file of some is missing or not whole.
+        """
+        return {key: table.to_pandas() for key, table in self._read(cells, STEPS, _episodes).items()}
 
     def curves(self, components: pd.DataFrame, *, skip_broken: bool = False) -> dict[str, list[dict[str, float]]]:
         """Return the learning curve of each component in ``components`` (rows of `units`), by key.

@@ -69,6 +69,7 @@ class CellUnit:
     episodes: int
     env_seed: int
     role: str = "report"  # "report", or "select": used only to choose a cell
+    traced_episodes: int = 0  # of so many episodes every step is recorded
     variant: str = ""  # what differs in the components when they carry axes, "" otherwise
 
 

@@ -19,7 +19,7 @@ from cluster.provenance import provenance
 from cluster.store import Store, Writer, open_store
 from cluster.store.lease import hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
-from mpcwdwm.artifact_names import CHECKPOINT, EPISODES, MANIFEST
+from mpcwdwm.artifact_names import CHECKPOINT, EPISODES, MANIFEST, STEPS
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.memory import return_freed_memory
 
@@ -27,6 +27,7 @@ from mpcwdwm.nn.memory import return_freed_memory
 # need not load torch, and a worker on which it cannot be loaded reports that like any other error.
 if TYPE_CHECKING:
     from mpcwdwm.data import Dataset
+    from mpcwdwm.evaluation.trace import Steps
 
 __all__ = [
     "Compute",
@@ -239,6 +240,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
         dataset=_dataset(unit.task) if planner is not None and planner.uses_dataset else None,
     )
     judgements: list[Any] = []
+    traces: list[Steps] = []
     episodes = evaluate(
         parts,
         planner,
@@ -248,6 +250,8 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
         on_progress=lambda done, most: on_progress(done / most),
         compute=compute,
         on_end=lambda planning: judgements.extend(planning.findings()),
+        traced_episodes=unit.traced_episodes,
+        on_trace=traces.extend,
     )
     path = "eager" if unit.planner is None else execution_of(compute, facts["device"])
     seconds = round((time.monotonic() - started) / len(units), 3)
@@ -274,12 +278,15 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
             "compute": record(compute, facts["device"], path),
             **provenance(),
         }
-        writers[unit.key] = partial(write_result, rows=rows, manifest=manifest)
+        steps = traces[index] if traces else None
+        writers[unit.key] = partial(write_result, rows=rows, manifest=manifest, steps=steps)
     return writers
 
 
-def write_result(folder: Path, rows: Sequence[dict[str, Any]], manifest: dict[str, Any]) -> None:
-    """Write a result: one Parquet row per episode, and the manifest."""
+def write_result(
+    folder: Path, rows: Sequence[dict[str, Any]], manifest: dict[str, Any], steps: "Steps | None" = None
+) -> None:
+    """Write a result: one Parquet row per episode, one per traced step if there are any, and the manifest."""
     import pyarrow
     import pyarrow.parquet
 
@@ -287,6 +294,8 @@ def write_result(folder: Path, rows: Sequence[dict[str, Any]], manifest: dict[st
     types |= {"fallbacks": pyarrow.int64()}
     schema = pyarrow.schema([(name, types.get(name, pyarrow.float64())) for name in rows[0]])
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=schema), folder / EPISODES)
+    if steps is not None:
+        pyarrow.parquet.write_table(pyarrow.table(steps), folder / STEPS, compression="zstd")
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 

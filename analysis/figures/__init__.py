@@ -4,10 +4,13 @@ from analysis.figures.ablation import plot_ablation, plot_heatmap
 from analysis.figures.comparison import plot_improvement, plot_profile, plot_speed
 from analysis.figures.curves import plot_learning_curves, plot_model_error
 from analysis.figures.drawing import rendered
+from analysis.figures.episodes import plot_adaptation, plot_imagination
 
 __all__ = [
     "plot_ablation",
+    "plot_adaptation",
     "plot_heatmap",
+    "plot_imagination",
     "plot_improvement",
     "plot_learning_curves",
     "plot_model_error",

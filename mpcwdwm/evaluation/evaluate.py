@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mpcwdwm.data.scores import normalized_score
 from mpcwdwm.evaluation.rollout import episode_seeds, rollout
+from mpcwdwm.evaluation.trace import Steps, Trace
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.planning.frozen import FrozenConfig
 from mpcwdwm.planning.parts import Parts
@@ -46,6 +47,8 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     compute: ComputeConfig | None = None,
     on_end: Callable[[Planner], None] | None = None,
+    traced_episodes: int = 0,
+    on_trace: Callable[[list[Steps]], None] | None = None,
 ) -> list[Episode]:
     """Play `episodes` episodes for every member and return a record of each, member by member.
 
@@ -60,6 +63,8 @@ def evaluate(
         on_progress: called with (steps done, the most steps there can be).
         compute: how a planner's steps are run.
         on_end: called with the planner after the last step.
+        traced_episodes: of how many episodes of every member all steps are recorded.
+        on_trace: called with these, one for every member, if there are any.
     """
     rows = len(seeds) * episodes
     value_sum = torch.zeros(rows, dtype=torch.float64)
@@ -69,10 +74,13 @@ def evaluate(
     if planner is None:
         planner = FrozenConfig.model_validate({"base": parts.base} if parts.base else {})
         compute = ComputeConfig(capture="eager")
+    trace = Trace(min(traced_episodes, episodes), episodes) if traced_episodes else None
     planning = planner_class(planner)(parts, planner, seeds=seeds, episodes=episodes, compute=compute)
 
     def act(obs: Tensor, alive: Tensor) -> Tensor:
         action, value, fallen = planning.act(obs)
+        if trace is not None:
+            trace.add(value, planning.change, fallen)
         running, value = alive.cpu(), value.cpu().double()
         counted = running & value.isfinite()
         value_sum.add_(torch.where(counted, value, 0.0))
@@ -98,6 +106,8 @@ def evaluate(
     )
     if on_end is not None:
         on_end(planning)
+    if trace is not None and on_trace is not None:
+        on_trace([trace.of(member, played, parts) for member in range(len(seeds))])
     return [
         {
             "seed": seeds[row // episodes],

@@ -32,6 +32,7 @@ class Rollout:
     return_: float  # undiscounted, in the environment's unit
     length: int  # steps
     ms_per_step: float  # time to act: wall milliseconds per step of the batch, over the batch's size
+    rewards: tuple[float, ...] = ()  # of every step, in the environment's unit
 
 
 def episode_seeds(env_seed: int, episodes: int, purpose: str = "evaluation") -> list[int]:
@@ -71,6 +72,7 @@ def rollout(
         _check_finite(obs, f"environment '{env_id}', reset")
         alive = np.ones(len(envs), dtype=bool)
         returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=int)
+        rewards: list[list[float]] = [[] for _ in envs]
         milliseconds = np.zeros(len(envs))
         for step in range(max_steps):
             running = torch.from_numpy(alive.copy())
@@ -81,6 +83,7 @@ def rollout(
             for i in np.flatnonzero(alive):
                 obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
                 returns[i] += float(reward)
+                rewards[i].append(float(reward))
                 lengths[i] += 1
                 alive[i] = not (terminated or truncated)
                 if not np.isfinite(returns[i]):
@@ -97,8 +100,8 @@ def rollout(
         for env in envs:
             env.close()
     return [
-        Rollout(int(seed), float(r), int(n), float(ms / n))
-        for seed, r, n, ms in zip(env_seeds, returns, lengths, milliseconds, strict=True)
+        Rollout(int(seed), float(r), int(n), float(ms / n), tuple(each))
+        for seed, r, n, ms, each in zip(env_seeds, returns, lengths, milliseconds, rewards, strict=True)
     ]
 
 

@@ -81,6 +81,7 @@ def cell_key(
     episodes: int,
     env_seed: int,
     code: str,
+    traced_episodes: int = 0,
     tf32: bool = False,
 ) -> str:
     """Return the key of a method's result for a training seed: "policy_rebrac-hopper-medium-v2-s0-91…".
@@ -94,6 +95,7 @@ def cell_key(
         episodes: how many are played.
         env_seed: of the episodes.
         code: `cell_code` of this planner and these parts.
+        traced_episodes: of how many every step is recorded.
         tf32: as for a component.
     """
     payload = {
@@ -107,6 +109,7 @@ def cell_key(
         "env_seed": env_seed,
         "seed": seed,
         "code": code,
+        **({"traced_episodes": traced_episodes} if traced_episodes else {}),
         **({"tf32": True} if tf32 else {}),
     }
     method = slug(f"{planner['kind'] if planner else 'frozen'}_{base}")

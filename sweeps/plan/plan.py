@@ -78,6 +78,8 @@ class _Units:
         config, code = method.planner.data if method.planner else None, self._cell_code(method)
         configs = {name: choice.data for name, choice in method.parts.items()}
         played, tf32 = {"episodes": where.episodes, "env_seed": where.env_seed}, self.spec.compute.tf32
+        if isinstance(where, Evaluation):
+            played["traced_episodes"] = min(where.traced_episodes, where.episodes)
         cells = []
         for seed in seeds:
             parts = {name: self.component(name, method.choices, seed).key for name in method.parts}

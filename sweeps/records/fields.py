@@ -175,6 +175,7 @@ def _row_params(unit: CellUnit) -> dict[str, Any]:
         "role": unit.role,
         "episodes": unit.episodes,
         "env_seed": unit.env_seed,
+        "traced_episodes": unit.traced_episodes,
     }
 
 

@@ -46,7 +46,7 @@ from analysis.mlflow_store import (
     whole_sweep,
 )
 from cluster.units import CellUnit, ComponentUnit, TaskRef, Unit
-from mpcwdwm.artifact_names import CURVE, EPISODES, MANIFEST
+from mpcwdwm.artifact_names import CURVE, EPISODES, MANIFEST, STEPS
 from mpcwdwm.errors import UserError
 from sweeps.records.fields import Record, dataset_of, record_of
 from sweeps.records.sqlite_log import create_sqlite_store, end_write_ahead, lock_file
@@ -266,7 +266,7 @@ class Tracker:
             self._mark(begun, record.unit)
         if isinstance(record.unit, ComponentUnit):
             self._log_datasets(begun.info.run_id, [record.unit.task])
-        for name in (MANIFEST, EPISODES if isinstance(record.unit, CellUnit) else CURVE):
+        for name in (MANIFEST, *((EPISODES, STEPS) if isinstance(record.unit, CellUnit) else (CURVE,))):
             if (record.folder / name).exists():
                 self._log_file(begun.info, record.folder / name)
         self._log_numbers(begun.info.run_id, record)

@@ -119,6 +119,12 @@ class Evaluation(Section):
         unit="steps",
         ge=1,
     )
+    traced_episodes: Int = setting(
+        0,
+        "of so many episodes of every cell and seed all steps are recorded: imagined and real return, and how far the "
+        "action was moved; about 15 kB an episode of 1000 steps",
+        ge=0,
+    )
     select: Select | None = setting(None, "choose cells there, report only the chosen ones")
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
@@ -162,6 +163,26 @@ def test_plans_without_labels_are_read_too(tmp_path, new_records):
     client.log_text(parent.info.run_id, json.dumps({"cells": [unit.key], "components": []}), "plan.json")
     cells = analysis.load("old", tracking_uri=place).cells
     assert cells.loc[0, ["task", "H", "seed"]].tolist() == ["hopper-mini-v0", 3, 0]
+
+
+def test_steps_of_traced_cells_are_read_when_asked_for_and_then_kept(tmp_path):
+    place, units = f"sqlite:///{tmp_path}/mlflow.db", [mpc("traced", seed, traced_episodes=1) for seed in (0, 1)]
+    tracker = Tracker(place, "traced")
+    tracker.start(plan_record("traced", [], units), "")
+    for unit in units:
+        published = publish_result(tmp_path, unit, [1.0, 2.0])
+        own = {"episode": [0, 0], "step": [0, 1], "action_change": [0.0, unit.seed + 0.5]}
+        pd.DataFrame(own).to_parquet(published / "steps.parquet")
+        tracker.log(unit, published)
+    tracker.finish("FINISHED", {})
+    steps = analysis.load("traced", tracking_uri=place).steps
+    assert steps[["seed", "step", "action_change"]].values.tolist() == [[0, 0, 0], [0, 1, 0.5], [1, 0, 0], [1, 1, 1.5]]
+    shutil.rmtree(tmp_path / "mlartifacts")
+    assert analysis.load("traced", tracking_uri=place).steps.equals(steps)
+    some = analysis.load("traced", where="seed == 1", tracking_uri=place).steps
+    assert some["action_change"].tolist() == [0, 1.5]
+    with pytest.raises(UserError, match=r"no complete cell has any; give `evaluation: \{traced_episodes: 1\}` in"):
+        _ = analysis.load("traced", where="seed == 7", tracking_uri=place).steps
 
 
 def test_the_ten_lines_of_the_page_draw_a_plot(uri, tmp_path, monkeypatch):

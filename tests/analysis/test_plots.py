@@ -159,6 +159,48 @@ def test_the_chance_of_a_better_run_is_drawn_for_each_other_method(run):
     assert axes.get_xlabel() == "probability of a better run than rebrac"
 
 
+def trace(**changes):
+    """Steps as `Runs.steps` has them: two seeds of a planner, and a frozen policy."""
+    own = {"task": "hopper-mini-v0", "name": "mpc", "reward": 1.0, "fell_back": False}
+    columns = ("seed", "step", "imagined_return", "real_return", "action_change")
+    steps = [(seed, t, 5.0 + seed, 4 - t, float(seed * (t > 0))) for seed in (0, 1) for t in range(4)]
+    rows = [{**own, "method": "mpc", "episode": 0, **dict(zip(columns, step, strict=True))} for step in steps]
+    frozen = {**rows[0], "method": "rebrac", "imagined_return": math.nan}
+    return pd.DataFrame([*rows, frozen]).assign(**changes)
+
+
+def traced(run, steps):
+    found = replace(run)
+    vars(found)["steps"] = steps
+    return found
+
+
+def test_imagined_and_real_returns_are_drawn_along_one_episode(run):
+    axes = figures.plot_imagination(traced(run, trace()), seed=1, ax=axes_of_a_figure())
+    assert line(axes, "imagined, Ĵ") == ([0, 1, 2, 3], [6] * 4)
+    assert line(axes, "real, from this step on") == ([0, 1, 2, 3], [4, 3, 2, 1])
+    assert axes.get_title("left") == "hopper-mini-v0\nmpc, seed 1, episode 0"
+    axes = figures.plot_imagination(traced(run, trace(fell_back=True)), ax=axes_of_a_figure())
+    assert line(axes, "fell back to the frozen policy") == ([0, 1, 2, 3], [4, 3, 2, 1])
+
+
+def test_the_change_of_the_action_is_averaged_over_the_episodes_of_all_seeds(run):
+    axes = figures.plot_adaptation(traced(run, trace()), "mpc", ax=axes_of_a_figure())
+    assert line(axes, "mean of 2 episodes, over 1 steps") == ([0, 1, 2, 3], [0, 0.5, 0.5, 0.5])
+    assert line(axes, "_seed 1, episode 0") == ([0, 1, 2, 3], [0, 1, 1, 1])
+    (right,) = [other for other in axes.figure.axes if other is not axes]
+    assert line(right, "share of steps adapted") == ([0, 1, 2, 3], [0, 0.5, 0.5, 0.5])
+
+
+def test_what_is_not_traced_is_said(run):
+    with pytest.raises(UserError, match=r"no complete cell has any; give `evaluation: \{traced_episodes: 1\}`"):
+        figures.plot_adaptation(run)
+    with pytest.raises(UserError, match="'rebrac' is not traced on hopper-mini-v0; traced are mpc"):
+        figures.plot_adaptation(traced(run, trace()), "rebrac")
+    with pytest.raises(UserError, match="seed 0, episode 3 is not traced; there are seeds 0, 1 and episodes 0 to 0"):
+        figures.plot_imagination(traced(run, trace()), episode=3)
+
+
 def test_a_task_has_to_be_named_where_there_are_several(uri, tmp_path):
     units = [baseline("two", "rebrac", 0, task(name)) for name in ("first", "second")]
     record_curves(uri, "two", tmp_path, [], cells=units, results={unit.key: [1.0, 2.0] for unit in units})

@@ -281,6 +281,7 @@ def test_real_components_are_trained_and_evaluated_through_the_store(
         CellUnit(f"bc-cell-s{s}", "bc", "bc", None, "bc", {"bc": config}, {"bc": f"bc-s{s}"}, bundled, s, 3, 0)
         for s in (3, 5)
     )
+    cells = tuple(replace(cell, traced_episodes=2) for cell in cells)
     run_pack(store.location, Pack(cells), device="cpu", threads=1)
     result = store.manifest("cell", "bc-cell-s3")
     rows = pd.read_parquet(store.folder("cell", "bc-cell-s3") / "episodes.parquet")
@@ -302,6 +303,9 @@ def test_real_components_are_trained_and_evaluated_through_the_store(
     assert result["env_steps"] == rows["length"].sum()
     assert result["episodes_mean"]["return"] == pytest.approx(rows["return"].mean())
     assert result["dataset_mean_return"] > 0
+    steps = pd.read_parquet(store.folder("cell", "bc-cell-s3") / "steps.parquet")
+    assert steps.groupby("episode").size().tolist() == rows["length"].tolist()[:2]
+    assert steps.groupby("episode")["reward"].sum().tolist() == pytest.approx(rows["return"].tolist()[:2], rel=1e-5)
     assert (result["method"], result["seed"], result["parts"]) == ("bc", 3, {"bc": "bc-s3"})
 
 
