@@ -48,10 +48,11 @@ class TableSection:
 
     Attributes:
         heading: of the section.
-        tables: each a list of rows, header → cell; the first column is aligned to the left.
+        tables: each a list of rows, header → cell.
         remarks: sentences below the tables, followed by an empty line; None: neither.
         caption: what the numbers are, below the tables.
         ruled: the rows, counted from 0, above which there is a line, as above averages.
+        texts: how many columns, from the first, are text and not numbers.
     """
 
     heading: str
@@ -59,6 +60,7 @@ class TableSection:
     remarks: Sequence[str] | None = None
     caption: str = ""
     ruled: Collection[int] = ()
+    texts: int = 1
 
 
 def to_text(sections: Sequence[TableSection], notes: Sequence[str], width: int = 100, *, fold: bool = True) -> str:
@@ -77,7 +79,9 @@ def to_text(sections: Sequence[TableSection], notes: Sequence[str], width: int =
         for lines in section.tables:
             table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
             for i, name in enumerate(lines[0]):
-                table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0 and not fold)
+                table.add_column(
+                    name, justify="left" if i < section.texts else "right", overflow="fold", no_wrap=i > 0 and not fold
+                )
             for i, row in enumerate(lines):
                 if i in section.ruled:
                     table.add_section()
@@ -122,7 +126,7 @@ def to_markdown(title: str, sections: Sequence[TableSection], notes: Sequence[st
     for section in sections:
         parts.append(f"## {section.heading}")
         for rows in section.tables:
-            aligned = ("left", *("right",) * (len(rows[0]) - 1))
+            aligned = ["left" if i < section.texts else "right" for i in range(len(rows[0]))]
             head, *cells = ([_in_markdown(cell) for cell in row] for row in (rows[0], *(row.values() for row in rows)))
             parts.append(tabulate(cells, head, tablefmt="pipe", disable_numparse=True, colalign=aligned))
         parts += [section.caption] if section.caption else []

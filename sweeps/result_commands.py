@@ -46,15 +46,28 @@ def table(
             "times and counts; by default long in the terminal, else paper.",
         ),
     ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--published",
+            metavar="METHODS",
+            help="Methods of which published scores have a column in the paper's layout, as in TD3+BC,Diffuser; all or "
+            "none; by default ReBRAC,IQL,MPCwDWM.",
+        ),
+    ] = None,
     out: OutOption = None,
 ) -> None:
     """Print a sweep's table, in the terminal, as Markdown, LaTeX, CSV or HTML; also write it beside the results."""
+    from analysis.table.published_scores import PUBLISHED_METHODS, methods_named
     from sweeps.reports import note_changes, print_or_write, terminal_width
 
+    methods = PUBLISHED_METHODS if published is None else methods_named(published)
+    chosen: Layout = layout or ("long" if form == "text" else "paper")
+    if published is not None and chosen == "long":
+        raise UserError("--published is for the paper's layout: add --layout paper")
     loaded = load_named(spec, sets, tasks, seeds)
     built = _write_table(loaded)
-    chosen: Layout = layout or ("long" if form == "text" else "paper")
-    print_or_write(built.render(form, chosen, terminal_width()), out)
+    print_or_write(built.render(form, chosen, terminal_width(), methods), out)
     note_changes(loaded)
 
 

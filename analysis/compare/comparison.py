@@ -125,7 +125,7 @@ class Comparison:
         starts = [i for i, row in enumerate(self.rows) if i == 0 or row.task != self.rows[i - 1].task]
         rows = [{"task": row.task if i in starts else "", **_shown(row)} for i, row in enumerate(self.rows)]
         caption = f"A is {self.a}, B is {self.b}. {CAPTION}"
-        return TableSection("Differences", [rows] if rows else [], caption=caption, ruled=starts[1:])
+        return TableSection("Differences", [rows] if rows else [], caption=caption, ruled=starts[1:], texts=2)
 
     def _only(self) -> list[str]:
         return [

@@ -51,14 +51,14 @@ def averages_over(
     for label, members in methods.items():
         unscored = [task for task in tasks if task not in members or members[task].row.score_mean is None]
         if label in papers:
-            averages[label] = papers.pop(label)
+            averages[label] = papers[label]
         elif unscored and any(group.row.kind == "published" for group in members.values()):
             continue  # a paper that does not report a task needs no note
         elif unscored:
             notes.append(f"average: {label} is left out, it has no score on {', '.join(unscored)}")
         else:
             averages[label] = _average(label, [members[task] for task in tasks])
-    return {**averages, **papers}, notes
+    return averages, notes
 
 
 def methods_of(by_task: Mapping[str, Sequence[Group]], tasks: Collection[str]) -> dict[str, Members]:

@@ -5,7 +5,7 @@ the episodes, the learning curves and the plan alone: fixed columns, fixed forma
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any, Literal
@@ -27,7 +27,8 @@ from analysis.runs import Records, facts_by_key, part_keys
 from analysis.table.averages import AVERAGE, average_groups
 from analysis.table.html import to_html
 from analysis.table.latex import to_latex
-from analysis.table.paper_layout import grids_frame, paper_grids, section_of
+from analysis.table.paper_layout import grids_frame, paper_grids, section_of, with_published
+from analysis.table.published_scores import PUBLISHED_METHODS
 from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Cell, Group, Row, groups_of
 from analysis.table.under_training import base_keys, mark_averages, mark_bases
 from analysis.table.verdicts import chosen_notes, mixture_notes, verdicts
@@ -80,7 +81,13 @@ class Table:
     notes: list[str] = field(default_factory=list)
     groups: Mapping[str, Sequence[Group]] = field(default_factory=dict)
 
-    def render(self, form: Form, layout: Layout = "paper", width: int = 100) -> str:
+    def render(
+        self,
+        form: Form,
+        layout: Layout = "paper",
+        width: int = 100,
+        published: Sequence[str] = PUBLISHED_METHODS,
+    ) -> str:
         """Return the table as text for a terminal, a Markdown or HTML page, LaTeX to be included, or CSV.
 
         Args:
@@ -88,12 +95,16 @@ class Table:
             layout: "long": a row per method and task, with gains, times and counts; "paper": rows are tasks, columns
                 methods (`analysis.table.paper_layout`).
             width: columns of the terminal.
+            published: methods of which published scores have a column in the paper's layout.
         """
         if layout == "paper":
-            grids = paper_grids(self.groups)
+            groups = with_published(self.groups, published)
+            grids = paper_grids(groups)
             if form == "csv":
                 return grids_frame(grids).to_csv(index=False, lineterminator="\n", float_format="%.6g")
-            sections, notes = [section_of(grid) for grid in grids], [*self.verdicts, *self.notes]
+            sections = [section_of(grid) for grid in grids]
+            notes = [note for note in self.notes if note not in _sources(chain(*self.groups.values()))]
+            notes = [*self.verdicts, *notes, *_sources(chain(*groups.values()))]
         elif form == "csv":
             lines = [{name: _csv_field(name, value) for name, value in vars(row).items()} for row in self.rows]
             return pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
@@ -199,8 +210,9 @@ def _environments(by_task: Mapping[str, dict[str, list[Cell]]]) -> list[str]:
     return [f"{task}: {note}" for task, note in dict.fromkeys(told) if note]
 
 
-def _sources(groups: Sequence[Group]) -> list[str]:
+def _sources(groups: Iterable[Group]) -> list[str]:
     sources: dict[str, list[str]] = {}
+    groups = list(groups)
     for group in groups:
         if group.source:
             sources.setdefault(group.source, []).append(group.row.label)

@@ -76,14 +76,13 @@ def to_latex(title: str, sections: Sequence[TableSection], notes: Sequence[str])
     for section, rows in tables:
         said = [f"{section.heading}.", section.caption, *(f"{remark}." for remark in section.remarks or ())]
         caption = in_latex(" ".join(part for part in said if part))
-        parts.append(
-            _table(rows, caption, f"tab:{_slug(title)}-{_slug(section.heading.lower())}", sorted(section.ruled))
-        )
+        parts.append(_table(rows, caption, f"tab:{_slug(title)}-{_slug(section.heading.lower())}", section))
     parts.append("\n".join(f"% note: {line}" for note in notes for line in note.splitlines()))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(rows: Sequence[dict[str, str]], caption: str, label: str, ruled: Sequence[int]) -> str:
+def _table(rows: Sequence[dict[str, str]], caption: str, label: str, section: TableSection) -> str:
+    ruled = sorted(section.ruled)
     frame = pd.DataFrame([{_header(name): in_latex(cell) for name, cell in row.items()} for row in rows])
     bold = pd.DataFrame(
         [["font-weight: bold" if isinstance(cell, Strong) else "" for cell in row.values()] for row in rows],
@@ -91,7 +90,7 @@ def _table(rows: Sequence[dict[str, str]], caption: str, label: str, ruled: Sequ
         columns=frame.columns,
     )
     style = frame.style.hide(axis="index").apply(lambda _: bold, axis=None)
-    columns = "l" + "r" * (frame.shape[1] - 1)
+    columns = "l" * section.texts + "r" * (frame.shape[1] - section.texts)
     if len(rows) > LONGEST:
         text = style.to_latex(
             environment="longtable", column_format=columns, hrules=True, caption=caption, label=label, convert_css=True

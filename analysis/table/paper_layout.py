@@ -16,10 +16,11 @@ import pandas as pd
 from analysis.rendering import DASH, Strong, TableSection, with_half_width
 from analysis.table.averages import AVERAGE, CHOSEN, Members, averages_over, methods_of
 from analysis.table.differences import Scores, perhaps_best
-from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Group, Row
+from analysis.table.published_scores import published_scores
+from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Group, Row, published_group
 from analysis.table.under_training import mark_averages
 
-__all__ = ["Grid", "grids_frame", "paper_grids", "section_of"]
+__all__ = ["Grid", "grids_frame", "paper_grids", "section_of", "with_published"]
 
 MAZES = re.compile(r"mpcwdwm/(AntMaze|PointMaze)-")
 GYM = re.compile(r"(HalfCheetah|Hopper|Walker2d|Ant)-v")
@@ -114,6 +115,17 @@ def paper_grids(groups: Mapping[str, Sequence[Group]]) -> list[Grid]:
         labels = [label for label, rows in methods.items() if any(_is_of(group, planner) for group in rows.values())]
         grids.append(_ablation(planner, labels, methods, places))
     return grids
+
+
+def with_published(groups: Mapping[str, Sequence[Group]], methods: Sequence[str]) -> dict[str, list[Group]]:
+    """Return the rows with the published scores of these methods in place of those they have."""
+    found: dict[str, list[Group]] = {}
+    for task, rows in groups.items():
+        own = [group for group in rows if group.row.kind != "published"]
+        has_any = len(own) < len(rows)  # a dataset that is D4RL's own
+        scores = published_scores(task, methods) if has_any else []
+        found[task] = [*own, *(published_group(task, score) for score in scores)]
+    return found
 
 
 def section_of(grid: Grid) -> TableSection:

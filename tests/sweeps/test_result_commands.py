@@ -65,6 +65,14 @@ def test_a_table_is_written_to_a_file_and_the_path_printed(folder, tmp_path):
         mpcwdwm("table", folder / "shown.yaml", "--out", folder)
 
 
+def test_published_columns_belong_to_the_papers_layout(folder):
+    with pytest.raises(UserError, match="add --layout paper"):
+        mpcwdwm("table", folder / "shown.yaml", "--published", "all")
+    ended = mpcwdwm("table", folder / "shown.yaml", "--published", "TD3+BC", "--layout", "paper")
+    assert ended.exit_code == 0
+    assert "published" not in ended.stdout  # this dataset is not D4RL's
+
+
 def test_two_commits_are_compared_and_a_wrong_one_is_answered(folder):
     ended = mpcwdwm("compare", f"{folder / 'shown.yaml'}@c0ffee", folder / "shown.yaml")
     assert ended.exit_code == 0

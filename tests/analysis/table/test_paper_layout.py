@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,14 @@ from analysis.rendering import Strong
 from analysis.table.averages import AVERAGE, average_groups
 from analysis.table.comparison import Table, build_table
 from analysis.table.paper_layout import paper_grids, section_of
+from analysis.table.published_scores import PAPERS, methods_named, published_average, published_scores
 from analysis.table.rows import groups_of
+from mpcwdwm.errors import UserError
 from tests.support.recorded_sweeps import baseline, mpc, record, task
 from tests.support.simulated_sweeps import of_table
 
 HOPPER, MAZE = ("first", "second"), ("maze-umaze", "maze-medium-play")
+MAZES = ("medium-play", "medium-diverse", "large-play", "large-diverse")
 SEEDS = range(4)
 
 
@@ -139,3 +143,50 @@ def test_a_planner_with_settings_of_its_own_on_each_task_is_one_column():
     base, ours = comparison.lines[-1].entries
     assert comparison.lines[-1].label == "average"
     assert ours.mean - base.mean == pytest.approx((1.5 + 3.0) / 2)
+
+
+def test_other_published_methods_have_columns_and_sources_on_request(new_records, tmp_path):
+    store, of = new_records(tmp_path), task("hopper-medium-replay-v2", source="d4rl")
+    cells = [baseline("papers", "rebrac", 0, of)]
+    record(store, "papers", cells, {cells[0].key: [100, 200]}, tmp_path)
+    table = build_table(store, "papers")
+    page = table.render("markdown", published=("TD3+BC", "CQL", "Diffuser"))
+    header = next(line for line in page.splitlines() if line.startswith("| task"))
+    assert [name.strip() for name in header.split("|")[1:-1]] == [
+        *("task", "rebrac", "TD3+BC (published)", "CQL (published)", "Diffuser (published)"),
+    ]
+    assert "TD3+BC (published): arXiv:2305.09836 (ReBRAC) Table 2" in page
+    assert "copied there from An et al. (2021)" in page
+    assert "IQL (published)" not in page
+    assert "published" not in table.render("markdown", published=())
+    assert [row.method for row in table.rows if row.kind == "published"] == [
+        *("ReBRAC (published)", "IQL (published)", "MPCwDWM (published)"),
+    ]
+
+
+def test_published_tables_are_whole_and_their_averages_those_of_their_rows():
+    gym = [
+        f"{robot}-{kind}-v2"
+        for robot in ("halfcheetah", "hopper", "walker2d")
+        for kind in ("random", "medium", "expert", "medium-expert", "medium-replay", "full-replay")
+    ]
+    nine = [name for name in gym if re.search(r"-medium(-replay|-expert)?-v2", name)]
+    mazes = [f"antmaze-{maze}-v2" for maze in ("umaze", "umaze-diverse", *MAZES)]
+    own = {score.method: score.mean for score in published_average(gym)}
+    of_mazes = {score.method: score.mean for score in published_average(mazes)}
+    for method in ("TD3+BC", "IQL", "CQL", "SAC-RND", "ReBRAC"):
+        for tasks, average in ((gym, own), (mazes, of_mazes)):
+            found = [score.mean for name in tasks for score in published_scores(name, [method])]
+            assert len(found) == len(tasks)
+            assert np.mean(found) == pytest.approx(average[method], abs=0.1)  # printed ones are also cut off
+    printed = {"DT": 74.7, "TT": 78.9, "MOPO": 42.1, "MOReL": 72.9, "MBOP": 47.8, "Diffuser": 77.5}
+    for method, average in printed.items():
+        found = [score.mean for name in nine for score in published_scores(name, [method])]
+        assert (len(found), np.mean(found)) == (9, pytest.approx(average, abs=0.06))
+
+
+def test_methods_of_papers_are_named_in_any_case_and_a_wrong_one_is_answered():
+    assert methods_named("td3+bc, Diffuser") == ("TD3+BC", "Diffuser")
+    assert (methods_named("all"), methods_named("none")) == (PAPERS, ())
+    with pytest.raises(UserError, match=r"no scores of 'Difuser' \(did you mean 'Diffuser'\?\)"):
+        methods_named("Difuser")
