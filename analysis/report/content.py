@@ -22,9 +22,11 @@ from analysis.report.provenance import (
     Beside,
     Planned,
     Provenance,
+    Record,
     cell_provenance,
     choosing_provenance,
     component_provenance,
+    records_by_key,
 )
 from analysis.report.vector import inline_svg
 from analysis.table.averages import AVERAGE
@@ -187,7 +189,8 @@ def build_page(
     planned, beside = beside.planned, replace(beside, server=_server(tracking_uri, table))
     hours = [*_hours(run.components, "component", planned), *_hours(run.cells, "cell", planned)]
     hours.append(_total(hours))
-    lines = [_line(row, group, run, beside) for row, group in _rows(table)]
+    cells = records_by_key(run.cells)
+    lines = [_line(row, group, cells, beside) for row, group in _rows(table)]
     unknown = sum(1 for key in [*run.components["key"], *run.cells["key"]] if planned and key not in planned)
     if unknown:
         why = "recorded units are not those that YAML and code plan now, so they are not predicted"
@@ -234,11 +237,11 @@ def _rows(table: Table) -> Iterable[tuple[Row, Group]]:
             yield group.row, group
 
 
-def _line(row: Row, group: Group, run: Runs, beside: Beside) -> Line:
+def _line(row: Row, group: Group, cells: Mapping[str, Record], beside: Beside) -> Line:
     texts = row_texts(row)
     orders = {**vars(row), "hours": (row.cpu_hours or 0) + (row.gpu_hours or 0) or None}
     fields = [Text(texts[header], orders[name]) for header, name in COLUMNS.items()]
-    provenance = cell_provenance(group, run, beside) if group.cells and row.task != AVERAGE else None
+    provenance = cell_provenance(group, cells, beside) if group.cells and row.task != AVERAGE else None
     return Line(row.task, texts["method"], texts[COUNTS], fields, provenance)
 
 
@@ -278,7 +281,7 @@ def _lacking(frame: pd.DataFrame, kind: str, beside: Beside) -> list[Lacking]:
     """Return what has no result, units that lack it alike together."""
     planned = beside.planned
     by_name: dict[tuple[str, ...], list[Any]] = {}
-    for _, row in frame[frame["status"] != "ok"].iterrows():
+    for row in frame[frame["status"] != "ok"].to_dict("records"):
         task, name = _name(row, kind, planned)
         by_name.setdefault((task, name, str(row["status"]), str(row["reason"])), []).append(row)
     alike: dict[tuple[str, ...], dict[str, list[Any]]] = {}
@@ -298,7 +301,7 @@ def _lacking(frame: pd.DataFrame, kind: str, beside: Beside) -> list[Lacking]:
 def _hours(frame: pd.DataFrame, kind: str, planned: Mapping[str, Planned]) -> list[Hours]:
     """Return the hours of every component or planner, in the order of the plan."""
     gathered: dict[str, list[Any]] = {}
-    for _, row in frame.iterrows():
+    for row in frame.to_dict("records"):
         gathered.setdefault(_name(row, kind, planned, short=True)[1], []).append(row)
     found = []
     for name, rows in gathered.items():

@@ -17,6 +17,7 @@ from analysis.report.content import Page
 __all__ = ["to_html"]
 
 TEMPLATES = "templates"
+TEN = 10.0  # times as long as predicted, from which on decimals say nothing
 STYLE, SCRIPT = "report.css", "report.js"
 PAGES = Environment(
     loader=PackageLoader("analysis.report", TEMPLATES),
@@ -25,8 +26,8 @@ PAGES = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-PAGES.filters["hours"] = lambda hours: DASH if hours is None else f"{hours:.{2 if hours >= 0.1 else 4}f}"
-PAGES.filters["ratio"] = lambda ratio: DASH if ratio is None else f"{ratio:.2f}"
+PAGES.filters["hours"] = lambda hours, digits: DASH if hours is None else f"{hours:.{digits}f}"
+PAGES.filters["ratio"] = lambda ratio: DASH if ratio is None else f"{ratio:.2f}" if ratio < TEN else f"{ratio:.0f}"
 
 
 def to_html(page: Page) -> str:

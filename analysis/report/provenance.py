@@ -22,6 +22,7 @@ __all__ = [
     "cell_provenance",
     "choosing_provenance",
     "component_provenance",
+    "records_by_key",
 ]
 
 Record = Mapping[str, Any]  # a row of `Runs.cells` or `Runs.components`
@@ -125,17 +126,21 @@ class Provenance:
         return any(unit.score for unit in self.units)
 
 
-def cell_provenance(group: Group, run: Runs, beside: Beside) -> Provenance:
+def records_by_key(frame: pd.DataFrame) -> dict[str, Record]:
+    """Return the rows of `Runs.cells` or `Runs.components`, by key."""
+    return {str(row["key"]): row for row in _rows(frame)}
+
+
+def cell_provenance(group: Group, cells: Mapping[str, Record], beside: Beside) -> Provenance:
     """Return the provenance of a row of the table.
 
     Args:
         group: the row, with its cells.
-        run: the sweep's frames.
+        cells: `records_by_key` of the sweep's cells.
         beside: what is known of them beside the records.
     """
     facts = {cell.key: cell.facts for cell in group.cells}
-    by_key = {str(row["key"]): row for row in _rows(run.cells)}
-    rows = [{**facts[key], **by_key[key]} for key in facts if key in by_key]
+    rows = [{**facts[key], **cells[key]} for key in facts if key in cells]
     return _provenance(group.row.label, rows, PLANNER, beside)
 
 

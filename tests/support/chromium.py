@@ -78,7 +78,9 @@ class Browser:
         while b"\0" not in self._rest:
             assert time.monotonic() < deadline, "the browser does not answer"
             try:
-                self._rest += os.read(self._in, 1 << 20)
+                chunk = os.read(self._in, 1 << 20)
+                assert chunk, "the browser has ended"
+                self._rest += chunk
             except BlockingIOError:
                 time.sleep(0.002)
         message, _, self._rest = self._rest.partition(b"\0")

@@ -3,11 +3,13 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from analysis.report.content import build_page
+from analysis.frames import load
+from analysis.report.content import _hours
 from analysis.report.page import to_html
 from analysis.report.provenance import Beside, _shared, _unit
 from analysis.table.comparison import build_table
@@ -112,10 +114,11 @@ def test_hours_are_those_of_the_manifests_and_of_the_prediction(sweep):
 
 def test_without_a_prediction_the_page_says_so(sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    why = "nothing is predicted: no dataset"
-    page = build_page(sweep.uri, SWEEP, Beside({}, {}), version="0.1.0", unpredicted=[why])
-    assert all(work.predicted is None and work.ratio is None for work in page.hours)
-    assert why in to_html(page)
+    hours = _hours(load(SWEEP, tracking_uri=sweep.uri).cells, "cell", planned={})
+    assert [(work.predicted, work.predicted_done, work.ratio) for work in hours] == [(None, None, None)] * 2
+    why = "nothing is predicted: <no> dataset"
+    html = to_html(replace(sweep.page, hours=hours, unpredicted=[why]))
+    assert why.replace("<", "&lt;").replace(">", "&gt;") in html
 
 
 def test_names_are_text_and_never_elements(sweep):
