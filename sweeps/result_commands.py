@@ -226,4 +226,4 @@ def _side(text: str) -> "Side":
 
     at = COMMIT.fullmatch(text)
     spec = load_named(at[1] if at else text)
-    return read_side(spec.tracking_uri, spec.record, at[2] if at else None, spec.record + (f"@{at[2]}" if at else ""))
+    return read_side(spec.tracking_uri, spec.record, at[2] if at else None)

@@ -67,18 +67,18 @@ class Match:
         return ", ".join(f"{name} {own[name] or '–'} → {other[name] or '–'}" for name in names)
 
 
-def read_side(uri: str, sweep: str, commit: str | None, name: str) -> Side:
+def read_side(uri: str, sweep: str, commit: str | None = None) -> Side:
     """Return one side from the records.
 
     Args:
         uri: of MLflow.
         sweep: as it was recorded.
         commit: the first digits of a git commit; None: the sweep as it was run last.
-        name: how it is called.
 
     Raises:
         UserError: the store, the sweep, or cells of that commit do not exist.
     """
+    name = sweep if commit is None else f"{sweep}@{commit}"
     records = Records(uri)
     plan: dict[str, Any] = records.plan(sweep) if commit is None else {"cells": records.cells_at(sweep, commit)}
     cells = records.units(plan["cells"])

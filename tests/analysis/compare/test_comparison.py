@@ -157,14 +157,14 @@ def test_two_commits_of_a_sweep_are_read_from_its_records(new_records, tmp_path)
     later = {unit.key: {"git_sha": "b" * 40 + "-dirty"} for unit in new}
     record(store, "mine", [*kept, *new], again, tmp_path, **later)
 
-    now, before = read_side(store, "mine", None, "mine"), read_side(store, "mine", "aaaa", "mine@aaaa")
+    now, before = read_side(store, "mine"), read_side(store, "mine", "aaaa")
     found = compare(before, now)
     assert row_of(found, "t", "rebrac").verdict == "same records"
     row = row_of(found, "t", "mpc H=3 M=8 E=1 α=1e-05")
     assert (row.difference, row.verdict, row.paired) == (pytest.approx(3.0), "higher", True)
     assert found.headline.startswith("1 of 2 rows are the same records; of 1 difference B")
     assert f"git_sha: {'a' * 12} → {'a' * 12}, {'b' * 12}-dirty" in found.notes
-    of_new = compare(before, read_side(store, "mine", "b", "mine@b"))
+    of_new = compare(before, read_side(store, "mine", "b"))
     assert of_new.only_a == [("t", "rebrac")]
     with pytest.raises(UserError, match=r"recorded no cell at commit 'c0de'; commits of its cells: [ab]{40}"):
-        read_side(store, "mine", "c0de", "")
+        read_side(store, "mine", "c0de")
