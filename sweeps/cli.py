@@ -73,12 +73,13 @@ def sweep_plan(
     from sweeps.cost.predict import predict
     from sweeps.execution.progress import duration
     from sweeps.plan.checks import check_capture
+    from sweeps.plan.gpus import gpus_here
     from sweeps.reports import print_counts
 
     print_counts(plan, store)
     cost = predict(plan, store)
     if cost.wall_seconds:
-        check_capture(plan.spec)
+        check_capture(plan.spec, gpus_here(plan.spec.resources))
         phases = [f"{name} {duration(seconds)}" for name, seconds in cost.seconds.items() if seconds]
         print(f"time        about {duration(cost.wall_seconds)} ({', '.join(phases)})")
         print(f"compute     {cost.gpu_hours:.2f} GPU-hours, {cost.cpu_hours:.2f} CPU-hours")

@@ -12,7 +12,7 @@ from ray._private import auto_init_hook, ray_constants
 from cluster.ray.address import HERE, check_reachable, wanted_address
 from mpcwdwm.errors import UserError
 
-__all__ = ["THREAD_CAPS", "capacity", "start", "stop"]
+__all__ = ["THREAD_CAPS", "capacity", "resources", "start", "stop"]
 
 # Of the libraries that start a thread per core: two actors on two cores would otherwise run four
 # threads. A pack raises its own number with torch.set_num_threads.
@@ -103,19 +103,25 @@ def stop() -> None:
     ray.shutdown()
 
 
+def resources() -> tuple[float, float]:
+    """Return the processor cores and the GPUs of all of the cluster."""
+    have = ray.cluster_resources()
+    return have.get("CPU", 0.0), have.get("GPU", 0.0)
+
+
 def capacity(cpus: float, gpus: float = 0.0) -> int:
     """Return how many actors of this size fit into all of the cluster at once.
 
     Raises:
         UserError: not even one.
     """
-    have = ray.cluster_resources()
-    fits = [int(have.get("CPU", 0) / cpus)] if cpus else []
-    fits += [int(have.get("GPU", 0) / gpus)] if gpus else []
+    all_cpus, all_gpus = resources()
+    fits = [int(all_cpus / cpus)] if cpus else []
+    fits += [int(all_gpus / gpus)] if gpus else []
     slots = min(fits, default=1)
     if slots < 1:
         raise UserError(
             f"resources: an actor is to have {cpus:g} CPUs and {gpus:g} GPUs,"
-            f" but the cluster has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}: ask for less"
+            f" but the cluster has {all_cpus:g} and {all_gpus:g}: ask for less"
         )
     return slots

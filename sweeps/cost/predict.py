@@ -29,6 +29,7 @@ from sweeps.cost.speed import env_cost
 from sweeps.cost.works import Acts, Place, Updates, Work, path_on, weight_bytes, work_shape
 from sweeps.execution.progress import training_order
 from sweeps.plan.code import digest
+from sweeps.plan.gpus import gpus_here, idle_gpus
 from sweeps.plan.plan import Plan, cell_packs, component_packs
 from sweeps.spec.schema import Resources, Share
 
@@ -39,6 +40,7 @@ RESULT_BYTES = 24_000  # manifest and 10 to 100 episodes in Parquet
 RECORD_BYTES = 12_000  # manifest and learning curve of a component
 MOST_MANIFESTS = 500  # read to learn from: a second or two
 NO_GPU_HERE = "no GPU here to measure: times and GPU-hours are those of this machine's processor, GPUs take less"
+ASKED_LATER = "times are those of this machine; the run asks the Ray cluster for its GPUs when it starts"
 NO_BENCH = "times are less accurate until `mpcwdwm bench` has measured this machine, once, in a minute"
 
 
@@ -75,7 +77,8 @@ def predict(plan: Plan, store: Store, lengths: Mapping[str, Lengths] | None = No
         store: what is published there costs nothing, and tells how fast this machine is.
         lengths: key of a unit → its episodes' lengths, where they are known.
     """
-    resources = plan.spec.resources
+    gpus = gpus_here(plan.spec.resources)
+    resources = plan.spec.resources.given(gpus or 0)
     wants_gpu = bool(resources.actor.gpus or resources.trial.gpus)
     machines = [known_machine(_place(share)) for share in (resources.actor, resources.trial)]
     actor, trial = (machine or Machine() for machine in machines)
@@ -91,7 +94,9 @@ def predict(plan: Plan, store: Store, lengths: Mapping[str, Lengths] | None = No
     missing = bool(trained or played)
     work = [(sum(trained), resources.actor), (sum(played), resources.trial)]
     notices = [NO_GPU_HERE] if missing and wants_gpu and not torch.cuda.is_available() else []
-    notices += [NO_BENCH] if missing and None in machines else []
+    if missing:
+        notices += [ASKED_LATER] if gpus is None else idle_gpus(resources, cores(), gpus)
+        notices += [NO_BENCH] if None in machines else []
     return Prediction(
         seconds={
             "start": actor.start if missing else 0.0,

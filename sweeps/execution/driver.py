@@ -28,6 +28,7 @@ from sweeps.execution.meter import Meter
 from sweeps.execution.progress import ProgressLines, training_order
 from sweeps.execution.waiting import Waiting
 from sweeps.plan.checks import check_capture
+from sweeps.plan.gpus import gpus_here
 from sweeps.plan.plan import Plan, build_plan, cell_packs, component_packs
 from sweeps.records.fields import parent_tags, plan_record
 from sweeps.records.recorder import Recorder
@@ -100,7 +101,7 @@ class Driver:
         try:
             self._take(plan)
             if not self._is_complete():
-                check_capture(self.spec)
+                check_capture(self.spec, gpus_here(self.spec.resources))
                 check_reachable(wanted_address(self.spec.resources.address))
             # A new MLflow store takes seconds, and so does Ray.
             recording = ThreadPoolExecutor(1).submit(self._record_plan)
@@ -188,6 +189,9 @@ class Driver:
         from sweeps.execution.workers import Workers
 
         self._workers = Workers(self.store, self.spec.resources, quiet=not self.verbose, compute=self.compute)
+        check_capture(self.spec, self._workers.gpus)
+        for notice in self._workers.notices:
+            self.lines.note(f"note: {notice}")
         packs.sweep_up(self.store)
         return self._workers
 

@@ -11,6 +11,7 @@ from cluster.units import Kind, Pack
 from cluster.work import Compute
 from sweeps.execution.interrupt import catch_signals
 from sweeps.execution.trials import TrialPool
+from sweeps.plan.gpus import idle_gpus
 from sweeps.spec.schema import Resources
 
 __all__ = ["Workers"]
@@ -18,6 +19,10 @@ __all__ = ["Workers"]
 
 class Workers:
     """Starts Ray and computes the packs that are submitted.
+
+    Attributes:
+        gpus: how many Ray has.
+        notices: what leaves GPUs unused, a line each.
 
     Args:
         store: where the packs' components are found and the results are published.
@@ -32,6 +37,10 @@ class Workers:
     def __init__(self, store: Store, wants: Resources, *, quiet: bool, compute: Compute | None) -> None:
         ray_cluster.start(wants.address, quiet=quiet)
         catch_signals()  # Ray has put its own handler in place of ours
+        processors, devices = ray_cluster.resources()
+        wants = wants.given(devices)
+        self.notices = idle_gpus(wants, processors, devices)
+        self.gpus = devices
         (cpus, gpus), (trial_cpus, trial_gpus) = ((each.cpus, each.gpus or 0.0) for each in (wants.actor, wants.trial))
         fitting = (ray_cluster.capacity(cpus, gpus), ray_cluster.capacity(trial_cpus, trial_gpus))
         # actors at once while no trial runs; trials at once

@@ -134,14 +134,19 @@ def _check_rule(name: str, obs_dim: int) -> None:
         raise UserError(f"termination rule '{name}' should answer {shape} with torch.bool (2, 3), not with {given}")
 
 
-def check_capture(spec: Spec) -> None:
+def check_capture(spec: Spec, gpus: float | None) -> None:
     """Raise UserError if CUDA graphs are asked for of processes without a GPU: every unit would fail.
 
     Only for what is still to be computed: the results can be read anywhere.
+
+    Args:
+        spec: the sweep.
+        gpus: of the machine or the cluster; None: not known yet.
     """
     shares = {"actor": spec.resources.actor, **({"trial": spec.resources.trial} if spec.planners else {})}
     for role, share in shares.items():
-        if spec.compute.capture == "graph" and not share.gpus:
+        has_none = share.gpus == 0 or (share.gpus is None and gpus == 0)
+        if spec.compute.capture == "graph" and has_none:
             message = f"capture: graph needs a GPU, and resources.{role} has none: give it gpus, or use capture: auto"
             raise spec.document.error(("compute", "capture"), message)
 

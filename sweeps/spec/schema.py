@@ -71,7 +71,7 @@ class Share(Section):
     """Resources of one Ray process."""
 
     cpus: Real = setting(1.0, "processor cores, also the number of threads", gt=0)
-    gpus: Real | None = setting(None, "GPUs or a fraction of one; unset: fits this machine", ge=0)
+    gpus: Real | None = setting(None, "GPUs or a fraction of one; unset: 0.25 where Ray has any", ge=0)
 
     @model_validator(mode="after")
     def _ray_can_grant_it(self) -> "Share":
@@ -90,11 +90,9 @@ class Resources(Section):
     seeds_per_pack: Int = setting(16, "seeds stacked in one process at most: memory grows with them", ge=1)
     address: str | None = setting(None, "address of a running Ray cluster; unset: Ray on this machine")
 
-    def fitted(self) -> "Resources":
-        """Return these resources with unset GPU shares filled in: 0 on a machine without a GPU, or for a cluster."""
-        import torch
-
-        gpus = GPU_SHARE if self.address is None and torch.cuda.is_available() else 0.0
+    def given(self, gpus: float) -> "Resources":
+        """Return these resources with unset GPU shares filled in, for a cluster (or a machine) of so many GPUs."""
+        gpus = GPU_SHARE if gpus else 0.0
         shares = {"actor": self.actor, "trial": self.trial}
         unset = {name: share for name, share in shares.items() if share.gpus is None}
         return self.model_copy(update={name: share.model_copy(update={"gpus": gpus}) for name, share in unset.items()})

@@ -168,7 +168,7 @@ def load_spec(
         baselines=tuple(file.baselines),
         evaluation=file.evaluation,
         compute=file.compute,
-        resources=file.resources.fitted(),
+        resources=file.resources,
         storage=_storage_place(document, file, found.folder),
         tracking_uri=_tracking_uri(document, file, found.folder),
         system_metrics=file.tracking.system_metrics,

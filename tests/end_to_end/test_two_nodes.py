@@ -32,6 +32,17 @@ def nodes() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
+@pytest.fixture
+def gpus_beside_the_head() -> Iterator[Cluster]:
+    """A head without a GPU, as launch files have it, and a node that says it has four."""
+    with ray_cluster._loopback_only():
+        cluster = Cluster(initialize_head=True, head_node_args=NODE)
+        cluster.add_node(**NODE, num_gpus=4)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
 def spec_in(folder: Path, address: str) -> Spec:
     file = folder / "two.yaml"
     spec = {
@@ -59,14 +70,14 @@ def noting(folder: Path):
 
         from cluster.work import compute_pack
 
-        (Path(place) / f"{ray.get_runtime_context().get_node_id()} {pack.units[0].key}").touch()
-        return compute_pack(store, pack, device, threads, on_progress)
+        (Path(place) / f"{ray.get_runtime_context().get_node_id()} {pack.units[0].key} {device}").touch()
+        return compute_pack(store, pack, "cpu", threads, on_progress)
 
     return compute
 
 
 def notes_in(folder: Path) -> list[list[str]]:
-    """Return (node, key) of every pack that was begun."""
+    """Return (node, key, device) of every pack that was begun."""
     return [path.name.split() for path in folder.iterdir()]
 
 
@@ -79,4 +90,16 @@ def test_a_sweep_uses_both_nodes_of_the_cluster_its_yaml_names(nodes: Cluster, t
     assert set(plan.states(store).values()) == {"cached"}
     for units in (plan.components, plan.cells):  # of a pack, the first unit is noted
         keys = {unit.key for unit in units}
-        assert len({node for node, key in notes_in(tmp_path / "notes") if key in keys}) == 2
+        assert len({node for node, key, _ in notes_in(tmp_path / "notes") if key in keys}) == 2
+
+
+def test_the_gpus_of_a_cluster_are_used_though_the_drivers_machine_has_none(
+    gpus_beside_the_head: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes").mkdir()
+    run(spec_in(tmp_path, gpus_beside_the_head.address), compute=noting(tmp_path / "notes"))
+    ray.init(gpus_beside_the_head.address)
+    [gpu_node] = [node["NodeID"] for node in ray.nodes() if node["Resources"].get("GPU") == 4]
+    assert {(node, device) for node, _, device in notes_in(tmp_path / "notes")} == {(gpu_node, "cuda")}
+    idle = "note: training uses 0.5 of Ray's 4 GPUs: resources.actor.cpus is 1 and Ray has 2 CPUs"
+    assert idle in capsys.readouterr().err

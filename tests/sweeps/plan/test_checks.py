@@ -137,9 +137,14 @@ def test_a_termination_rule_of_ones_own_is_tried_out_before_anything_starts(
 def test_cuda_graphs_without_a_gpu_are_refused_before_anything_starts(tmp_path: Path) -> None:
     graphs = BASE + "compute: {capture: graph}\nresources: {actor: {gpus: 0.5}, trial: {gpus: 0}}\n"
     with pytest.raises(UserError, match=r"s\.yaml:8: capture: graph needs a GPU, and resources\.trial has none"):
-        checks.check_capture(plan(tmp_path, graphs).spec)
-    checks.check_capture(plan(tmp_path, graphs.replace("gpus: 0}", "gpus: 1}")).spec)
-    checks.check_capture(plan(tmp_path, graphs.replace("graph", "auto")).spec)
+        checks.check_capture(plan(tmp_path, graphs).spec, gpus=1)
+    checks.check_capture(plan(tmp_path, graphs.replace("gpus: 0}", "gpus: 1}")).spec, gpus=1)
+    unset = plan(tmp_path, graphs.replace("trial: {gpus: 0}", "trial: {}")).spec
+    for gpus in (1, None):  # None: the cluster has not been asked yet
+        checks.check_capture(unset, gpus)
+    with pytest.raises(UserError, match=r"resources\.trial has none"):
+        checks.check_capture(unset, gpus=0)
+    checks.check_capture(plan(tmp_path, graphs.replace("graph", "auto")).spec, gpus=0)
 
 
 def test_an_absent_dataset_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
