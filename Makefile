@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 PEERS := .venv-peers
 
-.PHONY: quickstart test test-fast test-cluster lint bench bench-peers install clean
+.PHONY: quickstart test test-fast test-cluster lint docs notebooks bench bench-peers install clean
 
 install: $(VENV)/installed
 
@@ -30,6 +30,13 @@ lint: install  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install  ## the site, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -E -b html docs build/docs
+
+notebooks: install  ## JupyterLab on this machine, at the sweep that was just run
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[notebooks]"
+	$(BIN)/jupyter lab --ip 127.0.0.1 analysis/notebooks
 
 bench: install  ## speed against named alternatives; docs/benchmarks.md keeps the results
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planning.py

@@ -10,6 +10,8 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
+from mpcwdwm.components.registry import COMPONENTS, WORLD_MODELS
+from mpcwdwm.planning import PLANNERS
 from sweeps.cli import app
 from sweeps.spec.spec import load_spec
 from tests.support import ROOT
@@ -54,12 +56,28 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(file), target
 
 
+def test_the_site_has_every_page_once() -> None:
+    toctrees = re.findall(
+        r"^```{toctree}\n(.*?)^```", (ROOT / "docs" / "index.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    listed = [line for tree in toctrees for line in tree.split() if not line.startswith(":")]
+    names = {page.stem for page in PAGES if page.parent.name == "docs"} - {"index"}
+    assert names == {entry for entry in listed if entry in names}
+    assert len(listed) == len(set(listed))
+
+
+def test_the_fields_page_has_every_component_world_model_and_planner() -> None:
+    shown = set(re.findall(r"{config-fields} (\S+)", (ROOT / "docs" / "fields.md").read_text()))
+    classes = [registry[name] for registry in (COMPONENTS, WORLD_MODELS, PLANNERS) for name in registry.own]
+    assert {f"{one.config_class.__module__}.{one.config_class.__name__}" for one in classes} <= shown
+
+
 @texts
 def test_paths_exist(path: Path) -> None:
     for found in PATH.findall(path.read_text()):
         assert list(ROOT.glob(found)), found
     ours = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*")} | {file.name for file in PAGES}
-    assert {*FILE.findall(path.read_text())} <= ours | {"spec.yaml"}
+    assert {*FILE.findall(path.read_text())} <= ours | {"spec.yaml", "mine.yaml", "quickstart.yaml"}
 
 
 @texts
