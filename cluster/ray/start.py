@@ -103,25 +103,23 @@ def stop() -> None:
     ray.shutdown()
 
 
-def resources() -> tuple[float, float]:
-    """Return the processor cores and the GPUs of all of the cluster."""
-    have = ray.cluster_resources()
-    return have.get("CPU", 0.0), have.get("GPU", 0.0)
+def resources() -> list[tuple[float, float]]:
+    """Return the processor cores and the GPUs of each node."""
+    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in have]
 
 
 def capacity(cpus: float, gpus: float = 0.0) -> int:
-    """Return how many actors of this size fit into all of the cluster at once.
+    """Return how many actors of this size fit into all of the cluster at once; each has to fit on one node.
 
     Raises:
         UserError: not even one.
     """
-    all_cpus, all_gpus = resources()
-    fits = [int(all_cpus / cpus)] if cpus else []
-    fits += [int(all_gpus / gpus)] if gpus else []
-    slots = min(fits, default=1)
-    if slots < 1:
+    nodes = resources()
+    fits = [min(int(have / each) for have, each in zip(node, (cpus, gpus), strict=True) if each) for node in nodes]
+    if sum(fits) < 1:
+        have = " and ".join(f"{node_cpus:g} CPUs, {node_gpus:g} GPUs" for node_cpus, node_gpus in nodes)
         raise UserError(
-            f"resources: an actor is to have {cpus:g} CPUs and {gpus:g} GPUs,"
-            f" but the cluster has {all_cpus:g} and {all_gpus:g}: ask for less"
+            f"resources: an actor is to have {cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {have}: ask for less"
         )
-    return slots
+    return sum(fits)

@@ -95,7 +95,7 @@ def predict(plan: Plan, store: Store, lengths: Mapping[str, Lengths] | None = No
     work = [(sum(trained), resources.actor), (sum(played), resources.trial)]
     notices = [NO_GPU_HERE] if missing and wants_gpu and not torch.cuda.is_available() else []
     if missing:
-        notices += [ASKED_LATER] if gpus is None else idle_gpus(resources, cores(), gpus)
+        notices += [ASKED_LATER] if gpus is None else idle_gpus(resources, [(cores(), gpus)])
         notices += [NO_BENCH] if None in machines else []
     return Prediction(
         seconds={

@@ -37,10 +37,10 @@ class Workers:
     def __init__(self, store: Store, wants: Resources, *, quiet: bool, compute: Compute | None) -> None:
         ray_cluster.start(wants.address, quiet=quiet)
         catch_signals()  # Ray has put its own handler in place of ours
-        processors, devices = ray_cluster.resources()
-        wants = wants.given(devices)
-        self.notices = idle_gpus(wants, processors, devices)
-        self.gpus = devices
+        nodes = ray_cluster.resources()
+        self.gpus = sum(gpus for _, gpus in nodes)
+        wants = wants.given(self.gpus)
+        self.notices = idle_gpus(wants, nodes)
         (cpus, gpus), (trial_cpus, trial_gpus) = ((each.cpus, each.gpus or 0.0) for each in (wants.actor, wants.trial))
         fitting = (ray_cluster.capacity(cpus, gpus), ray_cluster.capacity(trial_cpus, trial_gpus))
         # actors at once while no trial runs; trials at once

@@ -5,6 +5,7 @@ A sweep runs where Ray runs, and the driver's own machine often has no GPU: once
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -19,30 +20,30 @@ def gpus_here(resources: Resources) -> int | None:
     return torch.cuda.device_count() if wanted_address(resources.address).text == HERE else None
 
 
-def idle_gpus(resources: Resources, cpus: float, gpus: float) -> list[str]:
+def idle_gpus(resources: Resources, nodes: Sequence[tuple[float, float]]) -> list[str]:
     """Return a line for each kind of process that would leave whole GPUs unused.
 
     Args:
         resources: with every share filled in.
-        cpus: processor cores of the cluster.
-        gpus: GPUs of the cluster.
+        nodes: processor cores and GPUs of each node.
     """
+    gpus = sum(node_gpus for _, node_gpus in nodes)
+    if not gpus:
+        return []
     lines = []
-    for role, share, what in (
-        ("actor", resources.actor, "training"),
-        ("trial", resources.trial, "evaluation"),
-    ):
-        if not gpus:
-            continue
+    for role, share, what in (("actor", resources.actor, "training"), ("trial", resources.trial, "evaluation")):
         if not share.gpus:
             lines.append(f"resources.{role}.gpus is 0: {what} runs on processors, though Ray has {gpus:g} GPUs")
             continue
+        cpus = sum(node_cpus for node_cpus, node_gpus in nodes if node_gpus)
         limits = {
-            f"resources.{role}.cpus is {share.cpus:g} and Ray has {cpus:g} CPUs": int(cpus / share.cpus),
+            f"resources.{role}.cpus is {share.cpus:g} and the nodes with GPUs have {cpus:g} CPUs": sum(
+                int(min(node_cpus / share.cpus, node_gpus / share.gpus)) for node_cpus, node_gpus in nodes
+            ),
             f"resources.concurrency is {resources.concurrency}": resources.concurrency or math.inf,
         }
         reason, most = min(limits.items(), key=lambda limit: limit[1])
-        used = min(gpus, most * share.gpus)
+        used = most * share.gpus
         if gpus - used >= 1:
             each = f"at most {most:g} processes with {share.gpus:g} GPU each"
             lines.append(f"{what} uses {used:g} of Ray's {gpus:g} GPUs: {reason}, so there are {each}")

@@ -101,5 +101,5 @@ def test_the_gpus_of_a_cluster_are_used_though_the_drivers_machine_has_none(
     ray.init(gpus_beside_the_head.address)
     [gpu_node] = [node["NodeID"] for node in ray.nodes() if node["Resources"].get("GPU") == 4]
     assert {(node, device) for node, _, device in notes_in(tmp_path / "notes")} == {(gpu_node, "cuda")}
-    idle = "note: training uses 0.5 of Ray's 4 GPUs: resources.actor.cpus is 1 and Ray has 2 CPUs"
+    idle = "note: training uses 0.25 of Ray's 4 GPUs: resources.actor.cpus is 1 and the nodes with GPUs have 1 CPUs"
     assert idle in capsys.readouterr().err

@@ -29,25 +29,24 @@ def test_gpus_of_this_machine_are_counted_and_those_of_a_cluster_are_asked_for_l
 
 
 @pytest.mark.parametrize(
-    ("resources", "cpus", "gpus", "lines"),
+    ("resources", "nodes", "lines"),
     [
-        (Resources().given(4), 16, 4, []),
-        (Resources().given(0), 16, 0, []),
-        (Resources().given(4), 13, 4, []),  # 3.25 of 4: no whole GPU is left over
+        (Resources().given(4), [(16, 4)], []),
+        (Resources().given(0), [(16, 0)], []),
+        (Resources().given(4), [(13, 4)], []),  # 3.25 of 4: no whole GPU is left over
+        (Resources().given(4), [(4, 0), (8, 2), (8, 2)], []),
         (
             Resources().given(4),
-            2,
-            4,
+            [(16, 0), (2, 4)],  # a head's processors are of no use to the GPUs of another node
             [
-                f"{what} uses 0.5 of Ray's 4 GPUs: resources.{role}.cpus is 1 and Ray has 2 CPUs, so there are at most"
-                " 2 processes with 0.25 GPU each"
+                f"{what} uses 0.5 of Ray's 4 GPUs: resources.{role}.cpus is 1 and the nodes with GPUs have 2 CPUs, so"
+                " there are at most 2 processes with 0.25 GPU each"
                 for role, what in (("actor", "training"), ("trial", "evaluation"))
             ],
         ),
         (
             GIVEN,
-            16,
-            4,
+            [(16, 4)],
             [
                 "training uses 1.5 of Ray's 4 GPUs: resources.concurrency is 3, so there are at most 3 processes with"
                 " 0.5 GPU each",
@@ -56,5 +55,7 @@ def test_gpus_of_this_machine_are_counted_and_those_of_a_cluster_are_asked_for_l
         ),
     ],
 )
-def test_what_leaves_gpus_unused_is_said(resources: Resources, cpus: float, gpus: float, lines: list[str]) -> None:
-    assert idle_gpus(resources, cpus, gpus) == lines
+def test_what_leaves_gpus_unused_is_said(
+    resources: Resources, nodes: list[tuple[float, float]], lines: list[str]
+) -> None:
+    assert idle_gpus(resources, nodes) == lines
