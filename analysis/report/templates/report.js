@@ -54,6 +54,7 @@ function filter() {
   shown.textContent = count === planned.length ? `${count} rows` : `${count} of ${planned.length} rows`;
 }
 
+task.closest(".filter").hidden = false; // without a script it would do nothing
 task.addEventListener("change", filter);
 filter(); // a browser may keep the choice when the page is loaded again
 
