@@ -9,14 +9,11 @@ import pandas as pd
 from analysis.frames import Runs
 from analysis.statistics.bootstrap import (
     RESAMPLES,
-    RunScores,
     aggregator,
     generator,
     percentile_interval,
-    resampled,
-    resampled_with_episodes,
 )
-from analysis.statistics.groups import Sample, ends, rows_of, samples
+from analysis.statistics.groups import ends, rows_of, samples
 from analysis.statistics.intervals import LEVEL
 from mpcwdwm.errors import UserError, did_you_mean
 
@@ -52,7 +49,8 @@ def aggregate(
         value: the column that is aggregated.
         over: columns over whose values is averaged first, within each seed.
         interval: "new_seeds" and "episodes" of the mean, as in the table; "bootstrap" over seeds, stratified by task;
-            "hierarchical" over seeds, then episodes. None: "new_seeds" of the mean, else "bootstrap".
+            "hierarchical" over seeds, then episodes. None: "new_seeds" of the mean, else "hierarchical" where a seed
+            has several episodes in the frame, or "bootstrap".
         threshold: of the optimality gap, in the unit of ``value``.
         level: of the interval.
         resamples: of a bootstrap.
@@ -68,22 +66,22 @@ def aggregate(
     Raises:
         UserError: a column is missing, a group mixes cells, or an interval is asked for that does not exist.
     """
-    kind = interval or ("new_seeds" if statistic == "mean" else "bootstrap")
-    if kind in ("new_seeds", "episodes") and statistic != "mean":
-        raise UserError(f"aggregate: the interval '{kind}' is one of the mean; for '{statistic}' use 'bootstrap'")
-    if kind not in get_args(IntervalKind):
-        raise UserError(f"aggregate: no interval '{kind}'; there are {', '.join(get_args(IntervalKind))}")
+    if interval in ("new_seeds", "episodes") and statistic != "mean":
+        raise UserError(f"aggregate: the interval '{interval}' is one of the mean; for '{statistic}' use 'bootstrap'")
+    if interval not in (None, *get_args(IntervalKind)):
+        raise UserError(f"aggregate: no interval '{interval}'; there are {', '.join(get_args(IntervalKind))}")
     function = aggregator(statistic, threshold)
     rows = []
     for sample in samples(rows_of(run_or_frame), value, by, over, what="aggregate", strict=strict):
         estimate = float(function(sample.seed_means)) if sample.is_whole else np.nan
+        kind = interval or ("new_seeds" if statistic == "mean" else sample.resampling)
         found = None
         if kind == "episodes" and sample.is_whole:
             found = sample.evidence.for_these_policies(level)
         elif kind == "new_seeds" and sample.has_enough_seeds:
             found = sample.evidence.for_new_seeds(level)
-        elif kind in ("bootstrap", "hierarchical") and sample.has_enough_seeds:
-            found = percentile_interval(function(_draws(sample, kind, resamples, seed)), level)
+        elif (kind == "bootstrap" or kind == "hierarchical") and sample.has_enough_seeds:
+            found = percentile_interval(function(sample.draws(kind, generator(seed, kind), resamples)), level)
         said = {"statistic": statistic, "estimate": estimate, **ends(found), "interval": kind}
         rows.append({**sample.columns, **said, **sample.counts, "lacking": sample.lacking})
     return pd.DataFrame(rows)
@@ -140,10 +138,3 @@ def sample_efficiency(
         seed=seed,
     )
     return found.sort_values(columns, kind="stable", ignore_index=True).drop(columns="episodes")
-
-
-def _draws(sample: Sample, kind: IntervalKind, resamples: int, seed: int) -> RunScores:
-    rng = generator(seed, kind)
-    if kind == "bootstrap":
-        return resampled(sample.seed_means, rng, resamples)
-    return resampled_with_episodes(list(sample.tasks.values()), rng, resamples, starts_shared=sample.starts_shared)

@@ -6,6 +6,7 @@ of seeds, so a matrix is a list of its columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from mpcwdwm.errors import UserError, did_you_mean
 
 __all__ = [
     "RESAMPLES",
+    "Resampling",
     "RunScores",
     "aggregator",
     "generator",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 RunScores = Sequence[NDArray[np.float64]]  # (…, seeds) of each task
+Resampling = Literal["bootstrap", "hierarchical"]  # over training seeds; over seeds, then episodes
 RESAMPLES = 5000  # the ends of a 95 % interval are then at the levels 2.5 ± 0.2 % and 97.5 ± 0.2 %
 TRIM = 0.25  # share of the runs that the interquartile mean leaves out at each end
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.frames import GROUPING, IDENTITY, SETTINGS, Runs
 from analysis.rendering import seeds_text
+from analysis.statistics.bootstrap import Resampling, resampled, resampled_with_episodes
 from analysis.statistics.evidence import OUTCOMES, Evidence
 from analysis.statistics.intervals import MIN_SEEDS, Interval
 from mpcwdwm.errors import UserError, did_you_mean
@@ -63,6 +64,18 @@ class Sample:
     def has_enough_seeds(self) -> bool:
         """Whether every task has the three seeds that an interval over new training seeds takes."""
         return self.is_whole and all(len(task) >= MIN_SEEDS for task in self.tasks.values())
+
+    def draws(self, kind: Resampling | None, rng: np.random.Generator, resamples: int) -> list[Values]:
+        """Return (resamples, seeds) drawn run scores of each task; None: as `resampling`."""
+        if (kind or self.resampling) == "bootstrap":
+            return resampled(self.seed_means, rng, resamples)
+        return resampled_with_episodes(list(self.tasks.values()), rng, resamples, starts_shared=self.starts_shared)
+
+    @property
+    def resampling(self) -> Resampling:
+        """What is drawn unless told: seeds and episodes, or seeds alone where a run has one value."""
+        has_episodes = any(len(values) > 1 for task in self.tasks.values() for values in task.values())
+        return "hierarchical" if has_episodes else "bootstrap"
 
     @property
     def counts(self) -> dict[str, int]:

@@ -1,13 +1,14 @@
 """Comparisons of whole score distributions: performance profiles, and the probability of improvement."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.frames import Runs
-from analysis.statistics.bootstrap import RESAMPLES, RunScores, generator, percentile_interval, resampled
+from analysis.statistics.bootstrap import RESAMPLES, Resampling, RunScores, generator, percentile_interval
 from analysis.statistics.groups import ends, named, rows_of, samples, select_rows
 from analysis.statistics.intervals import LEVEL
 
@@ -23,6 +24,7 @@ def performance_profile(
     *,
     value: str = "score",
     of_tasks: bool = False,
+    interval: Resampling | None = None,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -36,8 +38,10 @@ def performance_profile(
         by: as for `aggregate`; without "task", a profile is over all tasks.
         value: as for `aggregate`.
         of_tasks: whether to count tasks whose mean over seeds is above, instead of runs.
+        interval: "bootstrap" over seeds, stratified by task; "hierarchical" over seeds, then episodes; None: as for
+            `aggregate`.
         level: of the interval, which is that of each threshold by itself.
-        resamples: of the bootstrap over seeds, stratified by task.
+        resamples: how many.
         seed: of its random numbers.
         strict: as for `aggregate`.
 
@@ -54,7 +58,8 @@ def performance_profile(
     rows = []
     for sample in groups:
         counts = {name: count for name, count in sample.counts.items() if name != "episodes"}
-        draws = resampled(sample.seed_means, generator(seed, "profile"), resamples) if sample.has_enough_seeds else None
+        rng = generator(seed, "profile")
+        draws = sample.draws(interval, rng, resamples) if sample.has_enough_seeds else None
         for threshold in thresholds:
             estimate = float(_share_above(sample.seed_means, threshold, of_tasks)) if sample.is_whole else np.nan
             found = None if draws is None else percentile_interval(_share_above(draws, threshold, of_tasks), level)
@@ -75,6 +80,7 @@ def probability_of_improvement(
     by: Sequence[str] | str | None = None,
     *,
     value: str = "score",
+    interval: Resampling | None = None,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -82,7 +88,7 @@ def probability_of_improvement(
 ) -> pd.DataFrame:
     """Return a row per group: the chance that a run of it scores more than a run of another method on the same task.
 
-    P(X > Y) + P(X = Y) / 2 over all pairs of runs of a task, averaged over tasks. Seeds of both are resampled
+    P(X > Y) + P(X = Y) / 2 over all pairs of runs of a task, averaged over tasks. Both are resampled
     independently, within each task; pairs of the same training seed play no part (see `paired_gain`).
 
     Args:
@@ -90,8 +96,9 @@ def probability_of_improvement(
         vs: the other method, or {column: value, …} that its rows have, such as {"method": "rebrac", "variant": "a"}.
         by: as for `aggregate`.
         value: as for `aggregate`.
+        interval: as for `performance_profile`.
         level: of the interval.
-        resamples: of the bootstrap.
+        resamples: how many.
         seed: of its random numbers.
         strict: as for `aggregate`; also of tasks that the other method lacks.
 
@@ -113,12 +120,12 @@ def probability_of_improvement(
         is_whole = sample.is_whole and set(sample.tasks) <= set(other.tasks)
         estimate, found = np.nan, None
         if is_whole:
-            theirs = [np.array([values.mean() for values in other.tasks[task].values()]) for task in sample.tasks]
-            estimate = float(_improvement(sample.seed_means, theirs))
-            if sample.has_enough_seeds and other.has_enough_seeds:
+            theirs = replace(other, tasks={task: other.tasks[task] for task in sample.tasks})
+            estimate = float(_improvement(sample.seed_means, theirs.seed_means))
+            if sample.has_enough_seeds and theirs.has_enough_seeds:
                 rng = generator(seed, what)
-                ours = resampled(sample.seed_means, rng, resamples)
-                found = percentile_interval(_improvement(ours, resampled(theirs, rng, resamples)), level)
+                ours = sample.draws(interval, rng, resamples)
+                found = percentile_interval(_improvement(ours, theirs.draws(interval, rng, resamples)), level)
         counts = {name: count for name, count in sample.counts.items() if name != "episodes"}
         said = {"vs": named(vs), "estimate": estimate, **ends(found)}
         rows.append({**sample.columns, **said, **counts, "lacking": ", ".join(lacking)})

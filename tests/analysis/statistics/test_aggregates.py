@@ -104,6 +104,7 @@ def test_a_run_is_the_mean_over_its_episodes():
     episodes = np.arange(12.0).reshape(3, 4) ** 2
     frame = episodes_of(episodes)
     own = analysis.aggregate(frame, "iqm")
+    assert own["interval"].item() == "hierarchical"
     assert own["estimate"].item() == pytest.approx(stats.trim_mean(episodes.mean(1), 0.25))
     assert own[["seeds", "episodes"]].values.tolist() == [[3, 12]]
 
