@@ -51,8 +51,12 @@ def main() -> None:
     """Print all lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=1000, help="simulated sweeps for each line of one cell")
-    sweeps = parser.parse_args().sweeps
+    parser.add_argument("--natures", nargs="+", choices=NATURES, help="of these scores only, without marks")
+    options = parser.parse_args()
+    sweeps, chosen = options.sweeps, options.natures
     for name, nature in NATURES.items():
+        if chosen and name not in chosen:
+            continue
         rng = np.random.default_rng([1, list(NATURES).index(name)])
         for cells in CELLS:
             count = max(20, int(sweeps / cells**0.25))
@@ -60,6 +64,8 @@ def main() -> None:
             report(f"FOUND gain of {EFFECT:.0f} {name} cells={cells}", *found_gains(rng, nature, cells, count // 2))
         if not nature.outcomes and not nature.broken:
             coverage(name, nature, rng, 2 * sweeps)
+    if chosen:
+        return
     for name in ("3x10", "5x10"):
         rng = np.random.default_rng([3, list(NATURES).index(name)])
         report(

@@ -7,13 +7,14 @@ import pytest
 
 from analysis.table.under_training import mark_bases
 from analysis.table.verdicts import verdicts
-from tests.support.simulated_sweeps import TASK, Nature, judged_bases, planned
+from tests.support.simulated_sweeps import TASK, Nature, judged_bases, planned, planned_on_tasks
 
 NATURES = {
     "three seeds": Nature(),
     "seeds alike": Nature(seed_sd=0.0, start_sd=15.0),
     "five seeds that differ": Nature(seeds=5, seed_sd=20.0, rest_sd=2.0),
     "rare falls": Nature(seed_sd=1.0, rest_sd=2.0, falls=0.05),
+    "rates of success": Nature(outcomes=True),
 }
 SWEEPS = {1: 200, 8: 60, 64: 15}
 
@@ -36,6 +37,14 @@ def test_where_nothing_has_an_effect_a_sweep_seldom_says_otherwise(name, cells):
         (sentence,) = verdicts({TASK: planned(rng, cells, NATURES[name])})
         false += claims_something(sentence)
     assert rate(false, SWEEPS[cells])
+
+
+def test_the_sentences_of_several_tasks_and_of_their_average_are_one_family():
+    rng = np.random.default_rng(15)
+    sweeps = 40
+    said = [verdicts(planned_on_tasks(rng, 4, Nature(seeds=5), tasks=3)) for _ in range(sweeps)]
+    assert all(len(sentences) == 4 for sentences in said)
+    assert rate(sum(any(map(claims_something, sentences)) for sentences in said), sweeps)
 
 
 @pytest.mark.parametrize("bases", [1, 8])
