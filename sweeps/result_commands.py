@@ -1,8 +1,9 @@
-"""The commands that show what came out of sweeps: tables, models, figures, and how well step sizes were judged.
+"""The commands that show what came out of sweeps: tables, models, figures, films, and how well step sizes were judged.
 
 Like `sweeps.cli`, which adds them to the command line, this module knows all four packages.
 """
 
+import os
 import re
 import sys
 from contextlib import suppress
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mpcwdwm.errors import UserError
+from mpcwdwm.errors import UserError, did_you_mean
 from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named
 
 if TYPE_CHECKING:
     from analysis.compare.sides import Side
     from analysis.models.report import ModelsReport
     from analysis.table.comparison import Table
+    from cluster.units import CellUnit
+    from sweeps.plan.plan import Plan
     from sweeps.spec.spec import Spec
 
 __all__ = ["print_table", "result_app"]
@@ -27,6 +30,7 @@ Layout = Literal["long", "paper"]
 CompareForm = Literal["text", "markdown", "latex", "html", "csv", "json"]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")]
 COMMIT = re.compile(r"(.+)@([0-9a-f]{4,40}(?:-dirty)?)")
+NOT_PLAIN = re.compile(r"[^A-Za-z0-9.-]+")  # characters that stay out of a file's name
 TABLE_FILE = "table.csv"
 result_app = typer.Typer(rich_markup_mode=None)  # without a name: its commands are those of `mpcwdwm` itself
 
@@ -149,6 +153,48 @@ def report(
     note_changes(loaded)
 
 
+@result_app.command("film")
+def film(
+    spec: SpecArgument,
+    method: Annotated[
+        str | None, typer.Option("--method", help="A planner's row of the table; by default the first.")
+    ] = None,
+    episode: Annotated[int, typer.Option("--episode", min=0, help="Which of the evaluation's starting states.")] = 0,
+    sets: SetOption = None,
+    tasks: TasksOption = None,
+    seeds: SeedsOption = None,
+) -> None:
+    """Play one episode frozen and adapted; draw both as a contact sheet (PNG) and an animation (WebP).
+
+    Of several tasks and seeds the first is shown. It renders without a screen: MUJOCO_GL is egl unless it is set.
+    """
+    if not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported
+    from analysis.figures.drawing import rendered
+    from analysis.figures.film import animation, contact_sheet
+    from mpcwdwm.api import load
+    from mpcwdwm.evaluation.film import films
+    from mpcwdwm.planning import planner_config
+    from sweeps.reports import write_files
+
+    plan, _ = plan_named(spec, sets, tasks, seeds)
+    cell = _planners_cell(plan, method)
+    planner = planner_config(cell.planner or {})
+    parts = load(
+        plan.spec.storage, task=cell.task.name, planner=planner, seed=cell.seed, keys=tuple(cell.parts.values())
+    )
+    shown = films(
+        parts,
+        {f"{cell.base}, frozen": None, cell.method: planner},
+        seed=cell.seed,
+        env_seed=cell.env_seed,
+        episode=episode,
+    )
+    name = f"film-{cell.task.name}-{NOT_PLAIN.sub('-', cell.method)}-s{cell.seed}-e{episode}"
+    sheet = rendered(name, contact_sheet(shown))[f"{name}.png"]
+    write_files(plan.spec, {f"{name}.png": sheet, f"{name}.webp": animation(shown)}, where=sys.stdout)
+
+
 @result_app.command("judges")
 def judges(spec: SpecArgument) -> None:
     """Compare the estimates by which `step_size: auto` chooses with scores in the environment."""
@@ -227,3 +273,14 @@ def _side(text: str) -> "Side":
     at = COMMIT.fullmatch(text)
     spec = load_named(at[1] if at else text)
     return read_side(spec.tracking_uri, spec.record, at[2] if at else None)
+
+
+def _planners_cell(plan: "Plan", method: str | None) -> "CellUnit":
+    """Return the first cell of a planner, or of the one that is named."""
+    planned = [cell for cell in plan.cells if cell.planner is not None]
+    known = list(dict.fromkeys(cell.method for cell in planned))
+    chosen = [cell for cell in planned if method in (None, cell.method, cell.name)]
+    if not chosen:
+        found = f"no planner's row is called '{method}'{did_you_mean(str(method), known)}" if known else "no planner"
+        raise UserError(f"sweep {plan.spec.name}: {found}; rows are: {', '.join(known) or 'none'}")
+    return chosen[0]

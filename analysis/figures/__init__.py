@@ -5,8 +5,11 @@ from analysis.figures.comparison import plot_improvement, plot_profile, plot_spe
 from analysis.figures.curves import plot_learning_curves, plot_model_error
 from analysis.figures.drawing import rendered
 from analysis.figures.episodes import plot_adaptation, plot_imagination
+from analysis.figures.film import animation, contact_sheet
 
 __all__ = [
+    "animation",
+    "contact_sheet",
     "plot_ablation",
     "plot_adaptation",
     "plot_heatmap",

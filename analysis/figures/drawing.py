@@ -22,6 +22,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLo
 
 __all__ = [
     "BAND",
+    "GREY",
     "LEVEL_LINE",
     "LIGHT",
     "PANEL",

@@ -94,7 +94,7 @@ def plot_adaptation(run: Runs, method: str | None = None, *, task: str | None = 
         axes.plot(mean.index, mean, color=look.color, label=f"mean of {running[0]} episodes, over {window} steps")
         axes.set_title(f"{own['task'].iloc[0]}\n{own['method'].iloc[0]}")
         axes.set_xlabel("step of the episode")
-        axes.set_ylabel("distance from the frozen policy's action")
+        axes.set_ylabel("shift of the action")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         share = _smooth(own.assign(adapted=(own["action_change"] > 0).astype(float)), "adapted", window)

@@ -250,6 +250,7 @@ MOVES = {
     "envs.termination": "value paper robust trust gate auto action mppi",
     "errors": NONE,
     "evaluation.evaluate": CELLS,
+    "evaluation.film": NONE,
     "evaluation.trace": CELLS,
     "evaluation.rollout": f"{PLAYED} {CELLS}",
     "imagination": f"value {KINDS} {ADAPTED}",
