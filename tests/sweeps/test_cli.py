@@ -201,7 +201,7 @@ def test_a_sweep_runs_is_interrupted_continues_and_is_then_done(folder: Path) ->
     assert (shown.stdout, "note" in shown.stderr) == (first.stdout, False)
     assert_a_part_leaves_the_records_of_the_whole(folder, first.stdout)
     reported = mpcwdwm("report", "tiny", "--out", "out/r.html", folder=folder)
-    assert (reported.stdout, reported.stderr) == ("out/r.html\n", "")
+    assert (reported.returncode, reported.stdout) == (0, "out/r.html\n"), reported.stderr
     assert "no verdict: it takes 3 training seeds" in (folder / "out/r.html").read_text()
     assert "14 of 14 done" in mpcwdwm("sweep", "list", folder=folder).stdout
     assert "nothing to do" in mpcwdwm("sweep", "plan", "tiny", folder=folder).stdout
