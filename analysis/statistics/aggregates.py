@@ -13,7 +13,7 @@ from analysis.statistics.bootstrap import (
     generator,
     percentile_interval,
 )
-from analysis.statistics.groups import ends, rows_of, samples
+from analysis.statistics.groups import check_options, ends, require, rows_of, samples
 from analysis.statistics.intervals import LEVEL
 from mpcwdwm.errors import UserError, did_you_mean
 
@@ -70,6 +70,7 @@ def aggregate(
         raise UserError(f"aggregate: the interval '{interval}' is one of the mean; for '{statistic}' use 'bootstrap'")
     if interval not in (None, *get_args(IntervalKind)):
         raise UserError(f"aggregate: no interval '{interval}'; there are {', '.join(get_args(IntervalKind))}")
+    check_options("aggregate", level, resamples)
     function = aggregator(statistic, threshold)
     rows = []
     for sample in samples(rows_of(run_or_frame), value, by, over, what="aggregate", strict=strict):
@@ -121,6 +122,7 @@ def sample_efficiency(
         UserError: no curve has the metric, or as of `aggregate`.
     """
     frame = curves.curves if isinstance(curves, Runs) else curves
+    require(frame, ["metric", "step", "value"], "sample_efficiency")
     chosen = frame[frame["metric"] == metric]
     if not len(chosen):
         known = sorted(map(str, frame["metric"].unique()))

@@ -10,7 +10,7 @@ from scipy import stats
 from analysis.frames import Runs
 from analysis.statistics.bootstrap import generator
 from analysis.statistics.corrections import holm_adjusted
-from analysis.statistics.groups import DESIGN, Sample, ends, named, rows_of, samples, select_rows
+from analysis.statistics.groups import DESIGN, Sample, check_options, ends, named, rows_of, samples, select_rows
 from analysis.statistics.intervals import LEVEL
 from mpcwdwm.errors import UserError
 
@@ -52,6 +52,7 @@ def paired_gain(
     Raises:
         UserError: a column is missing, ``looked_at`` is too small, or as of `aggregate`.
     """
+    check_options("paired_gain", level)
     found = samples(paired_rows(run_or_frame, vs, "paired_gain"), "gain", by, what="paired_gain", strict=strict)
     k = _looked_at(found, looked_at, "paired_gain")
     p_values = [sample.evidence.p_value() if sample.is_whole else None for sample in found]

@@ -19,7 +19,7 @@ from analysis.statistics.evidence import OUTCOMES, Evidence
 from analysis.statistics.intervals import MIN_SEEDS, Interval
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["DESIGN", "Sample", "ends", "named", "rows_of", "samples", "select_rows"]
+__all__ = ["DESIGN", "Sample", "check_options", "ends", "named", "require", "rows_of", "samples", "select_rows"]
 
 # What is chosen before an evaluation; the columns by which statistics group, where a frame has them.
 DESIGN = tuple(name for name in dict.fromkeys((*IDENTITY, *GROUPING, *SETTINGS)) if name not in ("key", "seed"))
@@ -85,6 +85,14 @@ class Sample:
         return {"tasks": len(seeds), "seeds": min(seeds, default=0), "episodes": values}
 
 
+def check_options(what: str, level: float, draws: int = 1) -> None:
+    """Raise UserError for a level outside (0, 1), or fewer than one draw."""
+    if not 0 < level < 1:
+        raise UserError(f"{what}: level={level} must lie between 0 and 1, as in 0.95")
+    if draws < 1:
+        raise UserError(f"{what}: it takes one draw at least, not {draws}")
+
+
 def rows_of(run_or_frame: Runs | pd.DataFrame) -> pd.DataFrame:
     """Return the frame itself; of loaded runs their episodes, and a row without a score for each cell that has none."""
     if isinstance(run_or_frame, pd.DataFrame):
@@ -102,10 +110,12 @@ def select_rows(frame: pd.DataFrame, where: str | Mapping[str, object], *, what:
         UserError: there are none.
     """
     conditions = {"method": where} if isinstance(where, str) else dict(where)
-    _require(frame, conditions, what)
+    require(frame, conditions, what)
     chosen = pd.Series(True, index=frame.index)
     for name, value in conditions.items():
         chosen &= frame[name] == value
+    if chosen.all():
+        raise UserError(f"{what}: all rows have {_said(conditions)}: nothing else is there to compare with it")
     if not chosen.any():
         hint = did_you_mean(where, map(str, frame["method"].unique())) if isinstance(where, str) else ""
         raise UserError(f"{what}: no row has {_said(conditions)}{hint}")
@@ -138,8 +148,12 @@ def samples(
     over = _as_list(over)
     columns = [name for name in DESIGN if name in frame and name not in over] if by is None else _as_list(by)
     episode = next((name for name in EPISODE if name in frame), None)
-    _require(frame, [value, "seed", *columns, *over], what)
+    require(frame, [value, "seed", *columns, *over], what)
     rows = frame if "task" in frame else frame.assign(task="")
+    if not pd.api.types.is_numeric_dtype(rows[value]):
+        raise UserError(f"{what}: the column '{value}' does not hold numbers")
+    if rows["seed"].isna().any():
+        raise UserError(f"{what}: {int(rows['seed'].isna().sum())} rows have no seed: filter the frame")
     rows = rows.assign(value=rows[value].astype(float), outcome=_are_outcomes(rows, value)).reset_index(drop=True)
     unit = ["task", "seed", *([episode] if episode else [])]
     if over:
@@ -285,7 +299,8 @@ def _as_list(names: Sequence[str] | str) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _require(frame: pd.DataFrame, names: Iterable[str], what: str) -> None:
+def require(frame: pd.DataFrame, names: Iterable[str], what: str) -> None:
+    """Raise UserError for a column that is not there."""
     for name in names:
         if name not in frame:
             hint = did_you_mean(name, map(str, frame.columns))

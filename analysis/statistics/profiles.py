@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from analysis.frames import Runs
 from analysis.statistics.bootstrap import RESAMPLES, Resampling, RunScores, generator, percentile_interval
-from analysis.statistics.groups import ends, named, rows_of, samples, select_rows
+from analysis.statistics.groups import check_options, ends, named, rows_of, samples, select_rows
 from analysis.statistics.intervals import LEVEL
 
 __all__ = ["performance_profile", "probability_of_improvement"]
@@ -51,6 +51,7 @@ def performance_profile(
     Raises:
         UserError: as of `aggregate`.
     """
+    check_options("performance_profile", level, resamples)
     groups = samples(rows_of(run_or_frame), value, by, what="performance_profile", strict=strict)
     if thresholds is None:
         every = np.concatenate([own for sample in groups for own in sample.seed_means])
@@ -110,6 +111,7 @@ def probability_of_improvement(
         UserError: no row is ``vs``, its rows are of several cells, or as of `aggregate`.
     """
     what = "probability_of_improvement"
+    check_options(what, level, resamples)
     frame = rows_of(run_or_frame)
     is_other = select_rows(frame, vs, what=what)
     (other,) = samples(frame[is_other], value, (), what=f"{what}: vs", strict=strict)

@@ -19,7 +19,7 @@ from analysis.frames import Runs
 from analysis.rendering import seeds_text
 from analysis.statistics.bootstrap import generator
 from analysis.statistics.evidence import Evidence
-from analysis.statistics.groups import DESIGN, Sample, ends, rows_of, samples
+from analysis.statistics.groups import DESIGN, Sample, check_options, ends, rows_of, samples
 from analysis.statistics.intervals import LEVEL, MIN_SEEDS
 from mpcwdwm.errors import UserError
 
@@ -75,7 +75,8 @@ def tuning_effort(
     Raises:
         UserError: a column is missing, no seed is left to report, or the numbers make no sense.
     """
-    _check(evaluations, rule, trials)
+    _check(evaluations, rule)
+    check_options(WHAT, level, trials)
     of = [of] if isinstance(of, str) else list(of)
     frame = rows_of(run_or_frame)
     hidden = {*of, "role", *(["method"] if "name" in frame else [])}
@@ -91,11 +92,11 @@ def tuning_effort(
     return pd.DataFrame(rows)
 
 
-def _check(evaluations: Sequence[int], rule: str, trials: int) -> None:
+def _check(evaluations: Sequence[int], rule: str) -> None:
     if rule not in get_args(Rule):
         raise UserError(f"{WHAT}: no rule '{rule}'; there are {', '.join(get_args(Rule))}")
-    if not evaluations or min(evaluations) < 0 or trials < 1:
-        raise UserError(f"{WHAT}: evaluations must be numbers of episodes from 0, trials a number from 1")
+    if not evaluations or min(evaluations) < 0:
+        raise UserError(f"{WHAT}: evaluations must be numbers of episodes from 0")
 
 
 # ---- the bandit ---------------------------------------------------------------------------------

@@ -157,7 +157,16 @@ def test_the_same_seed_gives_the_same_interval_whatever_else_the_frame_holds():
         (lambda f: analysis.aggregate(f, by="metod"), "did you mean 'method'"),
         (lambda f: analysis.aggregate(f, value="gain"), "no column 'gain'"),
         (lambda f: analysis.probability_of_improvement(f, "mcp"), "did you mean 'mpc'"),
-        (lambda f: analysis.sample_efficiency(pd.DataFrame({"metric": ["loss"]})), "no curve of"),
+        (lambda f: analysis.probability_of_improvement(f, "mpc"), "nothing else is there to compare"),
+        (lambda f: analysis.aggregate(f, level=95), "between 0 and 1"),
+        (lambda f: analysis.aggregate(f, "iqm", resamples=0), "one draw at least"),
+        (lambda f: analysis.aggregate(f.assign(score="high")), "does not hold numbers"),
+        (lambda f: analysis.aggregate(f.assign(seed=np.nan)), "3 rows have no seed"),
+        (lambda f: analysis.sample_efficiency(f), "no column 'metric'"),
+        (
+            lambda f: analysis.sample_efficiency(pd.DataFrame({"metric": ["loss"], "step": 1, "value": 2.0})),
+            "no curve of",
+        ),
     ],
 )
 def test_what_is_not_there_is_said_in_a_line(call, message):

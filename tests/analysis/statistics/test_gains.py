@@ -85,7 +85,11 @@ def test_evidence_that_bears_no_verdict_has_no_p_value_and_shows_nothing(seeds, 
     [
         (lambda f: analysis.paired_gain(f), "name what to compare with"),
         (lambda f: analysis.paired_gain(f, vs={"method": "weak", "task": "walker"}), "no row has method weak"),
-        (lambda f: analysis.paired_gain(f, vs={"task": "hop"}), "several cells of one seed"),
+        (lambda f: analysis.paired_gain(f, vs={"task": "hop"}), "nothing else is there to compare"),
+        (
+            lambda f: analysis.paired_gain(f.assign(H=f["method"] == "weak"), vs={"H": False}),
+            "several cells of one seed",
+        ),
         (lambda f: analysis.paired_gain(f, vs="rebrac", looked_at=1), "less than the 2 cells"),
         (lambda f: analysis.paired_gain(f.drop(columns="env_seed"), vs="rebrac"), "frame of episodes"),
     ],
