@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 PEERS := .venv-peers
+SWEEP ?= quickstart
 
 .PHONY: quickstart test test-fast test-cluster lint docs notebooks bench bench-peers install clean
 
@@ -36,7 +37,8 @@ docs: install  ## the site, in build/docs; a warning is an error
 
 notebooks: install  ## JupyterLab on this machine, at the sweep that was just run
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[notebooks]"
-	$(BIN)/jupyter lab --ip 127.0.0.1 analysis/notebooks
+	MLFLOW_TRACKING_URI=sqlite:///$(CURDIR)/runs/mlflow.db STORAGE=$(CURDIR)/runs SWEEP=$(SWEEP) \
+		$(BIN)/jupyter lab --ip 127.0.0.1 analysis/notebooks
 
 bench: install  ## speed against named alternatives; docs/benchmarks.md keeps the results
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planning.py

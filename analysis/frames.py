@@ -156,6 +156,8 @@ def _cells(sweep: str, recorded: Recorded) -> pd.DataFrame:
     plan, units = recorded.plan, recorded.units.reindex(recorded.plan["cells"])
     labels = [_label(plan.get("labels", {}).get(key), facts) for key, facts in _rows(units).items()]
     frame = pd.DataFrame(labels, columns=[*WORDS, "base_key", "seed", *SETTINGS])
+    if frame["seed"].notna().all():  # plans of early versions do not name those of missing cells
+        frame["seed"] = frame["seed"].astype("int64")
     frame["sweep"], frame["key"] = sweep, pd.Series(units.index, dtype="str")
     frame = frame.reindex(columns=[*IDENTITY, *SETTINGS, "base_key"])
     frame["status"], frame["reason"] = _states(plan, units)

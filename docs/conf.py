@@ -1,11 +1,15 @@
 """Configuration of the documentation site (`make docs`): Sphinx, with MyST for Markdown and notebooks."""
 
+import shutil
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 sys.path += [str(DOCS / "_ext")]
+
+# Sphinx reads below docs/ only.
+shutil.copytree(DOCS.parent / "analysis" / "notebooks", DOCS / "notebooks", dirs_exist_ok=True)
 
 project = "mpcwdwm"
 release = version = installed("mpcwdwm")

@@ -8,11 +8,12 @@ figure into the bytes of files, the same for the same numbers and the same versi
 import io
 import math
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import matplotlib
 from matplotlib import pyplot, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -104,9 +105,16 @@ class Look(NamedTuple):
     linestyle: Any  # as matplotlib takes it
 
 
-def styled() -> AbstractContextManager[None]:
-    """Return the context in which figures are made and rendered."""
-    return rc_context(STYLE)
+@contextmanager
+def styled() -> Iterator[None]:
+    """Make and render figures in our style.
+
+    A notebook's first figure loads its backend, which has figures shown from then on: that setting is kept.
+    """
+    with rc_context(STYLE):
+        yield
+        shows_figures = matplotlib.is_interactive()
+    matplotlib.interactive(shows_figures)
 
 
 def rendered(name: str, figure: Figure) -> dict[str, bytes]:
