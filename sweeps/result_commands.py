@@ -222,7 +222,7 @@ def print_table(spec: "Spec", *, computed: bool) -> None:
     from sweeps.reports import terminal_width
 
     built = _write_table(spec)
-    print(built.to_text(terminal_width()))
+    print(built.to_text(terminal_width()), end="")  # as `mpcwdwm table` does
     tracker, csv = Tracker(spec.tracking_uri, spec.record), built.to_csv()
     if not computed and tracker.shows(TABLE_FILE, csv):
         return
