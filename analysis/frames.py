@@ -141,11 +141,15 @@ def _first(frames: Any, by: list[str] | None = None) -> pd.DataFrame:
 def _chosen(cells: pd.DataFrame, where: str | None) -> pd.DataFrame:
     if where is None:
         return cells
-    try:
-        return cells.query(where).reset_index(drop=True)
+    try:  # the condition sees the columns alone: no variables or modules of this file
+        holds = cells.eval(where, local_dict={}, global_dict={})
+        why = "" if isinstance(holds, pd.Series) and holds.dtype == bool else "it is not true or false for each cell"
     except Exception as error:  # whatever pandas, numexpr and the parser raise
+        why = " ".join(str(error).split())
+    if why:
         columns = ", ".join(map(str, cells.columns))
-        raise UserError(f"where: '{where}' is no condition ({error}); columns are {columns}") from error
+        raise UserError(f"where: {where!r} is no condition ({why}); columns are {columns}")
+    return cells.loc[holds].reset_index(drop=True)
 
 
 # ---- cells and episodes -------------------------------------------------------------------------

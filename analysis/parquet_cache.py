@@ -120,11 +120,12 @@ def _joined(frames: Any, column: str) -> pd.DataFrame:
 def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame, pd.DataFrame] | None:
     """Return plan, units, episodes and curves; None where they are not all there and whole."""
     try:
-        plan = dict(json.loads((folder / PLAN).read_text(encoding="utf-8")))
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         units, episodes, curves = (pd.read_parquet(folder / f"{name}.parquet") for name in FRAMES)
     except (OSError, ValueError):
         return None
-    return plan, units, episodes, curves
+    whole = isinstance(plan, dict) and {"components", "cells"} <= plan.keys() and "run_id" in units
+    return (plan, units, episodes, curves) if whole and "key" in episodes and "key" in curves else None
 
 
 def _write(folder: Path, plan: dict[str, Any], frames: tuple[pd.DataFrame, ...]) -> None:

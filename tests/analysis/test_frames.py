@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 import analysis
+from mpcwdwm.data.fingerprint import cache_folder
 from mpcwdwm.errors import UserError
 from sweeps.records.fields import plan_record
 from sweeps.records.tracker import Tracker
@@ -97,6 +98,29 @@ def test_where_chooses_cells_and_their_episodes(uri):
     assert run.episodes["key"].unique().tolist() == [PLANNED[2].key]
     with pytest.raises(UserError, match=r"where: 'horizon == 3' is no condition .*columns are sweep, key"):
         analysis.load("tidy", where="horizon == 3", tracking_uri=uri)
+
+
+@pytest.mark.parametrize(
+    "where", ["method", "seed", "seed + 1", "1", "", "seed = 3", "@os.getcwd() == ''", "seed in (0"]
+)
+def test_a_where_that_is_no_condition_is_answered_in_one_line(uri, where):
+    with pytest.raises(UserError, match=r"^where: .* is no condition \(.*\); columns are sweep, key") as caught:
+        analysis.load("tidy", where=where, tracking_uri=uri)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("plan", ["5", "null", "[1]", "{}", "{", '{"cells": []}'])
+def test_a_damaged_cache_is_read_again_from_the_store(tmp_path, new_records, plan):
+    uri, unit = new_records(tmp_path), baseline("damaged", "rebrac", 0)
+    record(uri, "damaged", [unit], {unit.key: [100.0, 200.0]}, tmp_path)
+    before = analysis.load("damaged", tracking_uri=uri)
+    (kept,) = (cache_folder() / "analysis").glob("*/damaged/plan.json")
+    kept.write_text(plan)
+    assert analysis.load("damaged", tracking_uri=uri).cells.equals(before.cells)
+    kept.write_text(plan)
+    (tmp_path / "mlflow.db").unlink()
+    with pytest.raises(UserError, match="nothing was recorded yet"):
+        analysis.load("damaged", tracking_uri=uri)
 
 
 def test_what_was_read_is_not_searched_for_again_and_new_cells_are_added(tmp_path, monkeypatch, new_records):
