@@ -142,14 +142,14 @@ def _chosen(cells: pd.DataFrame, where: str | None) -> pd.DataFrame:
     if where is None:
         return cells
     try:  # the condition sees the columns alone: no variables or modules of this file
-        holds = cells.eval(where, local_dict={}, global_dict={})
-        why = "" if isinstance(holds, pd.Series) and holds.dtype == bool else "it is not true or false for each cell"
+        holds: object = cells.eval(where, local_dict={}, global_dict={})
+        why = "it is not true or false for each cell"
     except Exception as error:  # whatever pandas, numexpr and the parser raise
-        why = " ".join(str(error).split())
-    if why:
-        columns = ", ".join(map(str, cells.columns))
-        raise UserError(f"where: {where!r} is no condition ({why}); columns are {columns}")
-    return cells.loc[holds].reset_index(drop=True)
+        holds, why = None, " ".join(str(error).split())
+    if isinstance(holds, pd.Series) and holds.dtype == bool:
+        return cells.loc[holds.to_numpy()].reset_index(drop=True)
+    columns = ", ".join(map(str, cells.columns))
+    raise UserError(f"where: {where!r} is no condition ({why}); columns are {columns}")
 
 
 # ---- cells and episodes -------------------------------------------------------------------------

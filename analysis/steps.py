@@ -26,7 +26,7 @@ def read_steps(uri: str, cells: pd.DataFrame) -> pd.DataFrame:
         cells: rows of `analysis.frames.Runs.cells`.
 
     Raises:
-        UserError: no cell is traced, or the records cannot be reached or read.
+        UserError: no cell is traced, or the records are gone or cannot be reached or read.
     """
     traced = cells[(cells["status"] == "ok") & (pd.to_numeric(cells[TRACED], errors="coerce") > 0)]
     if not len(traced):
@@ -41,6 +41,9 @@ def read_steps(uri: str, cells: pd.DataFrame) -> pd.DataFrame:
         for key, frame in records.steps(records.units(missing)).items():
             known[key] = frame
             _write(folder / f"{key}.parquet", frame)
+    gone = [str(key) for key in traced["key"] if key not in known]
+    if gone:  # the cells are known from the cache
+        raise UserError(f"steps: the records of {', '.join(gone)} are no longer in MLflow: run the sweep again")
     steps = pd.concat([known[str(key)].assign(key=key) for key in traced["key"]], ignore_index=True)
     return traced[list(ABOUT)].merge(steps, on="key")
 

@@ -37,6 +37,7 @@ __all__ = [
 
 SHORT = {"horizon": "H", "rollouts": "M", "updates": "E"}  # as the planners' configs and the table call them
 NAMES = ("sweep", "name", "variant")  # in a cell's settings, beside the fields: sweep, planner, the components' variant
+MEASURES = ("gain", "score")  # columns of cells and episodes
 FIRST = (*SHORT, "step_size")  # fields that are shown before others
 
 Settings = dict[str, str]  # a cell's planner fields as text, its planner's name and variant
@@ -97,7 +98,13 @@ def field_of(name: str) -> str:
 
 
 def settings_of(run: Runs, task: str, value: str) -> list[Setting]:
-    """Return the planners' cells on a task that have a score or gain, seeds gathered, in the order of the plan."""
+    """Return the planners' cells on a task that have a score or gain, seeds gathered, in the order of the plan.
+
+    Raises:
+        UserError: the value is none of `MEASURES`.
+    """
+    if value not in MEASURES:
+        raise UserError(f"plots show {' or '.join(MEASURES)}, not {value!r}")
     cells = run.cells
     chosen = cells[(cells["task"] == task) & (cells["role"] == "report") & (cells["kind"] != "none")]
     chosen = chosen[chosen[value].notna()]

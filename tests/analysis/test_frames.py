@@ -207,6 +207,13 @@ def test_steps_of_traced_cells_are_read_when_asked_for_and_then_kept(tmp_path):
     assert some["action_change"].tolist() == [0, 1.5]
     with pytest.raises(UserError, match=r"no complete cell has any; give `evaluation: \{traced_episodes: 1\}` in"):
         _ = analysis.load("traced", where="seed == 7", tracking_uri=place).steps
+    shutil.rmtree(cache_folder() / "analysis" / "steps")
+    run = analysis.load("traced", tracking_uri=place)
+    client = MlflowClient(place)
+    for run_id in run.cells["run_id"]:
+        client.delete_run(run_id)
+    with pytest.raises(UserError, match=r"^steps: the records of .* are no longer in MLflow: run the sweep again$"):
+        _ = run.steps
 
 
 def test_the_ten_lines_of_the_page_draw_a_plot(uri, tmp_path, monkeypatch):

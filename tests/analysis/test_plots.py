@@ -110,6 +110,10 @@ def test_a_heat_map_has_the_mean_in_its_place_and_its_interval_written(uri, tmp_
 def test_a_heat_map_of_cells_that_differ_elsewhere_names_the_field(run):
     with pytest.raises(UserError, match="plot_heatmap: M and E on hopper-mini-v0: cells differ in horizon, too"):
         figures.plot_heatmap(run, "M", "E")
+    with pytest.raises(UserError, match="plots show gain or score, not 'return'"):
+        figures.plot_heatmap(run, "M", "E", value="return")
+    with pytest.raises(UserError, match="plots show gain or score, not 'gains'"):
+        figures.plot_ablation(run, "M", y="gains")
 
 
 def test_learning_curves_and_model_errors_have_legends_with_what_is_dashed(run):
