@@ -7,6 +7,7 @@ Gymnasium id works too; where an action space is not [-1, 1] it is rescaled, bec
 
 import importlib
 import inspect
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -42,8 +43,18 @@ MUJOCO_INSTALL = "pip uninstall -y mujoco mujoco-core mujoco-studio && pip insta
 
 
 def mujoco_version() -> str:
-    """Return the version of the MuJoCo library that steps the environments, such as "3.4.0"."""
-    import mujoco
+    """Return the version of the MuJoCo library that steps the environments, such as "3.4.0".
+
+    Raises:
+        UserError: it cannot be imported, as where MUJOCO_GL names a renderer whose library is missing.
+    """
+    try:
+        import mujoco
+    except Exception as error:  # whatever OpenGL's loaders raise
+        reason = " ".join(str(error).split()) or "no message"
+        named = os.environ.get("MUJOCO_GL")
+        how = f"MUJOCO_GL is '{named}': install its library, or unset it" if named else "install it again"
+        raise UserError(f"mujoco cannot be imported ({type(error).__name__}: {reason}); {how}") from None
 
     return str(mujoco.mj_versionString())
 

@@ -1,3 +1,4 @@
+import sys
 import warnings
 
 import gymnasium
@@ -190,6 +191,18 @@ def test_too_new_a_mujoco_is_refused_with_the_way_back(monkeypatch):
     monkeypatch.setattr(mujoco, "mj_versionString", lambda: "3.10.2")
     with pytest.raises(UserError, match="too new"):
         make_env("Ant-v4")
+
+
+@pytest.mark.parametrize(
+    ("renderer", "mend"), [("osmesa", "MUJOCO_GL is 'osmesa': install its library"), ("", "again")]
+)
+def test_a_mujoco_that_cannot_be_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, renderer: str, mend: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    monkeypatch.setenv("MUJOCO_GL", renderer)
+    with pytest.raises(UserError, match=rf"mujoco cannot be imported \(ModuleNotFoundError: .*{mend}"):
+        mujoco_version()
 
 
 def test_actions_are_scaled_to_the_environments_own_bounds():
