@@ -114,6 +114,8 @@ def load(experiment_or_sweep: str = EXPERIMENT, where: str | None = None, tracki
     episodes = _first((one.episodes for one in recorded.values()), ["key", "episode"])
     cells, episodes = _with_scores(cells, episodes)
     cells = _chosen(cells, where)
+    if where is not None and cells.empty:
+        notes += (f"no cell is left by where={where!r}; planner.NAME and part.NAME are text, as in \"'3'\"",)
     episodes = cells[["key", *GROUPING]].merge(episodes, on="key", validate="one_to_many")
     components = _first(_components(sweep, one) for sweep, one in recorded.items())
     curves = _first((one.curves for one in recorded.values()), ["key", "step", "metric"])

@@ -125,6 +125,12 @@ class Evaluation(Section):
     )
     select: Select | None = setting(None, "choose cells there, report only the chosen ones")
 
+    @model_validator(mode="after")
+    def _no_more_traced_than_played(self) -> "Evaluation":
+        if self.traced_episodes > self.episodes:
+            raise ValueError(f"traced_episodes is {self.traced_episodes}, but {self.episodes} episodes are played")
+        return self
+
 
 class Tracking(Section):
     """Where MLflow records."""

@@ -96,6 +96,9 @@ def test_where_chooses_cells_and_their_episodes(uri):
     assert run.cells["key"].tolist() == [PLANNED[2].key]
     assert run.cells["gain"].tolist() == pytest.approx([20.0])  # paired with a cell that is not shown
     assert run.episodes["key"].unique().tolist() == [PLANNED[2].key]
+    none = analysis.load("tidy", where="H == 77", tracking_uri=uri)
+    assert (len(none.cells), len(none.episodes)) == (0, 0)
+    assert "no cell is left by where='H == 77'" in none.notes[-1]
     with pytest.raises(UserError, match=r"where: 'horizon == 3' is no condition .*columns are sweep, key"):
         analysis.load("tidy", where="horizon == 3", tracking_uri=uri)
 

@@ -92,6 +92,11 @@ BROKEN = {  # what is wrong → the file, its place, what has to be said
         "s.yaml:4:",
         "the grid of planners.mpc has 39800 points",
     ),
+    "more episodes traced than played": (
+        text() + "evaluation: {episodes: 2, traced_episodes: 3}\n",
+        "s.yaml:",
+        "traced_episodes is 3, but 2 episodes are played",
+    ),
     "sweep named like a path": (text(name="../a"), "s.yaml:1:", "name: '../a' cannot be a name"),
     "sweep named by a number": (text(name="5"), "s.yaml:1:", "name should be text"),
     "no name": (text().split("\n", 1)[1], "s.yaml:1:", "missing key 'name'"),
