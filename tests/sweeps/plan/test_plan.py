@@ -246,10 +246,10 @@ def test_the_limits_of_packs_do_not_depend_on_what_is_finished(tmp_path: Path) -
     assert [pack.seeds for pack in component_packs(made, store)[:2]] == [(1,), (2, 3)]
 
 
-def test_no_process_stacks_more_than_32_seeds_unless_asked_to(tmp_path: Path) -> None:
+def test_no_process_stacks_more_than_16_seeds_unless_asked_to(tmp_path: Path) -> None:
     made = plan(tmp_path, seeds="80")
     for packs in (component_packs(made), cell_packs(made)):
-        assert [len(pack.seeds) for pack in packs[:3]] == [32, 32, 16]
+        assert [len(pack.seeds) for pack in packs[:3]] == [16, 16, 16]
     asked = plan(tmp_path, seeds="80", sets=["resources.seeds_per_pack=200"])
     assert len(cell_packs(asked)[0].seeds) == 80
 
