@@ -216,6 +216,15 @@ def test_capacity_counts_whole_actors_and_refuses_what_never_fits() -> None:
         ray_cluster.capacity(1, 1)
 
 
+def test_an_actor_has_to_fit_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "resources", lambda: [(16.0, 0.0), (2.0, 4.0), (8.0, 1.0)])
+    assert ray_cluster.capacity(1) == 26
+    assert ray_cluster.capacity(1, 0.25) == 2 + 4
+    assert ray_cluster.capacity(4) == 4 + 2
+    with pytest.raises(UserError, match="but the nodes have 16 CPUs, 0 GPUs and 2 CPUs, 4 GPUs and 8 CPUs, 1 GPUs"):
+        ray_cluster.capacity(4, 4)
+
+
 def test_local_ray_listens_on_the_loopback_only() -> None:
     pids = {process.pid for process in psutil.Process().children(recursive=True)}
     listening = [c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in pids]

@@ -173,3 +173,10 @@ def test_a_sampled_state_takes_every_denoising_step(kind: str, fields: dict[str,
         for each in (fields, {**fields, "horizon": 16} if kind == "diffuser" else fields)
     )
     assert 2 * sampled == pytest.approx(single * (1 if kind == "diffuser" else 2), rel=1e-6)  # of a row, for each row
+
+
+def test_products_of_few_rows_take_more_for_each_of_them() -> None:
+    work = acts(k=5, seeds=2, episodes=4, horizon=3, rollouts=9, updates=2)
+    sampled, _ = work.weights
+    _, (*_, few, _, _) = work.terms
+    assert few == pytest.approx(6 * 2 * 2 * 3 * 5 * sampled)  # √(9 · 4) rows, 2 seeds, E · H · K evaluations
