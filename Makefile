@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 PEERS := .venv-peers
-SWEEP ?= quickstart
+# the sweep that was run last, for `make notebooks`
+SWEEP ?= $(or $(notdir $(shell ls -td runs/sweeps/* 2>/dev/null | head -n 1)),quickstart)
 
 .PHONY: quickstart test test-fast test-cluster lint docs notebooks bench bench-peers install clean
 

@@ -22,6 +22,7 @@ exclude_patterns = ["_build"]
 # Pages are Markdown that reads on the web as it is: headings get the anchors that links there have.
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
+nb_render_markdown_format = "myst"  # outputs in Markdown have tables
 nb_execution_mode = "off"  # notebooks are shown with the outputs they were committed with
 
 autodoc_member_order = "bysource"
@@ -33,4 +34,6 @@ default_role = "literal"  # `code` in docstrings, as in Markdown
 
 html_theme = "furo"
 html_title = "mpcwdwm"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
