@@ -13,7 +13,7 @@ from analysis.statistics.bootstrap import (
     generator,
     percentile_interval,
 )
-from analysis.statistics.groups import check_options, ends, require, rows_of, samples
+from analysis.statistics.groups import as_list, check_options, ends, require, rows_of, samples
 from analysis.statistics.intervals import LEVEL
 from mpcwdwm.errors import UserError, did_you_mean
 
@@ -127,7 +127,7 @@ def sample_efficiency(
     if not len(chosen):
         known = sorted(map(str, frame["metric"].unique()))
         raise UserError(f"sample_efficiency: no curve of '{metric}'{did_you_mean(metric, known)}; {', '.join(known)}")
-    columns = [*([by] if isinstance(by, str) else by), "step"]
+    columns = [*as_list(by), "step"]
     found = aggregate(
         chosen,
         statistic,

@@ -1,7 +1,7 @@
 """Paired gains: a method minus another on the same training seed and the same environment seeds; a test of signs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from mpcwdwm.errors import UserError
 __all__ = ["paired_gain", "paired_rows", "permutation_test"]
 
 PERMUTATIONS = 20_000  # sign patterns: all of 14 differences, a draw of more; p-values are then uncertain by 0.0015
+SignsOf = Literal["seeds", "episodes"]
 PAIR = ["task", "seed", "env_seed"]
 
 
@@ -99,7 +100,7 @@ def permutation_test(
     vs: str | Mapping[str, object] | None = None,
     by: Sequence[str] | str | None = None,
     *,
-    of: Literal["seeds", "episodes"] = "seeds",
+    of: SignsOf = "seeds",
     looked_at: int | None = None,
     level: float = LEVEL,
     permutations: int = PERMUTATIONS,
@@ -131,6 +132,9 @@ def permutation_test(
     Raises:
         UserError: as of `paired_gain`.
     """
+    check_options("permutation_test", level, permutations)
+    if of not in get_args(SignsOf):
+        raise UserError(f"permutation_test: no of='{of}'; there are {', '.join(get_args(SignsOf))}")
     found = samples(
         paired_rows(run_or_frame, vs, "permutation_test"), "gain", by, what="permutation_test", strict=strict
     )
@@ -154,7 +158,7 @@ def permutation_test(
     return pd.DataFrame(rows)
 
 
-def _signs(sample: Sample, of: Literal["seeds", "episodes"], permutations: int, seed: int) -> tuple[float, float]:
+def _signs(sample: Sample, of: SignsOf, permutations: int, seed: int) -> tuple[float, float]:
     """Return the p-value of the permutation test of one group, and the least that so many signs can give."""
     parts = []  # the mean is their sum
     for task in sample.tasks.values():
@@ -166,6 +170,8 @@ def _signs(sample: Sample, of: Literal["seeds", "episodes"], permutations: int, 
             parts += list(weight * len(task) * table.mean(0) / table.shape[1])
         else:
             parts += [weight * value / len(values) for values in task.values() for value in values]
+    if len(parts) == 1:  # either sign is as far from 0
+        return 1.0, 1.0
     found = stats.permutation_test(
         (np.array(parts),),
         lambda x, axis: x.sum(axis=axis),

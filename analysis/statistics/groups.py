@@ -19,7 +19,18 @@ from analysis.statistics.evidence import OUTCOMES, Evidence
 from analysis.statistics.intervals import MIN_SEEDS, Interval
 from mpcwdwm.errors import UserError, did_you_mean
 
-__all__ = ["DESIGN", "Sample", "check_options", "ends", "named", "require", "rows_of", "samples", "select_rows"]
+__all__ = [
+    "DESIGN",
+    "Sample",
+    "as_list",
+    "check_options",
+    "ends",
+    "named",
+    "require",
+    "rows_of",
+    "samples",
+    "select_rows",
+]
 
 # What is chosen before an evaluation; the columns by which statistics group, where a frame has them.
 DESIGN = tuple(name for name in dict.fromkeys((*IDENTITY, *GROUPING, *SETTINGS)) if name not in ("key", "seed"))
@@ -145,13 +156,15 @@ def samples(
         UserError: a column is not there; the rows of one group, task and seed are of several cells, or in several
             units; or something is lacking and ``strict``.
     """
-    over = _as_list(over)
-    columns = [name for name in DESIGN if name in frame and name not in over] if by is None else _as_list(by)
+    over = as_list(over)
+    columns = [name for name in DESIGN if name in frame and name not in over] if by is None else as_list(by)
     episode = next((name for name in EPISODE if name in frame), None)
     require(frame, [value, "seed", *columns, *over], what)
     rows = frame if "task" in frame else frame.assign(task="")
     if not pd.api.types.is_numeric_dtype(rows[value]):
         raise UserError(f"{what}: the column '{value}' does not hold numbers")
+    if np.isinf(rows[value].astype(float)).any():
+        raise UserError(f"{what}: the column '{value}' holds infinite values: filter the frame")
     if rows["seed"].isna().any():
         raise UserError(f"{what}: {int(rows['seed'].isna().sum())} rows have no seed: filter the frame")
     rows = rows.assign(value=rows[value].astype(float), outcome=_are_outcomes(rows, value)).reset_index(drop=True)
@@ -295,7 +308,8 @@ class _Expected:
 # ---- arguments ----------------------------------------------------------------------------------
 
 
-def _as_list(names: Sequence[str] | str) -> list[str]:
+def as_list(names: Sequence[str] | str) -> list[str]:
+    """Return one name, or several, as a list."""
     return [names] if isinstance(names, str) else list(names)
 
 

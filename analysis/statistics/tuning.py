@@ -19,7 +19,7 @@ from analysis.frames import Runs
 from analysis.rendering import seeds_text
 from analysis.statistics.bootstrap import generator
 from analysis.statistics.evidence import Evidence
-from analysis.statistics.groups import DESIGN, Sample, check_options, ends, rows_of, samples
+from analysis.statistics.groups import DESIGN, Sample, as_list, check_options, ends, rows_of, samples
 from analysis.statistics.intervals import LEVEL, MIN_SEEDS
 from mpcwdwm.errors import UserError
 
@@ -77,10 +77,10 @@ def tuning_effort(
     """
     _check(evaluations, rule)
     check_options(WHAT, level, trials)
-    of = [of] if isinstance(of, str) else list(of)
+    of = as_list(of)
     frame = rows_of(run_or_frame)
     hidden = {*of, "role", *(["method"] if "name" in frame else [])}
-    columns = [name for name in DESIGN if name in frame and name not in hidden] if by is None else _as_list(by)
+    columns = [name for name in DESIGN if name in frame and name not in hidden] if by is None else as_list(by)
     rows: list[dict[str, object]] = []
     for labels, group in _groups(frame, columns, of, value).items():
         candidates = _Candidates(group.candidates, of, tuning_seeds)
@@ -89,6 +89,8 @@ def tuning_effort(
         rows += [{**said, **row} for row in candidates.reached(evaluations, rule, alpha, trials, level, rng)]
         if group.reported is not None:
             rows.append({**said, "rule": "select", **_selected(group.candidates, group.reported, level)})
+    if not rows:
+        raise UserError(f"{WHAT}: no row has a value in {' and '.join(of)}: nothing was tuned")
     return pd.DataFrame(rows)
 
 
@@ -286,7 +288,3 @@ def _groups(frame: pd.DataFrame, by: list[str], of: list[str], value: str) -> di
         for sample in samples(rest, value, [*by, *of], what=WHAT):
             groups.setdefault(key_of(sample), _Group([])).candidates.append(sample)
     return groups
-
-
-def _as_list(names: Sequence[str] | str) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)

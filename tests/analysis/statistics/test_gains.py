@@ -92,6 +92,8 @@ def test_evidence_that_bears_no_verdict_has_no_p_value_and_shows_nothing(seeds, 
         ),
         (lambda f: analysis.paired_gain(f, vs="rebrac", looked_at=1), "less than the 2 cells"),
         (lambda f: analysis.paired_gain(f.drop(columns="env_seed"), vs="rebrac"), "frame of episodes"),
+        (lambda f: analysis.permutation_test(f, vs="rebrac", of="seed"), "no of='seed'; there are seeds, episodes"),
+        (lambda f: analysis.permutation_test(f, vs="rebrac", level=2), "level=2 must lie between 0 and 1"),
     ],
 )
 def test_what_cannot_be_paired_is_said_in_a_line(call, message):
@@ -122,6 +124,11 @@ def test_the_permutation_test_of_episodes_changes_the_signs_of_starting_states()
     own_starts = FRAME.assign(env_seed=FRAME["env_seed"] + 100 * FRAME["seed"])
     alone = analysis.permutation_test(own_starts, vs="rebrac", of="episodes").set_index("method")
     assert alone.loc["strong", "p"] < 0.001  # 24 episodes, by a draw of sign patterns
+
+
+def test_one_sign_shows_nothing():
+    found = analysis.permutation_test(FRAME[FRAME["seed"] == 0], vs="rebrac")
+    assert found[["p", "least_p"]].to_numpy().tolist() == [[1.0, 1.0]] * 2
 
 
 def test_seeds_of_several_tasks_change_their_signs_by_themselves():

@@ -99,6 +99,12 @@ def test_scores_in_two_units_are_not_averaged():
     assert len(analysis.aggregate(frame)) == 2
 
 
+def test_infinite_values_are_refused():
+    frame = runs_of([[50.0, np.inf]] * 3)
+    with pytest.raises(UserError, match="the column 'score' holds infinite values"):
+        analysis.aggregate(frame)
+
+
 def test_starting_states_are_shared_only_if_all_seeds_have_the_same():
     frame = episodes_of(SCORES)
     (crossed,) = samples(frame.sample(frac=1.0, random_state=0), "score", what="")

@@ -122,3 +122,8 @@ def test_a_sweeps_own_selection_is_a_row_with_the_episodes_it_took():
 def test_what_cannot_be_tuned_is_said_in_a_line(options, message):
     with pytest.raises(UserError, match=message):
         analysis.tuning_effort(sweep(CERTAIN), **options)
+
+
+def test_a_frame_without_candidates_is_said_in_a_line():
+    with pytest.raises(UserError, match="no row has a value in step_size: nothing was tuned"):
+        analysis.tuning_effort(sweep(CERTAIN).iloc[:0])
