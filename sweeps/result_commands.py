@@ -120,11 +120,9 @@ def report(
     sets: SetOption = None,
     tasks: TasksOption = None,
     seeds: SeedsOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Where to write; by default beside the results.")
-    ] = None,
+    out: OutOption = None,
 ) -> None:
-    """Write a sweep as one HTML page: what holds, table, figures, provenance, what is missing, hours."""
+    """Write a sweep as one HTML page, beside its results: what holds, table, figures, provenance, missing, hours."""
     from importlib.metadata import version
 
     from analysis.report.content import build_page
