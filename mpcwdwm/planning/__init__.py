@@ -7,6 +7,7 @@ from mpcwdwm.planning.mpc import AdaptiveMpc, MpcConfig, adapt, imagine, objecti
 from mpcwdwm.planning.mppi import Mppi, MppiConfig
 from mpcwdwm.planning.parts import ModulePolicy, Parts
 from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig, Planner, PlannerConfig
+from mpcwdwm.planning.random_direction import RandomDirection, RandomDirectionConfig
 from mpcwdwm.planning.registry import DEFAULT_KIND, PLANNERS, planner_class, planner_config
 from mpcwdwm.planning.returns import sequence_returns
 
@@ -27,6 +28,8 @@ __all__ = [
     "Parts",
     "Planner",
     "PlannerConfig",
+    "RandomDirection",
+    "RandomDirectionConfig",
     "adapt",
     "assemble",
     "imagine",

@@ -6,19 +6,18 @@ paper's method; the other options limit the adaptation to what the models suppor
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
 from mpcwdwm.config import Real, setting
-from mpcwdwm.planning.ascent import Objective, StepSize, climb, restored, rollouts_per_pass
+from mpcwdwm.planning.ascent import Objective, climb, restored
 from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective, worth
 from mpcwdwm.planning.parts import Params, Parts
-from mpcwdwm.planning.presets import PRESETS
-from mpcwdwm.planning.step_size.alpha import SteppingPlanner, StepSizeConfig, alpha_at_state, step_sizes
-from mpcwdwm.planning.step_size.choice import ESTIMATORS, StepSizeChoice
+from mpcwdwm.planning.presets import POLICY, filled
+from mpcwdwm.planning.step_size.alpha import SteppingPlanner, StepSizeConfig, in_unit, slope_of_policy
 from mpcwdwm.planning.trust.gate import ErrorSlopes, error_slopes
 from mpcwdwm.planning.trust.region import action_change, shrunk
 
@@ -51,39 +50,30 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
 
     @property
     def uses_dataset(self) -> bool:
-        """For the gate's errors and the step size, which are measured on held-out episodes."""
-        return self.gate is not None or self.step_unit == "action" or self.step_size == "auto"
-
-    @property
-    def code_roots(self) -> tuple[str, ...]:
-        """With the module of the estimator that chooses the step size, which may be of another package."""
-        estimator = (ESTIMATORS[self.judge].__module__,) if self.step_size == "auto" else ()
-        return (*super().code_roots, *estimator)
+        """For the gate's errors, too."""
+        return self.gate is not None or super().uses_dataset
 
     @property
     def idle_modules(self) -> tuple[str, ...]:
-        """The gate, the trust region and the choice of a step size, where they are off."""
+        """The gate and the trust region, where they are off."""
         idle = {
             "mpcwdwm.planning.trust.gate": self.gate is None,
             "mpcwdwm.planning.trust.region": self.gate is None and self.trust_region is None,
-            "mpcwdwm.planning.step_size.choice": self.step_size != "auto",
-            "mpcwdwm.planning.step_size.windows": self.step_size != "auto",
         }
-        return tuple(module for module, yes in idle.items() if yes)
+        return (*super().idle_modules, *(module for module, yes in idle.items() if yes))
 
-    def unmeasured(self) -> "MpcConfig":
-        """Return the config with a raw step size and no gate."""
-        return self.model_copy(update={"gate": None, "step_unit": "raw", "step_size": 0.0})
+    def unmeasured(self) -> Self:
+        """Return the config without the gate, too."""
+        return super().unmeasured().model_copy(update={"gate": None})
+
+    def unlimited(self) -> Self:
+        """Return the config without the trust region, too."""
+        return super().unlimited().model_copy(update={"trust_region": None})
 
     @model_validator(mode="before")
     @classmethod
     def _of_preset(cls, given: Any) -> Any:
-        """Fill in the preset's values of fields that the user does not give."""
-        if not isinstance(given, dict) or given.get("preset") not in PRESETS:
-            return given
-        long = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
-        named = {long.get(name, name) for name in given}
-        return {**{name: value for name, value in PRESETS[given["preset"]].items() if name not in named}, **given}
+        return filled(cls, given, POLICY)
 
 
 # ------------------------------------------------------------------------------------- Algorithm 1
@@ -118,9 +108,7 @@ def adapt(
     """
     size = config.step_size if step_size is None else step_size
     assert not isinstance(size, str)
-    alpha: StepSize = size
-    if config.step_unit == "state":
-        alpha = lambda own, gradient: alpha_at_state(parts.policy, own, gradient, obs, size)  # noqa: E731
+    alpha = in_unit(config, size, lambda own, gradient: slope_of_policy(parts.policy, own, gradient, obs))
     at = _objective_at(parts, obs, config)
     if config.trust_region is None or not noises:
         return climb(at, psi, psi0, noises, alpha, chunk=chunk)
@@ -170,11 +158,8 @@ class AdaptiveMpc(SteppingPlanner):
     """The planner: keeps every row's ψ from step to step and acts with it."""
 
     config_class = MpcConfig
-    follows_gradient = True
     config: MpcConfig
-    afresh: Tensor | None = None  # the rows (N,) that start from ψ₀ at every step; None: `reset` holds for all
     slopes: ErrorSlopes | None = None
-    choice: StepSizeChoice | None = None
 
     @property
     def psi(self) -> Params:
@@ -185,16 +170,18 @@ class AdaptiveMpc(SteppingPlanner):
         """Return the pretrained ψ₀."""
         return self.psi0
 
+    def objective_of(self, variables: Params, noise: Tensor) -> Tensor:
+        """Return Ĵ(ψ), (N,)."""
+        return objective(self.parts, variables, self.obs, noise, self.config)
+
+    def climbed(self) -> Params:
+        """Return ψ₀."""
+        return self.psi0
+
     def prepare(self) -> None:
-        """Measure how many rollouts a backward pass may have, the step size, and the models' errors."""
+        """Measure the models' errors, too."""
         check_objective(self.parts, self.config)
-        at = _objective_at(self.parts, self.obs, self.config)
-        self._chunk = rollouts_per_pass(at, self.psi0, self.noises[0], self.config.memory_gb)
-        if self.alpha is None:
-            self.alpha, self.choice = step_sizes(self)
-        if self.choice is not None and self.config.candidate_resets == "both":
-            each_step = [reset == "step" for reset in self.choice.chosen_resets]
-            self.afresh = torch.tensor(each_step, device=self.parts.device).repeat_interleave(self.episodes)
+        super().prepare()
         if self.config.gate is not None:
             self.slopes = error_slopes(self.parts, self.config, self.seeds)
 
@@ -204,8 +191,9 @@ class AdaptiveMpc(SteppingPlanner):
             start = restored(self.psi, self.psi0, self.afresh)
         else:
             start = self.psi0 if self.config.reset == "step" else self.psi
-        noises = [self.noises[e % len(self.noises)] for e in range(self.config.updates)]
-        psi, value, fallen = adapt(self.parts, start, self.psi0, self.obs, noises, self.config, self._chunk, self.alpha)
+        psi, value, fallen = adapt(
+            self.parts, start, self.psi0, self.obs, self.held_noises(), self.config, self._chunk, self.alpha
+        )
         with torch.no_grad():
             action = self.parts.policy(psi, self.obs.unsqueeze(1)).squeeze(1)
         overflown = ~action.isfinite().all(1)  # finite parameters can still overflow in the network
@@ -228,14 +216,7 @@ class AdaptiveMpc(SteppingPlanner):
         return gain > gate * error * change
 
     def findings(self) -> list[dict[str, Any] | None]:
-        """Return every member's α, reset and error slope as chosen or measured, and the estimators' scores."""
-        if not isinstance(self.alpha, Tensor):
-            return super().findings()
-        alpha = self.alpha.view(len(self.seeds), -1)[:, 0].tolist()
-        slopes = [None] * len(alpha) if self.slopes is None else self.slopes.total.tolist()
-        judged = [None] * len(alpha) if self.choice is None else self.choice.by_member()
-        resets = [self.config.reset] * len(alpha) if self.choice is None else self.choice.chosen_resets
-        return [
-            {"step_size": a, "reset": reset, "error_slope": slope, "judges": one}
-            for a, reset, slope, one in zip(alpha, resets, slopes, judged, strict=True)
-        ]
+        """Return the error slopes, too."""
+        slopes = [None] * len(self.seeds) if self.slopes is None else self.slopes.total.tolist()
+        measured = zip(super().findings(), slopes, strict=True)
+        return [own and {**own, "error_slope": slope} for own, slope in measured]

@@ -6,7 +6,7 @@ standard deviation per step. The best, weighted by their imagined returns, make 
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import model_validator
@@ -16,6 +16,7 @@ from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.planning.ascent import kept_bytes
 from mpcwdwm.planning.parts import Params
 from mpcwdwm.planning.planner import AdaptingConfig, Planner
+from mpcwdwm.planning.presets import MPPI, filled
 from mpcwdwm.planning.returns import imagined_rollouts, sequence_returns
 
 __all__ = ["Fit", "Mppi", "MppiConfig", "refit"]
@@ -25,6 +26,12 @@ class MppiConfig(AdaptingConfig):
     """Settings of the sampling planner; "paper" is TD-MPC2's."""
 
     kind: Literal["mppi"] = setting("mppi", "kind of planner", paper="none in MPCwDWM")
+    preset: Literal["none", "best_of_n"] = setting(
+        "none",
+        "named values of the other fields, where they are not given; best_of_n: the best of N samples around the "
+        "policy's action, by the critic (H = 0) or by H imagined steps",
+        paper="none",
+    )
     horizon: Int = setting(3, "imagined steps", unit="steps", paper=3, alias="H", ge=0, le=1000)
     rollouts: Int = setting(
         1, "rollouts of every candidate, all under the same noise", paper="1 (deterministic model)", alias="M", ge=1,
@@ -55,6 +62,11 @@ class MppiConfig(AdaptingConfig):
     def length(self) -> int:
         """Actions in a sequence."""
         return self.horizon + (self.last_action == "planned")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, given: Any) -> Any:
+        return filled(cls, given, MPPI)
 
     @model_validator(mode="after")
     def _consistent(self) -> "MppiConfig":

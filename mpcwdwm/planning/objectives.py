@@ -5,7 +5,7 @@ that term out, so that its gradient undoes the regularisation to first order. `o
 critic alone asks for, `anchor` adds the missing term, the penalties count where critics or models disagree.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -18,22 +18,22 @@ from mpcwdwm.planning.parts import DisagreeingModel, Params, Parts
 from mpcwdwm.planning.planner import AdaptingConfig, LookaheadConfig
 from mpcwdwm.planning.returns import discounted_sum, imagined_rollouts, reduced, returns_of
 
-__all__ = ["ObjectiveConfig", "check_objective", "imagine", "objective", "worth"]
+__all__ = [
+    "ObjectiveConfig",
+    "PenalisedConfig",
+    "check_objective",
+    "imagine",
+    "objective",
+    "penalised_returns",
+    "worth",
+]
 
 NO_CRITIC = "objective: advantage and disagreement: critics need a critic: set critic_from to rebrac or iql"
 
 
-class ObjectiveConfig(AdaptingConfig):
-    """What is ascended; at the defaults the imagined return alone, as in the paper."""
+class PenalisedConfig(AdaptingConfig):
+    """What is subtracted from imagined returns where critic or model are uncertain; at the defaults nothing."""
 
-    objective: Literal["return", "advantage"] = setting(
-        "return",
-        "what is ascended: Ĵ, or Ĵ minus what the critic alone would maximise at the imagined states",
-        paper="return",
-    )
-    anchor: Real = setting(
-        0.0, "β of ReBRAC's own term at real and imagined states, towards the cloned policy (bc)", paper=0, ge=0
-    )
     uncertainty: Real = setting(
         0.0, "λ: weight of the disagreement along the rollout", unit="return per disagreement", paper=0, ge=0
     )
@@ -48,20 +48,51 @@ class ObjectiveConfig(AdaptingConfig):
     )
 
     @property
+    def asks_clone(self) -> bool:
+        """Whether something is measured from the cloned policy."""
+        return bool(self.critic_penalty)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The cloned policy, where something is measured from it."""
-        cloned = ("bc",) if self.anchor or self.critic_penalty else ()
-        return tuple(dict.fromkeys((*super().needs, *cloned)))
+        return tuple(dict.fromkeys((*super().needs, *(("bc",) if self.asks_clone else ()))))
 
     @property
     def needs_critic(self) -> bool:
         """Whether a term beside the return needs a critic."""
-        return self.objective == "advantage" or bool(self.uncertainty and self.disagreement == "critics")
+        return bool(self.uncertainty and self.disagreement == "critics")
 
     @model_validator(mode="after")
-    def _critic_suffices(self) -> "ObjectiveConfig":
+    def _critic_suffices(self) -> Self:
         if self.needs_critic and self.lender in ("bc", "none"):
             raise ValueError(NO_CRITIC)
+        return self
+
+
+class ObjectiveConfig(PenalisedConfig):
+    """What adaptive MPC ascends; at the defaults the imagined return alone, as in the paper."""
+
+    objective: Literal["return", "advantage"] = setting(
+        "return",
+        "what is ascended: Ĵ, or Ĵ minus what the critic alone would maximise at the imagined states",
+        paper="return",
+    )
+    anchor: Real = setting(
+        0.0, "β of ReBRAC's own term at real and imagined states, towards the cloned policy (bc)", paper=0, ge=0
+    )
+
+    @property
+    def asks_clone(self) -> bool:
+        """The anchor, too, is measured from it."""
+        return bool(self.anchor) or super().asks_clone
+
+    @property
+    def needs_critic(self) -> bool:
+        """The advantage, too, needs a critic."""
+        return self.objective == "advantage" or super().needs_critic
+
+    @model_validator(mode="after")
+    def _critic_of_actions(self) -> Self:
         if self.objective == "advantage" and self.lender == "value":
             raise ValueError(
                 "objective: advantage needs a critic of actions, and critic_from: value is one of states only; "
@@ -70,7 +101,7 @@ class ObjectiveConfig(AdaptingConfig):
         return self
 
 
-def check_objective(parts: Parts, config: ObjectiveConfig) -> None:
+def check_objective(parts: Parts, config: PenalisedConfig) -> None:
     """Refuse a config whose terms the parts cannot compute.
 
     Raises:
@@ -78,7 +109,7 @@ def check_objective(parts: Parts, config: ObjectiveConfig) -> None:
     """
     if parts.critic is None and config.needs_critic:
         raise UserError(NO_CRITIC)
-    if parts.behavior is None and (config.anchor or config.critic_penalty):
+    if parts.behavior is None and config.asks_clone:
         raise UserError("anchor and critic_penalty need a policy cloned from the data: set parts.behavior")
     asks_model = config.uncertainty and config.disagreement == "world_model"
     if asks_model and not isinstance(parts.world_model, DisagreeingModel):
@@ -116,16 +147,22 @@ def worth(parts: Parts, psi: Params, imagined: Imagined, still: Imagined, config
     Terms whose gradient stops at the states take the states from `still`: for the ascent the rollouts themselves, to
     compare two ψ the same rollouts for both.
     """
-    total = returns_of(parts, imagined, config)  # (N, B)
+    total = penalised_returns(parts, imagined, config)  # (N, B)
     if config.objective == "advantage":
         total = total - critics_own(parts, psi, still, config)
     if config.anchor:
         total = total - config.anchor * _scale_of_q(parts, still, config) * from_data(parts, psi, still)
+    return total.mean(1)
+
+
+def penalised_returns(parts: Parts, imagined: Imagined, config: PenalisedConfig) -> Tensor:
+    """Return the return of every rollout, (N, B), without what critic or model are uncertain of, as configured."""
+    total = returns_of(parts, imagined, config)
     if config.uncertainty:
         total = total - config.uncertainty * disagreement(parts, imagined, config)
     if config.critic_penalty:
         total = total - config.critic_penalty * penalties(parts, imagined)
-    return total.mean(1)
+    return total
 
 
 # -------------------------------------------------------------------------------------------- terms
@@ -158,7 +195,7 @@ def _scale_of_q(parts: Parts, imagined: Imagined, config: LookaheadConfig) -> Te
     return reduced(q, config).detach().abs()
 
 
-def disagreement(parts: Parts, imagined: Imagined, config: ObjectiveConfig) -> Tensor:
+def disagreement(parts: Parts, imagined: Imagined, config: PenalisedConfig) -> Tensor:
     """Return the disagreement along the rollouts, discounted, (N, B).
 
     The twin critics' is the mean over the H + 1 states, since each estimates the same return; the world model's is

@@ -1,20 +1,52 @@
-"""Named settings of adaptive MPC."""
+"""Named settings of planners, for the fields that the user does not give."""
 
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["PRESETS"]
+from mpcwdwm.config import Config
 
-PRESETS: dict[str, dict[str, Any]] = {
+__all__ = ["ACTION", "MPPI", "POLICY", "filled"]
+
+Presets = Mapping[str, Mapping[str, Any]]
+
+# Ends plans with the policy's own value, and moves the action equally far everywhere: docs/results.md.
+ROBUST = {
+    "horizon": 5,
+    "updates": 1,
+    "reset": "step",
+    "critic_from": "value",
+    "critic": "mean",
+    "step_unit": "state",
+    "step_size": 0.1,
+}
+POLICY: Presets = {
     # version 2 of the paper, where the versions disagree: docs/deviations.md
     "paper": {"horizon": 5, "updates": 1, "reset": "episode"},
-    # ends plans with the policy's own value, and moves the action equally far everywhere: docs/results.md
-    "robust": {
-        "horizon": 5,
+    "robust": ROBUST,
+}
+ACTION: Presets = {
+    "robust": {**ROBUST, "planned": "first"},  # the same objective and step, on the action itself
+}
+MPPI: Presets = {
+    # the best of N samples around the policy's action: one iteration, no Gaussian, nothing kept
+    "best_of_n": {
+        "horizon": 0,
+        "last_action": "planned",
         "updates": 1,
-        "reset": "step",
-        "critic_from": "value",
-        "critic": "mean",
-        "step_unit": "state",
-        "step_size": 0.1,
+        "samples": 64,
+        "policy_samples": 64,
+        "policy_std": 0.1,
+        "elites": 1,
+        "execute": "best",
+        "warm_start": False,
     },
 }
+
+
+def filled(config: type[Config], given: Any, presets: Presets) -> Any:
+    """Return the fields of a config with its preset's values where the user gives none."""
+    if not isinstance(given, dict) or given.get("preset") not in presets:
+        return given
+    long = {field.alias: name for name, field in config.model_fields.items() if field.alias}
+    named = {long.get(name, name) for name in given}
+    return {**{name: value for name, value in presets[given["preset"]].items() if name not in named}, **given}

@@ -19,6 +19,7 @@ PLANNERS: Registry[type[Planner]] = Registry(
         "action": "mpcwdwm.planning.action:ActionAscent",
         "mppi": "mpcwdwm.planning.mppi:Mppi",
         "diffuser": "mpcwdwm.planning.guided:GuidedSampling",
+        "random": "mpcwdwm.planning.random_direction:RandomDirection",
         "none": "mpcwdwm.planning.frozen:Frozen",
     },
 )

@@ -1,6 +1,6 @@
 """The returns of imagined rollouts of a policy or of planned sequences of actions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -91,7 +91,13 @@ def reduced(q: Tensor, config: LookaheadConfig) -> Tensor:  # (N, C, B) → (N, 
 
 
 def sequence_returns(
-    parts: Parts, psi0: Params, plans: Tensor, obs: Tensor, noise: Tensor, config: LookaheadConfig
+    parts: Parts,
+    psi0: Params,
+    plans: Tensor,
+    obs: Tensor,
+    noise: Tensor,
+    config: LookaheadConfig,
+    worth: Callable[[Imagined], Tensor] | None = None,
 ) -> Tensor:
     """Return the mean imagined return of sequences of actions, each under every rollout's noise.
 
@@ -105,6 +111,7 @@ def sequence_returns(
         obs: the real observation, (N, obs_dim).
         noise: (N, H, M, *noise_shape), the same for all sequences of a row.
         config: reduction of the critics, termination.
+        worth: what a rollout is worth, (N, B); None: its return.
 
     Returns:
         (N, S), in the critic's unit.
@@ -119,4 +126,5 @@ def sequence_returns(
         return actions[:, :, j] if j < length else parts.policy(psi0, state)
 
     imagined = imagined_rollouts(parts, obs, shared, choose, terminate=config.terminate)
-    return returns_of(parts, imagined, config).unflatten(1, (s, m)).mean(2)
+    worths = returns_of(parts, imagined, config) if worth is None else worth(imagined)
+    return worths.unflatten(1, (s, m)).mean(2)

@@ -15,13 +15,14 @@ from tests.support.random_parts import DOUBLE, OBS
 SMALL_MPPI = {"E": 2, "samples": 12, "policy_samples": 3, "elites": 5, "temperature": 2.0, "M": 2}
 KINDS = {
     "policy": {"H": 2, "M": 3, "E": 2, "step_size": 1e-2},
-    "action": {"H": 2, "M": 3, "E": 2, "step_size": 1e-2, "warm_start": True},
+    "action": {"H": 2, "M": 3, "E": 2, "step_size": 1e-2, "reset": "episode"},
     "mppi": {"H": 2, **SMALL_MPPI},
     "diffuser": {"M": 3, "warm_start": True, "warm_steps": 3},
+    "random": {"step_size": 0.2},
     "none": {},
 }
 MOVING = [kind for kind in KINDS if kind != "none"]
-IMAGINING = [kind for kind in MOVING if kind != "diffuser"]  # with world model, reward and critic
+IMAGINING = [kind for kind in MOVING if kind not in ("diffuser", "random")]  # with world model, reward and critic
 
 
 def make(kind, parts, fields=None, **options):

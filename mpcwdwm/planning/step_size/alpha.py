@@ -1,11 +1,14 @@
-"""The step size of adaptive MPC: given, measured in units of the action, or chosen by off-policy evaluation.
+"""The step of a gradient ascent, on parameters or on actions: given, in units of the action, or chosen.
 
 A raw α multiplies a gradient whose size depends on the rewards, the critic and the network, so that it means something
 else on every task. In units of the action, α is how far one real step's adaptation moves the action, in the median
 over held-out states. Where the median moves by a hundredth, states before a fall move by a multiple of it; in units of
 the state every real state has its own α, with which the action moves by the same distance everywhere.
+
+Planners that climb share all of it, so that they can be compared at equal steps.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
@@ -17,13 +20,24 @@ from torch.func import jvp
 
 from mpcwdwm.config import Int, Real, setting
 from mpcwdwm.errors import UserError
+from mpcwdwm.planning.ascent import StepSize, rollouts_per_pass
 from mpcwdwm.planning.parts import Params, Policy
 from mpcwdwm.planning.planner import AdaptingConfig, Planner
-from mpcwdwm.planning.step_size.choice import StepSizeChoice, check_judge, choose_step_sizes
+from mpcwdwm.planning.step_size.choice import ESTIMATORS, StepSizeChoice, check_judge, choose_step_sizes
 from mpcwdwm.planning.step_size.windows import heldout_windows
 from mpcwdwm.random import generator
 
-__all__ = ["StepSizeConfig", "SteppingPlanner", "action_unit", "alpha_at_state", "sizes", "step_sizes"]
+__all__ = [
+    "StepSizeChosen",
+    "StepSizeConfig",
+    "SteppingPlanner",
+    "action_unit",
+    "alpha_at_state",
+    "in_unit",
+    "sizes",
+    "slope_of_policy",
+    "step_sizes",
+]
 
 PROBED_ROWS = 64  # held-out states on which the change of the action is measured
 PROBED_ROLLOUTS = 16  # at most: more need memory and hardly change the size of a mean gradient
@@ -36,10 +50,13 @@ WINDOW_LENGTH = 32  # steps of a stretch: long enough that a ψ that is carried 
 BOTH_RESETS = ("step", "episode")  # of equal scores the one whose ψ cannot drift
 
 
-class StepSizeConfig(AdaptingConfig):
-    """How α is found, and when ψ starts afresh."""
+StepSizeChosen = Annotated[Real, Ge(0)] | Literal["auto"]
 
-    step_size: Annotated[Real, Ge(0)] | Literal["auto"] = setting(
+
+class StepSizeConfig(AdaptingConfig):
+    """How α is found, and when what is climbed starts afresh."""
+
+    step_size: StepSizeChosen = setting(
         1e-5, "α, step of the gradient ascent, 0 or more; auto: chosen by `judge`", paper="1e-3 (v1), 5e-7 to 5e-4 (v2)"
     )
     step_unit: Literal["raw", "action", "state"] = setting(
@@ -48,7 +65,6 @@ class StepSizeConfig(AdaptingConfig):
         "state: how far each update moves it at every real state, to first order: α follows the gradient's size there",
         paper="raw",
     )
-
     judge: Annotated[str, Strict(), AfterValidator(check_judge)] = setting(
         "imagination",
         "of step_size: auto: the estimator that chooses; imagination rolls the planner itself through the world model, "
@@ -67,6 +83,31 @@ class StepSizeConfig(AdaptingConfig):
         "episode", "when ψ returns to the pretrained one; in between it is carried over", paper="unknown"
     )
 
+    @property
+    def uses_dataset(self) -> bool:
+        """For a step size that is measured on held-out episodes."""
+        return self.step_unit == "action" or self.step_size == "auto"
+
+    @property
+    def code_roots(self) -> tuple[str, ...]:
+        """With the module of the estimator that chooses the step size, which may be of another package."""
+        estimator = (ESTIMATORS[self.judge].__module__,) if self.step_size == "auto" else ()
+        return (*super().code_roots, *estimator)
+
+    @property
+    def idle_modules(self) -> tuple[str, ...]:
+        """The choice of a step size, where it is given."""
+        chosen = self.step_size == "auto"
+        return () if chosen else ("mpcwdwm.planning.step_size.choice", "mpcwdwm.planning.step_size.windows")
+
+    def unmeasured(self) -> Self:
+        """Return the config with a raw step size."""
+        return self.model_copy(update={"step_unit": "raw", "step_size": 0.0})
+
+    def unlimited(self) -> Self:
+        """Return the config with a raw step size, and without what limits a step."""
+        return self.unmeasured()
+
     @model_validator(mode="after")
     def _rising(self) -> Self:
         tried = sizes(self) if self.step_size == "auto" else [0.0]
@@ -79,17 +120,51 @@ class StepSizeConfig(AdaptingConfig):
 
 
 class SteppingPlanner(Planner):
-    """A planner that climbs with a step size α."""
+    """A planner that climbs with a step size α. It defines `objective_of` and `climbed`."""
 
+    follows_gradient = True
     config: StepSizeConfig
     # α, or the change of the action where every state has its own α: one, or one per row (N,); None: not yet known
     alpha: float | Tensor | None = None
+    choice: StepSizeChoice | None = None
+    afresh: Tensor | None = None  # the rows (N,) that start afresh at every step; None: `reset` holds for all
 
-    def twin(self, episodes: int, **changes: Any) -> Self:
+    def objective_of(self, variables: Params, noise: Tensor) -> Tensor:
+        """Return what is climbed, Ĵ (N,), for variables of every row."""
+        raise TypeError(f"{type(self).__name__} defines no objective")
+
+    def climbed(self) -> Params:
+        """Return variables of the shapes that are climbed, to measure with."""
+        raise TypeError(f"{type(self).__name__} defines nothing to climb")
+
+    def prepare(self) -> None:
+        """Measure how many rollouts a backward pass may have, and the step size."""
+        self._chunk = rollouts_per_pass(self.objective_of, self.climbed(), self.noises[0], self.config.memory_gb)
+        if self.alpha is None:
+            self.alpha, self.choice = step_sizes(self)
+        if self.choice is not None and self.config.candidate_resets == "both":
+            each_step = [reset == "step" for reset in self.choice.chosen_resets]
+            self.afresh = torch.tensor(each_step, device=self.parts.device).repeat_interleave(self.episodes)
+
+    def held_noises(self) -> list[Tensor]:
+        """Return the noise of each of the E updates."""
+        return [self.noises[e % len(self.noises)] for e in range(self.config.updates)]
+
+    def twin(self, episodes: int, config: StepSizeConfig) -> Self:
         """Return a planner with the same parts and seeds and other rows and settings, to measure on: run eagerly."""
-        config = self.config.model_copy(update=changes)
         compute = self.compute.model_copy(update={"capture": "eager"})
         return type(self)(self.parts, config, seeds=self.seeds, episodes=episodes, compute=compute)
+
+    def findings(self) -> list[dict[str, Any] | None]:
+        """Return every member's α and reset as chosen or measured, and the estimators' scores."""
+        if not isinstance(self.alpha, Tensor):
+            return super().findings()
+        alpha = self.alpha.view(len(self.seeds), -1)[:, 0].tolist()
+        judged = [None] * len(alpha) if self.choice is None else self.choice.by_member()
+        resets = [self.config.reset] * len(alpha) if self.choice is None else self.choice.chosen_resets
+        return [
+            {"step_size": a, "reset": reset, "judges": one} for a, reset, one in zip(alpha, resets, judged, strict=True)
+        ]
 
 
 def step_sizes(planner: SteppingPlanner) -> tuple[float | Tensor, StepSizeChoice | None]:
@@ -112,7 +187,7 @@ def step_sizes(planner: SteppingPlanner) -> tuple[float | Tensor, StepSizeChoice
 
     def stepping(size: float, reset: str) -> Planner:
         step_unit = "state" if own_unit else "raw"
-        twin = planner.twin(rows, step_size=0.0, step_unit=step_unit, reset=reset, gate=None)
+        twin = planner.twin(rows, config.unmeasured().model_copy(update={"step_unit": step_unit, "reset": reset}))
         twin.alpha = (unit * size).repeat_interleave(rows)
         return twin
 
@@ -124,24 +199,43 @@ def step_sizes(planner: SteppingPlanner) -> tuple[float | Tensor, StepSizeChoice
     return (unit * unit.new_tensor(choice.chosen)).repeat_interleave(planner.episodes), choice
 
 
-def alpha_at_state(policy: Policy, psi: Params, gradient: Params, obs: Tensor, size: float | Tensor) -> Tensor:
-    """Return the α of every row with which ψ + α ∇Ĵ moves its action at `obs` by `size`, to first order: (N,).
+def in_unit(config: StepSizeConfig, size: float | Tensor, slope: Callable[[Params, Params], Tensor]) -> StepSize:
+    """Return α for `climb`: the size itself, or with `step_unit: state` what moves the action by it.
 
-    The slope of the action along the gradient is exact (forward-mode differentiation). 0 where the gradient does
-    not move the action.
+    Args:
+        config: the planner's.
+        size: one, or one per row (N,).
+        slope: variables and their gradient → how the action moves along it, per α, to first order: (N, act_dim).
+    """
+    if config.step_unit != "state":
+        return size
+    return lambda variables, gradient: alpha_at_state(slope(variables, gradient), size)
+
+
+def alpha_at_state(slope: Tensor, size: float | Tensor) -> Tensor:
+    """Return the α of every row with which its action moves by `size`, to first order: (N,); 0 where none moves it.
+
+    Args:
+        slope: how the action moves per α, (N, act_dim).
+        size: one, or one per row (N,), in units of the action.
+    """
+    change = slope.norm(dim=1)
+    return torch.where(change > 0, size / change, 0.0)
+
+
+@torch.no_grad()
+def slope_of_policy(policy: Policy, psi: Params, gradient: Params, obs: Tensor) -> Tensor:
+    """Return ∂π_ψ(s)/∂ψ · g, (N, act_dim): exact, by forward-mode differentiation.
 
     Args:
         policy: π.
         psi: ψ, one set per row.
-        gradient: ∇Ĵ, alike.
-        obs: the real observation, (N, obs_dim).
-        size: one, or one per row (N,), in units of the action.
+        gradient: g, alike.
+        obs: s, (N, obs_dim).
     """
-    with torch.no_grad():
-        along = jvp(lambda moved: policy(moved, obs.unsqueeze(1)), (psi,), (gradient,))
-        slope: Tensor = along[1]  # (N, 1, act_dim)
-        change = slope.flatten(1).norm(dim=1)
-        return torch.where(change > 0, size / change, 0.0)
+    along = jvp(lambda moved: policy(moved, obs.unsqueeze(1)), (psi,), (gradient,))
+    slope: Tensor = along[1]  # (N, 1, act_dim)
+    return slope.squeeze(1)
 
 
 def sizes(config: StepSizeConfig) -> list[float]:
@@ -168,8 +262,8 @@ def action_unit(planner: SteppingPlanner) -> Tensor:
     ]
     obs = torch.from_numpy(dataset.obs)[torch.cat(picked)].to(planner.parts.device, planner.dtype)
     rollouts = min(planner.config.rollouts, PROBED_ROLLOUTS)
-    raw = {"step_size": 0.0, "step_unit": "raw", "reset": "step", "trust_region": None, "gate": None}
-    twin = planner.twin(PROBED_ROWS, **raw, rollouts=rollouts)
+    probed = planner.config.unlimited().model_copy(update={"reset": "step", "rollouts": rollouts})
+    twin = planner.twin(PROBED_ROWS, probed)
     alpha = obs.new_full((len(planner.seeds),), FIRST_ALPHA)
     change = torch.zeros_like(alpha)
     for probe in range(PROBES):

@@ -63,7 +63,7 @@ def test_a_plan_differs_from_the_policy_and_stays_within_bounds(kind):
     for action, value, fallen, pretrained in play(planner, observations(3)):
         assert ((action - pretrained).abs().amax(1) > 1e-4).all()
         assert action.abs().max() <= 1
-        assert value.isfinite().all()
+        assert value.isfinite().all() or kind == "random"  # which imagines nothing
         assert not fallen.any()
 
 
@@ -80,7 +80,7 @@ def test_none_is_the_frozen_policy_to_the_bit():
 
 @pytest.mark.parametrize("kind", IMAGINING)
 def test_no_update_means_the_pretrained_policy(kind):
-    cold = {} if kind == "policy" else {"warm_start": False}
+    cold = {"warm_start": False} if kind == "mppi" else {"reset": "step"}
     planner = make(kind, make_parts((0, 1)), {"E": 0, **cold})
     for action, value, _, pretrained in play(planner, observations(2)):
         assert torch.allclose(action, pretrained, rtol=0, atol=1e-15)
@@ -235,15 +235,15 @@ def test_the_gradient_on_actions_equals_finite_differences(horizon):
     g, step = generator(1, "test/direction"), 1e-6
     plan, direction = (0.5 * torch.randn(4, horizon + 1, ACT, generator=g, dtype=DOUBLE) for _ in range(2))
     leaf = plan.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(planner.returns({"plan": leaf}, planner.noises[0]).sum(), leaf)
-    up, down = (planner.returns({"plan": plan + sign * step * direction}, planner.noises[0]) for sign in (1, -1))
+    (gradient,) = torch.autograd.grad(planner.objective_of({"plan": leaf}, planner.noises[0]).sum(), leaf)
+    up, down = (planner.objective_of({"plan": plan + sign * step * direction}, planner.noises[0]) for sign in (1, -1))
     assert torch.allclose((gradient * direction).sum((1, 2)), (up - down) / (2 * step), rtol=1e-5, atol=1e-7)
     assert gradient.abs().amin((0, 2)).min() > 0  # every action of the sequence counts
 
 
 def test_one_update_is_one_step_along_the_gradient_within_the_bounds():
     parts, alpha = make_parts((0, 1)), 0.05
-    planner = make("action", parts, {"E": 1, "step_size": alpha, "warm_start": False})
+    planner = make("action", parts, {"E": 1, "step_size": alpha, "reset": "step"})
     (obs,) = observations(1)
     action, value, _ = planner.act(obs)
     noise = planner.noises[0]
@@ -268,9 +268,9 @@ def test_one_update_is_one_step_along_the_gradient_within_the_bounds():
     assert (far.abs() == 1).all()
 
 
-def test_a_warm_start_is_the_last_plan_shifted_with_the_policy_behind_its_end():
+def test_a_plan_that_is_carried_over_is_the_last_one_shifted_with_the_policy_behind_its_end():
     parts = make_parts((0, 1))
-    warm, cold = (make("action", parts, {"warm_start": w}) for w in (True, False))
+    warm, cold = (make("action", parts, {"reset": reset}) for reset in ("episode", "step"))
     first, second = observations(2)
     for planner in (warm, cold):
         planner.act(first)

@@ -13,7 +13,7 @@ from torch import nn
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, ModulePolicy, MpcConfig, adapt, imagine
 from mpcwdwm.planning.step_size import alpha as step_size_module
-from mpcwdwm.planning.step_size.alpha import alpha_at_state, sizes
+from mpcwdwm.planning.step_size.alpha import alpha_at_state, sizes, slope_of_policy
 from mpcwdwm.planning.trust.region import action_change
 from tests.support.planners import Broken
 from tests.support.plans import spec_with
@@ -59,11 +59,11 @@ def test_alpha_is_the_size_over_the_actions_slope_along_the_gradient(kind, size)
     policy = POLICIES[kind]()
     psi, obs = policy.initial(2), random(4, OBS)
     direction = {n: random(*p.shape, purpose=f"test/{n}") for n, p in psi.items()}
-    alpha = alpha_at_state(policy, psi, direction, obs, size)
+    alpha = alpha_at_state(slope_of_policy(policy, psi, direction, obs), size)
     assert alpha.shape == (4,)
     assert not alpha.requires_grad
     assert torch.allclose(alpha, alpha_by_hand(policy, psi, direction, obs, size), rtol=1e-6)
-    larger = alpha_at_state(policy, psi, {n: 7 * g for n, g in direction.items()}, obs, size)
+    larger = alpha_at_state(slope_of_policy(policy, psi, {n: 7 * g for n, g in direction.items()}, obs), size)
     assert torch.allclose(larger, alpha / 7, rtol=1e-12)
 
 

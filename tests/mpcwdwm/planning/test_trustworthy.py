@@ -13,7 +13,7 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.planning import AdaptiveMpc, ModulePolicy, MpcConfig, Parts, adapt, imagine, objective, planner_config
 from mpcwdwm.planning.ascent import ascent
 from mpcwdwm.planning.mpc import promised_gain
-from mpcwdwm.planning.presets import PRESETS
+from mpcwdwm.planning.presets import POLICY
 from mpcwdwm.planning.step_size.alpha import action_unit
 from mpcwdwm.random import generator
 from tests.support.linear_quadratic import STATES, system, tensor
@@ -241,9 +241,9 @@ def test_an_action_that_nothing_moves_has_the_step_size_0():
 # ---------------------------------------------------------------------------------------- presets
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", POLICY)
 def test_a_preset_fills_in_what_is_not_given_and_survives_being_resolved(preset):
-    named = PRESETS[preset]
+    named = POLICY[preset]
     resolved = planner_config({"preset": preset})
     assert all(getattr(resolved, name) == value for name, value in named.items())
     ours = planner_config({"preset": preset, "H": 2, "updates": 4, "reset": "step", "step_size": 1e-7})

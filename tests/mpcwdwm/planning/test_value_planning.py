@@ -116,7 +116,7 @@ def test_every_kind_of_planner_climbs_a_value(kind):
 
 
 def test_a_planned_action_that_only_a_critic_would_judge_stays_as_the_policy_had_it():
-    fields = {"critic_from": "value", "E": 3, "warm_start": False}
+    fields = {"critic_from": "value", "E": 3, "reset": "step"}
     planner = make("action", valued(), fields)
     planner.act(observations(1)[0])
     plan, start = planner.kept["plan"], planner.start()

@@ -185,11 +185,13 @@ MPPI = {"kind": "mppi", "samples": 10, "policy_samples": 2, "elites": 4}
         {"step_unit": "state"},
         {**TRUSTED, "step_unit": "state", "reset": "step"},
         {"kind": "action"},
-        {"kind": "action", "warm_start": True, "noise": "redrawn"},
+        {"kind": "action", "reset": "episode", "noise": "redrawn"},
         MPPI,
         {**MPPI, "noise": "redrawn", "last_action": "planned", "execute": "best"},
         {"kind": "diffuser", "M": 3},
         {"kind": "diffuser", "M": 3, "warm_start": True, "warm_steps": 3},
+        {"kind": "action", "step_unit": "state", "planned": "first", "uncertainty": 0.5},
+        {"kind": "random"},
         {"kind": "none"},
     ],
     ids=str,
@@ -197,7 +199,7 @@ MPPI = {"kind": "mppi", "samples": 10, "policy_samples": 2, "elites": 4}
 def test_replayed_plans_equal_eager_ones(fields, request):
     kind, sizes = fields.get("kind", "policy"), {"H": 2, "M": 4, "E": 2}
     steps = {"step_size": 1e-2} if kind in ("policy", "action") else {}
-    config = planner_config(fields if kind in ("none", "diffuser") else {**sizes, **steps, **fields})
+    config = planner_config(fields if kind in ("none", "random", "diffuser") else {**sizes, **steps, **fields})
 
     def planner(**options):
         return PLANNERS[kind](trusted_parts((0, 1)), config, seeds=(0, 1), episodes=2, **options)
@@ -252,7 +254,7 @@ def assert_replayed_as_eager(planner, request):
     ids=str,
 )
 def test_nothing_in_a_planning_step_waits_for_the_device(kind, fields, recorded):
-    sizes = {"none": {}, "diffuser": {"M": 2, "warm_start": True}}.get(kind, {"H": 2, "M": 2})
+    sizes = {"none": {}, "random": {}, "diffuser": {"M": 2, "warm_start": True}}.get(kind, {"H": 2, "M": 2})
     config = planner_config({"kind": kind, **sizes, **fields})
     planner = PLANNERS[kind](trusted_parts((0,)), config)
     if "reset" in fields:  # as a judge would choose it

@@ -136,7 +136,7 @@ CLIMBING = {"H": 2, "M": 4, "E": 2, "step_size": 1e-2}
         {**CLIMBING, **ALL, "trust_region": 0.05, "gate": 0.1},
         {**CLIMBING, **ALL, "step_unit": "action", "disagreement": "world_model"},
         {**CLIMBING, "step_unit": "state"},
-        {"kind": "action", **CLIMBING, "warm_start": True},
+        {"kind": "action", **CLIMBING, "reset": "episode"},
         {"kind": "mppi", "H": 2, "M": 2, "E": 2, "samples": 12, "policy_samples": 3, "elites": 5},
         {"kind": "none"},
     ],

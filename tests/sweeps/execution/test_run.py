@@ -272,7 +272,7 @@ def test_every_kind_of_planner_runs_on_every_base_it_can_have(tmp_path: Path) ->
     small = {"horizon": 1, "updates": 1}
     planners = {
         "mpc": {"kind": "policy", "base": ["rebrac", "iql", "bc"], "rollouts": 2, **small},
-        "ascent": {"kind": "action", "base": "iql", "rollouts": 2, "warm_start": True, **small},
+        "ascent": {"kind": "action", "base": "iql", "rollouts": 2, "reset": "episode", **small},
         "borrowed": {"kind": "action", "base": "bc", "critic_from": "rebrac", "horizon": 0},
         "sampling": {"kind": "mppi", "base": "bc", "samples": 8, "policy_samples": 2, "elites": 4, **small},
         "frozen": {"kind": "none", "base": "bc"},

@@ -192,7 +192,7 @@ PLAYED, KINDS = "rebrac iql bc", "diffusion flow meanflow mlp"
 TRAINED = f"{PLAYED} unplayed reward value diffuser {KINDS}"
 ASCENDING = "paper endless robust trust gate auto"  # the policy's parameters
 ADAPTED = f"{ASCENDING} action mppi"
-CELLS = f"frozen guided {ADAPTED}"  # all of ReBRAC's policy and, where they imagine, the diffusion model
+CELLS = f"frozen guided random {ADAPTED}"  # all of ReBRAC's policy and, where they imagine, the diffusion model
 ALL = f"{TRAINED} {CELLS}"
 NONE = ""
 
@@ -268,14 +268,15 @@ MOVES = {
     "planning.interface": CELLS,
     "planning.mpc": ASCENDING,
     "planning.mppi": "mppi",
-    "planning.objectives": ASCENDING,
+    "planning.objectives": f"{ASCENDING} action",
     "planning.parts": CELLS,
     "planning.planner": CELLS,
     "planning.presets": NONE,  # like config
     "planning.registry": NONE,
     "planning.step_size.choice": "auto",
     "planning.step_size.off_policy": "auto",
-    "planning.step_size.alpha": ASCENDING,
+    "planning.random_direction": "random",
+    "planning.step_size.alpha": f"{ASCENDING} action",
     "planning.step_size.windows": "auto",
     "planning.trust.gate": "gate",
     "planning.trust.region": "trust gate",
@@ -307,6 +308,7 @@ def units() -> dict[str, Callable[[Path], str]]:
         "auto": {"preset": "paper", "step_size": "auto"},
         "action": {"kind": "action"},
         "mppi": {"kind": "mppi"},
+        "random": {"kind": "random"},
         "guided": {"kind": "diffuser", "base": "rebrac"},
     }
     found: dict[str, Callable[[Path], str]] = {
