@@ -34,7 +34,10 @@ SETTINGS = ("H", "M", "E", "K", "step_size")
 WORDS = ("task", "method", "name", "variant", "kind", "base", "world_model", "role")  # labels that stay text
 IDENTITY = ("sweep", "key", "task", "method", "name", "variant", "kind", "base", "world_model", "role", "seed")
 GROUPING = ("sweep", "task", "method", "name", "variant", "seed", "role", *SETTINGS)  # of an episode's cell
-MEANS = ("return", "length", "ms_per_step", "imagined_return", "adapted_share", "action_change")
+MEANS = (
+    *("return", "length", "ms_per_step", "evaluations_per_step"),
+    *("imagined_return", "adapted_share", "action_change"),
+)
 FACTS = ("score_unit", TRACED, "env_id", "mujoco", "dataset_sha256", "git_sha", "device", "run_id")
 PLANNER, CONFIG, PART = "planner.", "config.", "part."  # before the names of config fields and parts, in columns
 DATASET = ("dataset_score", "dataset_return")  # means over the dataset's episodes
@@ -208,7 +211,8 @@ def _states(plan: Mapping[str, Any], units: pd.DataFrame) -> tuple[list[str], li
 def _with_scores(cells: pd.DataFrame, episodes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return both frames with "score" and "gain", the cells with means over their episodes."""
     facts = cells[["key", "seed", "base_key", "kind", "score_unit"]]
-    own = episodes.reindex(columns=[*dict.fromkeys(["key", "episode", "env_seed", "normalized_score", *episodes])])
+    needed = ["key", "episode", "env_seed", "normalized_score", "evaluations_per_step"]  # old records lack the last
+    own = episodes.reindex(columns=[*dict.fromkeys([*needed, *episodes])])
     own = own.merge(facts, on="key")
     normalized = pd.to_numeric(own["normalized_score"], errors="coerce")
     own["score"] = normalized.where(own["score_unit"] == "normalized", own.get("return"))

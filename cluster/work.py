@@ -41,6 +41,7 @@ __all__ = [
     "run_pack",
 ]
 
+MEANS = ("return", "normalized_score", "length", "ms_per_step", "evaluations_per_step", "adapted_share")
 PACKAGES = [Path(__file__).parents[1] / name for name in ("mpcwdwm", "cluster", "sweeps")]  # our code
 
 Progress = Callable[[float], None]
@@ -268,10 +269,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
             "seconds": seconds,
             "env_steps": sum(row["length"] for row in rows),
             "longest_episode": max(row["length"] for row in rows),
-            "episodes_mean": {
-                name: _mean([row[name] for row in rows])
-                for name in ("return", "normalized_score", "length", "ms_per_step", "adapted_share")
-            },
+            "episodes_mean": {name: _mean([row[name] for row in rows]) for name in MEANS},
             **recording,
             **({"judgement": judgements[index]} if judgements[index] else {}),
             "packed_with": list(pack.keys),

@@ -42,6 +42,7 @@ COLUMNS = {  # of the comparison, as the table calls them → the field of `Row`
     "gain [95 %]": "gain_mean",
     "gain, new seeds": "gain_seed_low",
     "ms/step": "ms_per_step",
+    "evals": "evaluations_per_step",
     "hours": "hours",
 }
 COUNTS = "seeds × episodes"

@@ -92,14 +92,14 @@ def _average(label: str, members: Sequence[Group]) -> Group:
     shared = {name: values[0] if len(set(values)) == 1 else None for name, values in columns.items()}
     same = ("base", "kind", "world_model", *NUMBERED, "step_size", "n_seeds", "mujoco", "variant", "role")
     summed = ("n_episodes", "fallbacks", "cpu_hours", "gpu_hours")
-    times = [row.ms_per_step for row in rows if row.ms_per_step is not None]
     row = Row(
         task=AVERAGE,
         method=shared["method"] or label,
         **{name: shared[name] for name in same},
         **{name: None if None in columns[name] else sum(columns[name]) for name in summed},
         score_mean=float(np.mean([row.score_mean for row in rows])),
-        ms_per_step=float(np.mean(times)) if times else None,
+        ms_per_step=_mean_of_known([row.ms_per_step for row in rows]),
+        evaluations_per_step=_mean_of_known([row.evaluations_per_step for row in rows]),
         score_unit="normalized",
         second_hand=any(row.second_hand for row in rows) if rows[0].kind == "published" else None,
         status="ok" if all(row.status == "ok" for row in rows) else "partial",
@@ -107,6 +107,11 @@ def _average(label: str, members: Sequence[Group]) -> Group:
     return with_intervals(
         Group(row, members[0].name, _over([g.scores for g in members]), _over([g.gains for g in members]))
     )
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _over(evidence: Sequence[Evidence | None]) -> Evidence | None:

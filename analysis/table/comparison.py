@@ -37,6 +37,7 @@ __all__ = ["Form", "Layout", "Table", "build_table", "cells_by_task", "row_texts
 
 Form = Literal["text", "markdown", "latex", "html", "csv"]
 Layout = Literal["long", "paper"]
+NOT_IN_TEXT = ("score, new seeds", "hours", "seeds × episodes")  # columns for which a terminal has no room
 WRITERS = {"markdown": rendering.to_markdown, "latex": to_latex, "html": to_html}
 COLUMNS = [column.name for column in fields(Row)]
 FactsByKey = Mapping[str, Mapping[str, Any]]  # by key
@@ -49,6 +50,8 @@ LEGEND = (
     "sentences and marks: corrected (Holm) for all rows or bases of this table, unlike the intervals beside them, so "
     "that where nothing has an effect one table in twenty says otherwise; "
     "an event of one episode in 20 stays unseen in 30 episodes in 21 % of cases, in 100 in 0.6 %",
+    "evals: network evaluations to act, per step: inputs that pass through a network, each denoising step and each "
+    "network of an ensemble by itself, and again on a gradient's way back; the same on any machine",
     "hours: processor hours (threads × time; GPU-hours where marked) of the evaluation and of the training of all "
     "the row is built on; in the average row of all tasks together",
 )
@@ -109,8 +112,9 @@ class Table:
             lines = [{name: _csv_field(name, value) for name, value in vars(row).items()} for row in self.rows]
             return pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
         else:
-            hidden = ("score, new seeds", "seeds × episodes") if form == "text" else ()
-            sections, notes = self._sections(*hidden), self.remarks()
+            hidden = NOT_IN_TEXT if form == "text" else ()
+            notes = [note for note in self.remarks() if not note.startswith(tuple(f"{name}: " for name in hidden))]
+            sections = self._sections(*hidden)
         if form == "text":
             fitting = [in_pieces(section, width) for section in sections] if layout == "paper" else sections
             return rendering.to_text(fitting, notes, width)
@@ -263,6 +267,7 @@ def row_texts(row: Row) -> dict[str, str]:
         "gain [95 %]": gain,
         "gain, new seeds": interval_text(*gain_ends, sign=True),
         "ms/step": DASH if row.ms_per_step is None else f"{row.ms_per_step:.2f}",
+        "evals": DASH if row.evaluations_per_step is None else f"{row.evaluations_per_step:.0f}",
         "hours": hours,
         "seeds × episodes": count,
     }

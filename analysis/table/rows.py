@@ -80,6 +80,7 @@ class Row:
     keys: str | None = None  # hash of the row's keys: equal if and only if the rows mean the same
     still_moving: bool | None = None  # its base's score is shown to; None: cannot be judged, or no base to judge
     below_cloning: bool | None = None  # its base is shown to be below bc or the dataset's mean; None: as above
+    evaluations_per_step: float | None = None  # of networks to act; None: not recorded, as by earlier versions
 
     @property
     def label(self) -> str:
@@ -207,6 +208,7 @@ def _group(cells: Sequence[Cell], baselines: Mapping[str, Cell], notes: list[str
         n_seeds=len(done),
         n_episodes=len(episodes),
         ms_per_step=_per_step(episodes, "ms_per_step"),
+        evaluations_per_step=_per_step(episodes, "evaluations_per_step"),
         env_id=_joined(cell.facts["env_id"] for cell in done),
         mujoco=_joined(cell.facts["mujoco"] for cell in done),
         score_unit=done[0].facts["score_unit"],
@@ -235,9 +237,8 @@ def _number_or_word(text: Any) -> float | str | None:
 
 def _per_step(episodes: pd.DataFrame, name: str) -> float | None:
     """Return the mean of a column over steps, not over episodes; None in records that lack it."""
-    if name not in episodes:
-        return None
-    return float((episodes[name] * episodes["length"]).sum() / episodes["length"].sum())
+    known = episodes[episodes[name].notna()] if name in episodes else episodes.iloc[:0]
+    return float((known[name] * known["length"]).sum() / known["length"].sum()) if len(known) else None
 
 
 def with_intervals(group: Group) -> Group:

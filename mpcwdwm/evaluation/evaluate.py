@@ -28,6 +28,7 @@ Episode = TypedDict(
         "normalized_score": float | None,  # None without reference scores
         "length": int,  # steps
         "ms_per_step": float,  # wall milliseconds to act, of the lockstep batch over its size
+        "evaluations_per_step": float,  # of networks to act, forward and back (`mpcwdwm.planning.evaluations`)
         "imagined_return": float | None,  # mean of Ĵ over the steps where it is finite, critic's unit; None: none is
         "fallbacks": int,  # steps on which the plan was not finite and the pretrained policy acted
         "adapted_share": float,  # of the steps, on which another action than the pretrained policy's was executed
@@ -117,6 +118,7 @@ def evaluate(
             "normalized_score": normalized_score(one.return_, parts.reference),
             "length": one.length,
             "ms_per_step": one.ms_per_step,
+            "evaluations_per_step": planning.evaluations,
             "imagined_return": float(value_sum[row] / steps[row]) if steps[row] else None,
             "fallbacks": int(fallbacks[row]),
             "adapted_share": float(adapted[row]) / one.length,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.nn.weight_gradients import gathered_weight_gradients
+from mpcwdwm.planning.evaluations import counting, passes
 from mpcwdwm.planning.parts import Params
 
 __all__ = ["Objective", "StepSize", "ascent", "climb", "kept_bytes", "restored", "rollouts_per_pass"]
@@ -30,7 +31,7 @@ def ascent(objective: Objective, variables: Params, noise: Tensor, chunk: int) -
     leaves = {name: p.detach().requires_grad_() for name, p in variables.items()}
     value = noise.new_zeros(noise.shape[0])
     gradient: Params = {}
-    for part in noise.split(chunk, dim=2):
+    for part in passes(noise, chunk):
         with gathered_weight_gradients():
             share = objective(leaves, part) * (part.shape[2] / noise.shape[2])
         gradients = torch.autograd.grad(share.sum(), list(leaves.values()), materialize_grads=True)
@@ -100,8 +101,11 @@ def restored(variables: Params, safe: Params, fallen: Tensor) -> Params:
 
 
 def looking_is_free(device: torch.device) -> bool:
-    """Return whether Python may read a tensor there: on an accelerator it would wait for the device."""
-    return device.type == "cpu"
+    """Return whether Python may read a tensor there: on an accelerator it would wait for the device.
+
+    Not where evaluations are counted, so that the count is that of every device.
+    """
+    return device.type == "cpu" and not counting()
 
 
 # -------------------------------------------------------------------------------------------- memory

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mpcwdwm.config import Real, setting
 from mpcwdwm.planning.ascent import Objective, climb, restored
+from mpcwdwm.planning.evaluations import passes
 from mpcwdwm.planning.objectives import ObjectiveConfig, check_objective, imagine, objective, worth
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.presets import POLICY, filled
@@ -144,7 +145,7 @@ def promised_gain(
     """
     rollouts = noise.shape[2]
     gain = torch.zeros_like(obs[:, 0])
-    for part in noise.split(chunk or rollouts, dim=2):
+    for part in passes(noise, chunk or rollouts):
         before, after = (imagine(parts, own, obs, part, config) for own in (psi0, psi))
         difference = worth(parts, psi, after, before, config) - worth(parts, psi0, before, before, config)
         gain = gain + difference * (part.shape[2] / rollouts)

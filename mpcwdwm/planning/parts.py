@@ -16,6 +16,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
+from mpcwdwm.planning.evaluations import counted
 
 __all__ = [
     "Behavior",
@@ -268,11 +269,11 @@ class SharedTrajectories(SharedByMember[TrajectoryModel]):
 
     def denoise(self, x: Tensor, step: int) -> Tensor:
         """Return the clean windows (N, B, H, numbers)."""
-        return self.part.denoise(self.fold(x), step).reshape(x.shape)
+        return counted(lambda: self.part.denoise(self.fold(x), step).reshape(x.shape), x.shape[:2].numel())
 
     def value(self, x: Tensor, step: int) -> Tensor:
         """Return (N, B)."""
-        return self.part.value(self.fold(x), step).reshape(x.shape[:2])
+        return counted(lambda: self.part.value(self.fold(x), step).reshape(x.shape[:2]), x.shape[:2].numel())
 
     def condition(self, x: Tensor, obs: Tensor) -> Tensor:
         """Return the windows that begin at `obs`."""
@@ -328,4 +329,5 @@ class ModulePolicy:
         def single(params: Params, buffers: Params, rows: Tensor) -> Tensor:
             return functional_call(self.module, (params, buffers), (rows,))
 
-        return vmap(single)(psi, per_row(self._buffers, len(obs) // self._members), obs)
+        buffers = per_row(self._buffers, len(obs) // self._members)
+        return counted(lambda: vmap(single)(psi, buffers, obs), obs.shape[:-1].numel())

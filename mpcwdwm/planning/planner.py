@@ -19,6 +19,7 @@ from mpcwdwm.components.registry import COMPONENTS, CriticSource, PolicyName
 from mpcwdwm.config import Config, Flag, Int, Real, setting
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn.compute import Captured, ComputeConfig, arithmetic, execution_of, library_of
+from mpcwdwm.planning.evaluations import counted_evaluations
 from mpcwdwm.planning.interface import check_answers, check_methods
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.random import generator
@@ -177,6 +178,7 @@ class Planner:
         self.dtype = next(iter(self.psi0.values())).dtype
         self.obs = torch.empty(0)  # (N, obs_dim) from the first step on
         self.act_dim = 0  # known from the first step on
+        self.evaluations = float("nan")  # of networks in a step, per row; counted at the first step
         # how far the last action lies from the pretrained policy's, (N,); 0 exactly where that acts
         self.change = torch.zeros(self.rows, dtype=self.dtype, device=parts.device)
         self.kept: Params = {}  # from step to step; there from the first step on
@@ -258,7 +260,12 @@ class Planner:
         if first:
             self.prepare()
         with arithmetic(self.compute, self.library):
-            return self._step()
+            if not first:
+                return self._step()
+            with counted_evaluations() as evaluations:  # never a captured step: those before are run eagerly
+                planned = self._step()
+            self.evaluations = evaluations.total / self.rows
+            return planned
 
     @torch.no_grad()
     def pretrained_action(self) -> Tensor:

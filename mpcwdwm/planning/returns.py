@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mpcwdwm.imagination import Choose, Ended, Imagined, Left, ending, unroll
+from mpcwdwm.planning.evaluations import counted_once
 from mpcwdwm.planning.parts import Params, Parts
 from mpcwdwm.planning.planner import LookaheadConfig
 
@@ -28,7 +29,7 @@ def imagined_rollouts(
     n, horizon, b = noise.shape[:3]
 
     def action(j: int, state: Tensor) -> Tensor:
-        return choose(j, state) if j else choose(0, state[:, :1]).expand(n, b, -1)
+        return choose(j, state) if j else counted_once(lambda: choose(0, state[:, :1])).expand(n, b, -1)
 
     def transition(j: int, state: Tensor, action: Tensor) -> Tensor:
         assert parts.world_model is not None

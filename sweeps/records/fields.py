@@ -28,6 +28,7 @@ EPISODE_MEANS = (
     "return",
     "length",
     "ms_per_step",
+    "evaluations_per_step",
     "imagined_return",
     "adapted_share",
     "action_change",
@@ -186,7 +187,7 @@ def unit_metrics(unit: Unit, manifest: dict[str, Any], folder: Path) -> dict[str
         numbers |= {"updates_per_second": manifest.get("updates_per_second"), **manifest.get("metrics", {})}
     else:
         episodes = _episodes(folder / EPISODES)
-        numbers |= {name: _mean(episodes[name]) for name in EPISODE_MEANS}
+        numbers |= {name: _mean(episodes[name]) for name in EPISODE_MEANS if name in episodes}
         numbers["fallbacks"] = sum(episodes["fallbacks"])
         numbers["env_steps"] = manifest.get("env_steps")
         numbers["dataset_return"] = mean_return = manifest.get("dataset_mean_return")

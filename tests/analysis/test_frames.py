@@ -76,6 +76,7 @@ def test_episodes_are_long_and_carry_the_settings_of_their_cell(uri):
     assert own["score"].tolist() == pytest.approx([20.0, 10.0])
     assert own["gain"].tolist() == pytest.approx([-10.0, 0.0])
     assert {"task", "method", "episode", "env_seed", "ms_per_step"} <= set(episodes)
+    assert set(episodes["evaluations_per_step"]) == {7.0}
 
 
 def test_curves_and_components(uri):

@@ -292,6 +292,7 @@ def test_real_components_are_trained_and_evaluated_through_the_store(
         "normalized_score",
         "length",
         "ms_per_step",
+        "evaluations_per_step",
         "imagined_return",
         "fallbacks",
         "adapted_share",
@@ -300,6 +301,7 @@ def test_real_components_are_trained_and_evaluated_through_the_store(
     assert list(rows.columns) == names
     assert len(rows) == 3
     assert rows["imagined_return"].isna().all()  # a frozen policy imagines nothing
+    assert set(rows["evaluations_per_step"]) == {1.0} == {result["episodes_mean"]["evaluations_per_step"]}
     assert result["env_steps"] == rows["length"].sum()
     assert result["episodes_mean"]["return"] == pytest.approx(rows["return"].mean())
     assert result["dataset_mean_return"] > 0

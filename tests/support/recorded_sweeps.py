@@ -84,8 +84,11 @@ def manifest(unit, **changes):
     }
 
 
-def publish_result(folder: Path, unit, returns, env_seeds=None, ms=2.0, **changes) -> Path:
-    """Write a result whose episodes have these returns, on environment seeds 0, 1, ... unless given."""
+def publish_result(folder: Path, unit, returns, env_seeds=None, ms=2.0, evaluations=7.0, **changes) -> Path:
+    """Write a result whose episodes have these returns, on environment seeds 0, 1, ... unless given.
+
+    Without ``evaluations`` it is one of an earlier version, which did not count them.
+    """
     folder = folder / "results" / unit.key
     folder.mkdir(parents=True)
     low, high = unit.task.reference or (0.0, 100.0)
@@ -97,6 +100,7 @@ def publish_result(folder: Path, unit, returns, env_seeds=None, ms=2.0, **change
             "normalized_score": 100 * (value - low) / (high - low) if unit.task.reference else None,
             "length": 10,
             "ms_per_step": ms,
+            **({} if evaluations is None else {"evaluations_per_step": evaluations}),
             "imagined_return": 1.5 if unit.planner else None,
             "fallbacks": 0,
             "adapted_share": 1.0 if unit.planner else 0.0,

@@ -62,6 +62,7 @@ def test_fields_are_sorted_by_the_number_they_show(sweep):
     assert orders["gain [95 %]"] == pytest.approx(20.0)
     assert orders["score [95 %]"] == pytest.approx((100 + 10 + 200 + 5) / 10)
     assert orders["ms/step"] == pytest.approx(2.0)
+    assert orders["evals"] == pytest.approx(7.0)
 
 
 def test_every_cell_has_its_provenance(sweep):

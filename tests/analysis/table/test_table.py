@@ -96,6 +96,19 @@ def test_hours_are_those_of_the_evaluation_and_of_all_it_is_built_on(known):
     assert row_of(known, MPC).gpu_hours == 0
 
 
+def test_network_evaluations_stand_beside_the_time_of_a_step(store, tmp_path):
+    """Of one seed they are counted, of the other, of an earlier version, not; a baseline has none at all."""
+    cells = [*(baseline("cost", "rebrac", s) for s in range(2)), *(mpc("cost", s) for s in range(2))]
+    counts = zip(cells, (None, None, None, 150.0), strict=True)
+    changes = {unit.key: {"evaluations": count} for unit, count in counts}
+    record(store, "cost", cells, {unit.key: [100, 300] for unit in cells}, tmp_path, **changes)
+    table = build_table(store, "cost")
+    assert [row.evaluations_per_step for row in table.rows] == [None, None, 150.0]
+    for text in (table.to_text(), table.to_markdown(), table.render("html", "long"), table.render("latex", "long")):
+        assert "evals" in text
+        assert "150" in text
+
+
 def test_the_dataset_stands_first_and_bundled_data_gets_no_published_score(known):
     assert known.rows[0].method == "dataset"
     assert known.rows[0].score_mean == pytest.approx(25.0)

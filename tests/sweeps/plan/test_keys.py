@@ -263,6 +263,7 @@ MOVES = {
     "planning.action": "action",
     "planning.ascent": ADAPTED,
     "planning.assemble": CELLS,
+    "planning.evaluations": CELLS,
     "planning.guided": "guided",
     "planning.frozen": CELLS,  # imported by the evaluation
     "planning.interface": CELLS,
