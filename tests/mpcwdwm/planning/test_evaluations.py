@@ -61,7 +61,17 @@ def test_ascent_on_actions_rolls_the_policy_once_and_then_the_plan():
     start = 1 + h * m + h * m * K
     # back: not to the policy, which the plan has replaced
     plan = h * m * K + h * m + TWINS * m
-    assert evaluations("action", {"H": h, "M": m, "E": e, "warm_start": False}) == start + 2 * e * plan + FROZEN
+    assert evaluations("action", {"H": h, "M": m, "E": e, "reset": "step"}) == start + 2 * e * plan + FROZEN
+
+
+def test_ascent_on_the_first_action_lets_the_policy_act_behind_it():
+    h, m = 2, 3
+    # back through the policy's later actions, too; the start is one action at the real state
+    one_step = h * m * (1 + K + 1) + TWINS * m
+    assert (
+        evaluations("action", {"H": h, "M": m, "E": 1, "planned": "first", "reset": "step"})
+        == 2 * one_step + 1 + FROZEN
+    )
 
 
 def test_sampling_goes_forward_alone():
