@@ -107,10 +107,10 @@ def claim(path: Path, request: Mapping[str, str | int | float], what: str, mend:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(dict(request), indent=1))
+            temporary.write_text(json.dumps(dict(request), indent=1), encoding="utf-8")
             temporary.replace(path)
             return
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         raise UserError(f"'{path}' is damaged: delete '{folder}'") from None
     except OSError as error:

@@ -130,7 +130,7 @@ def _one_thread() -> Iterator[None]:
 
 def _place(config: WalkerConfig) -> Path:
     """Return where a training is kept: its name depends on the config and on the code and libraries that train."""
-    code = [Path(module).read_text() for module in (__file__, headings.__file__, antmaze.__file__)]
+    code = [Path(module).read_text(encoding="utf-8") for module in (__file__, headings.__file__, antmaze.__file__)]
     made_by = [*code, torch.__version__, np.__version__, mujoco.mj_versionString()]
     digest = hashlib.sha256(json.dumps([config.to_dict(), *made_by]).encode()).hexdigest()
     return cache_folder() / "walkers" / f"{digest[:24]}.safetensors"

@@ -26,8 +26,9 @@ def write_artifact(
 ) -> None:
     """Write weights, manifest and training curve into an existing folder."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
-    (folder / CURVE).write_text(json.dumps(list(curve), indent=1) + "\n")
-    (folder / MANIFEST).write_text(json.dumps(dict(manifest), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    (folder / CURVE).write_text(json.dumps(list(curve), indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(dict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a readable manifest ({error}); delete the folder and run again") from None
     return dict(manifest)

@@ -127,7 +127,13 @@ def _run(task: str, python: str, arguments: list[str], folder: str) -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     try:
         ended = subprocess.run(
-            [python, "-", *arguments], input=SIDE.read_text(), capture_output=True, text=True, cwd=folder, env=env
+            [python, "-", *arguments],
+            input=SIDE.read_text(encoding="utf-8"),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # what that interpreter prints is shown, and may be in another encoding
+            cwd=folder,
+            env=env,
         )
     except OSError as error:
         raise UserError(f"python: '{python}' cannot be run: {error.strerror}") from None

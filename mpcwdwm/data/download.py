@@ -250,7 +250,7 @@ def _note(file: IO[bytes]) -> Path:
 def _read_note(file: IO[bytes]) -> dict[str, Any]:
     """Return the part's address, version and size, nothing if they are absent or damaged."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return dict(json.loads(_note(file).read_text()))
+        return dict(json.loads(_note(file).read_text(encoding="utf-8")))
     return {}
 
 

@@ -25,7 +25,7 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON file atomically, making its folder; raises OSError where that is not possible."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -40,7 +40,7 @@ def sha256_of(path: Path | str) -> str:
     state = {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     entry = cache_folder() / "sha256" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):  # absent or damaged: compute anew
-        known = json.loads(entry.read_text())
+        known = json.loads(entry.read_text(encoding="utf-8"))
         if {name: known.get(name) for name in state} == state:
             return str(known["sha256"])
     with path.open("rb") as file:

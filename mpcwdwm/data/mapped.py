@@ -58,7 +58,7 @@ def _code() -> str:
 def _mapped(folder: Path, sha256: str, path: Path) -> Dataset:
     """Return the dataset whose arrays lie in a folder; raises OSError, ValueError or TypeError if it is damaged."""
     arrays = {}
-    for name, size in json.loads((folder / SIZES).read_text()).items():
+    for name, size in json.loads((folder / SIZES).read_text(encoding="utf-8")).items():
         file = folder / name
         if file.stat().st_size != size:
             raise ValueError(f"{file} has {file.stat().st_size} bytes, not {size}")
@@ -78,7 +78,7 @@ def _write(folder: Path, read: Dataset) -> None:
                 file.flush()
                 os.fsync(file.fileno())  # a rename must not outrun the content
         sizes = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
-        (partial / SIZES).write_text(json.dumps(sizes))
+        (partial / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
         for old in folder.parent.glob(f"{read.sha256[:32]}-*"):  # processes that have mapped them keep them
             shutil.rmtree(old, ignore_errors=True)
         with contextlib.suppress(OSError):  # another process came first

@@ -23,7 +23,7 @@ def sidecar_path(path: Path) -> Path:
 def recorded_size(path: Path) -> int | None:
     """Return the size in bytes that the file had at first use, None if that is not recorded."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return int(json.loads(sidecar_path(path).read_text())["size"])
+        return int(json.loads(sidecar_path(path).read_text(encoding="utf-8"))["size"])
     return None
 
 
@@ -41,7 +41,7 @@ def verify_or_record(path: Path, url: str | None) -> str:
             write_json(sidecar, record)
         return found
     try:
-        recorded = json.loads(sidecar.read_text())
+        recorded = json.loads(sidecar.read_text(encoding="utf-8"))
         expected_size, expected = int(recorded["size"]), str(recorded["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -69,7 +69,7 @@ class Robot:
 
 def read_table(name: str) -> list[dict[str, str]]:
     """Return the rows of a CSV file in `mpcwdwm/data/tables`."""
-    with (HERE / "tables" / name).open(newline="") as file:
+    with (HERE / "tables" / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -139,7 +139,11 @@ def faster_library() -> Library:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(entry.with_suffix(".lock")):  # processes that start together take one choice
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: measure
-                return "onednn" if min(json.loads(entry.read_text())["times_as_fast"]) >= CLEARLY else "mkl"
+                return (
+                    "onednn"
+                    if min(json.loads(entry.read_text(encoding="utf-8"))["times_as_fast"]) >= CLEARLY
+                    else "mkl"
+                )
             ratios = [_times_as_fast(*shape) for shape in TIMED]
             write_json(entry, {"times_as_fast": ratios, "rows, inputs, outputs": TIMED})
     except OSError:

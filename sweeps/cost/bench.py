@@ -164,7 +164,7 @@ def describe(place: Place) -> dict[str, Any]:
 
 def _processor() -> str:
     with contextlib.suppress(OSError):  # Linux only
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -234,7 +234,7 @@ def _others(count: int, place: Place) -> Iterator[None]:
 def empty_sweep() -> Machine | None:
     """Run a sweep with next to no work in a folder of its own, and return the times around the work."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "empty.yaml").write_text(EMPTY_SWEEP)
+        (Path(folder) / "empty.yaml").write_text(EMPTY_SWEEP, encoding="utf-8")
         started = time.time()
         ended = subprocess.run([*COMMAND, "sweep", "run", "empty.yaml"], cwd=folder, capture_output=True, check=False)
         seconds = time.time() - started
@@ -246,7 +246,9 @@ def times_around(store: Path, started: float, ended: float) -> Machine:
 
     def published(kind: str) -> list[tuple[float, float]]:  # when, and the seconds of work before
         manifests = list((store / kind).glob("*/manifest.json"))
-        return sorted((each.stat().st_mtime, json.loads(each.read_text())["seconds"]) for each in manifests)
+        return sorted(
+            (each.stat().st_mtime, json.loads(each.read_text(encoding="utf-8"))["seconds"]) for each in manifests
+        )
 
     components, results = published("components"), published("results")
     every = [*itertools.pairwise(components), *itertools.pairwise(results)]

@@ -47,7 +47,7 @@ def known_machine(place: Place) -> Machine | None:
     """Return what `mpcwdwm bench` has stored of this machine; None if it never ran here."""
     entry, _ = cache_entry({"machine": ""}, place)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged
-        known = json.loads(entry.read_text())["machine"]
+        known = json.loads(entry.read_text(encoding="utf-8"))["machine"]
         return Machine(**{**known, "crowding": Crowding(**known["crowding"])})
     return None
 

@@ -112,7 +112,12 @@ def _remember(what: dict[str, Any], place: Place, measure: Callable[[], Cost], *
     entry, what = cache_entry(what, place)
     if not anew:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: measure
-            return Cost(**{name: float(value) for name, value in json.loads(entry.read_text())["seconds"].items()})
+            return Cost(
+                **{
+                    name: float(value)
+                    for name, value in json.loads(entry.read_text(encoding="utf-8"))["seconds"].items()
+                }
+            )
     try:
         with place.taken():
             cost = measure()

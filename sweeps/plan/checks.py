@@ -171,7 +171,7 @@ def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
     cached = cache_folder() / "datasets" / f"{sha256_of(path)[:32]}-{code[:8]}.json"
     fit_for = set[str]()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: read the file
-        found = json.loads(cached.read_text())
+        found = json.loads(cached.read_text(encoding="utf-8"))
         facts, fit_for = TypeAdapter(DatasetFacts).validate_python(found["facts"]), set(found["fit_for"])
         if wanted <= fit_for:
             return facts
@@ -198,7 +198,7 @@ def dataset_doubts(path: Path, rule: str | None) -> list[str]:
     code = code_hash("mpcwdwm.data.audit", *module)
     cached = cache_folder() / "datasets" / f"{sha256_of(path)[:32]}-{slug(rule or 'none')}-{code[:8]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return [str(each) for each in json.loads(cached.read_text())["doubts"]]
+        return [str(each) for each in json.loads(cached.read_text(encoding="utf-8"))["doubts"]]
     found = doubts(read_dataset(path), rule)
     with contextlib.suppress(OSError):
         write_json(cached, {"doubts": found})
