@@ -81,7 +81,7 @@ class Pack:
     """Units that run stacked in one process; ``id`` follows from the keys and their order."""
 
     units: tuple[Unit, ...]  # of one kind
-    compute: dict[str, Any] = field(default_factory=dict)  # of mpcwdwm.nn.compute.ComputeConfig: what differs
+    compute: dict[str, Any] = field(default_factory=dict)  # of mpcwdwm.nn.compute_config.ComputeConfig: what differs
 
     @property
     def id(self) -> str:

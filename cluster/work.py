@@ -168,7 +168,7 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
     from mpcwdwm.components import component_config, load_component
     from mpcwdwm.components.artifact import write_artifact
     from mpcwdwm.envs.termination import RULES
-    from mpcwdwm.nn.compute import ComputeConfig
+    from mpcwdwm.nn.compute_config import ComputeConfig
     from mpcwdwm.training.loop import train
 
     units = [unit for unit in pack.units if isinstance(unit, ComponentUnit)]
@@ -218,7 +218,8 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     from mpcwdwm.components import load_component
     from mpcwdwm.envs.termination import RULES
     from mpcwdwm.evaluation.evaluate import evaluate
-    from mpcwdwm.nn.compute import ComputeConfig, execution_of, record
+    from mpcwdwm.nn.compute import execution_of, record
+    from mpcwdwm.nn.compute_config import ComputeConfig
     from mpcwdwm.planning import assemble, planner_config
 
     units = [unit for unit in pack.units if isinstance(unit, CellUnit)]

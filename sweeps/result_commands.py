@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mpcwdwm.errors import UserError, did_you_mean
-from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named
+from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named, read_named
 
 if TYPE_CHECKING:
     from analysis.compare.sides import Side
@@ -62,6 +62,7 @@ def table(
     out: OutOption = None,
 ) -> None:
     """Print a sweep's table, in the terminal, as Markdown, LaTeX, CSV or HTML; also write it beside the results."""
+    read_named(spec, sets, tasks, seeds)  # what is wrong there is said before pandas is imported
     from analysis.table.published_scores import PUBLISHED_METHODS, methods_named
     from sweeps.reports import note_changes, print_or_write, terminal_width
 
@@ -83,6 +84,8 @@ def compare(
     out: OutOption = None,
 ) -> None:
     """Compare two sweeps, or two commits of one: differences with intervals, and what only one of them has."""
+    for side in (a, b):
+        read_named(_sweep_and_commit(side)[0])
     from analysis.compare.comparison import compare as compared
     from sweeps.reports import print_or_write, terminal_width
 
@@ -123,6 +126,7 @@ def report(
     out: OutOption = None,
 ) -> None:
     """Write a sweep as one HTML page, beside its results: what holds, table, figures, provenance, missing, hours."""
+    loaded = load_named(spec, sets, tasks, seeds)
     from importlib.metadata import version
 
     from analysis.report.content import build_page
@@ -131,7 +135,6 @@ def report(
     from sweeps.reports import note_changes, print_or_write, write_files
     from sweeps.unit_facts import recorded_spec, unit_facts, unit_places
 
-    loaded = load_named(spec, sets, tasks, seeds)
     facts, unpredicted = unit_facts(loaded)
     planned = {key: Planned(**vars(one)) for key, one in facts.items()}
     places = {key: Place(**vars(one)) for key, one in unit_places(loaded).items()}
@@ -168,6 +171,7 @@ def film(
     """
     if not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported
+    plan, _ = plan_named(spec, sets, tasks, seeds)
     from analysis.figures.drawing import rendered
     from analysis.figures.film import animation, contact_sheet
     from mpcwdwm.api import load
@@ -175,7 +179,6 @@ def film(
     from mpcwdwm.planning import planner_config
     from sweeps.reports import write_files
 
-    plan, _ = plan_named(spec, sets, tasks, seeds)
     cell = _planners_cell(plan, method)
     planner = planner_config(cell.planner or {})
     parts = load(
@@ -196,12 +199,13 @@ def film(
 @result_app.command("judges")
 def judges(spec: SpecArgument) -> None:
     """Compare the estimates by which `step_size: auto` chooses with scores in the environment."""
+    plan, store = plan_named(spec)
     import pandas as pd
 
     from analysis.off_policy_evaluation import agreement, to_text
     from sweeps.plan.step_size_scores import true_and_estimated
 
-    true, estimated = true_and_estimated(*plan_named(spec))
+    true, estimated = true_and_estimated(plan, store)
     print(to_text(agreement(pd.DataFrame(true), pd.DataFrame(estimated))))
 
 
@@ -268,9 +272,14 @@ def _side(text: str) -> "Side":
     """Return what "SPEC" or "SPEC@COMMIT" names."""
     from analysis.compare.sides import read_side
 
+    sweep, commit = _sweep_and_commit(text)
+    spec = load_named(sweep)
+    return read_side(spec.tracking_uri, spec.record, commit)
+
+
+def _sweep_and_commit(text: str) -> tuple[str, str | None]:
     at = COMMIT.fullmatch(text)
-    spec = load_named(at[1] if at else text)
-    return read_side(spec.tracking_uri, spec.record, at[2] if at else None)
+    return (at[1], at[2]) if at else (text, None)
 
 
 def _planners_cell(plan: "Plan", method: str | None) -> "CellUnit":

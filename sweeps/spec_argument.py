@@ -1,6 +1,5 @@
 """How commands name a sweep, and how they load it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,9 +7,10 @@ import typer
 if TYPE_CHECKING:
     from cluster.store import Store
     from sweeps.plan.plan import Plan
+    from sweeps.spec.reading import Reading
     from sweeps.spec.spec import Spec
 
-__all__ = ["SeedsOption", "SetOption", "SpecArgument", "TasksOption", "load_named", "plan_named"]
+__all__ = ["SeedsOption", "SetOption", "SpecArgument", "TasksOption", "load_named", "plan_named", "read_named"]
 
 SpecArgument = Annotated[
     str,
@@ -30,15 +30,20 @@ def load_named(spec: str, sets: list[str] | None = None, tasks: str | None = Non
     Raises:
         UserError: there is no such sweep, or its YAML or an option is wrong.
     """
-    from sweeps.spec.document import read_document
-    from sweeps.spec.names import find_spec
-
-    # A wrong name and broken YAML are said at once: what follows imports torch, which takes a second or more.
-    read_document(find_spec(spec, Path.cwd()).path)
+    # What is wrong outside of components and planners is said at once: what follows imports torch, a second or more.
+    read_named(spec, sets, tasks, seeds)
     from sweeps.spec.spec import load_spec
 
-    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
-    return load_spec(spec, sets=sets or (), tasks=names, seeds=seeds)
+    return load_spec(spec, sets=sets or (), tasks=_names(tasks), seeds=seeds)
+
+
+def read_named(
+    spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None
+) -> "Reading":
+    """Return the YAML of a SPEC argument as far as it is read without torch; raises what `load_named` raises."""
+    from sweeps.spec.reading import read_spec
+
+    return read_spec(spec, sets=sets or (), tasks=_names(tasks), seeds=seeds)
 
 
 def plan_named(
@@ -51,3 +56,7 @@ def plan_named(
 
     store = open_store(loaded.storage)
     return build_plan(loaded, store), store
+
+
+def _names(tasks: str | None) -> list[str] | None:
+    return None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]

@@ -9,7 +9,7 @@ from torch import Tensor
 from mpcwdwm.data.scores import normalized_score
 from mpcwdwm.evaluation.rollout import episode_seeds, rollout
 from mpcwdwm.evaluation.trace import Steps, Trace
-from mpcwdwm.nn.compute import ComputeConfig
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning.frozen import FrozenConfig
 from mpcwdwm.planning.parts import Parts
 from mpcwdwm.planning.planner import Planner, PlannerConfig

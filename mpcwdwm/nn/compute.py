@@ -11,28 +11,16 @@ from typing import Any, Literal
 
 import torch
 
-from mpcwdwm.config import Config, Flag, setting
 from mpcwdwm.errors import UserError
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.nn.memory import keep_freed_memory
 from mpcwdwm.nn.products import Library, faster_library, multiplied_by, onednn_available
 
-__all__ = ["Captured", "ComputeConfig", "Execution", "arithmetic", "compiled", "execution_of", "library_of", "record"]
+__all__ = ["Captured", "Execution", "arithmetic", "compiled", "execution_of", "library_of", "record"]
 
 Execution = Literal["graph", "compile", "eager"]
 COMPILE_STEPS = 20_000  # a compilation takes 10 to 60 s, and where it pays saves 2 to 10 ms an update
 WARM_UP = 3  # calls before a capture: lazy initialisation and the allocator's first requests must lie behind
-
-
-class ComputeConfig(Config):
-    """How the work is run. Belongs to the machine, not to the method."""
-
-    capture: Literal["auto", "graph", "compile", "eager"] = setting(
-        "auto", "repeated work: a CUDA graph, torch.compile, or eager; auto chooses what measures best"
-    )
-    products: Literal["auto", "mkl", "onednn"] = setting(
-        "auto", "library of large matrix products on a CPU; auto takes the faster one, measured once per machine"
-    )
-    tf32: Flag = setting(False, "matrix products in TF32 on a GPU: faster, with 10 bits of mantissa")
 
 
 def execution_of(

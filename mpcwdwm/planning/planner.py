@@ -18,7 +18,8 @@ from mpcwdwm.components.component import CriticComponent
 from mpcwdwm.components.registry import COMPONENTS, CriticSource, PolicyName
 from mpcwdwm.config import Config, Flag, Int, Real, setting
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import Captured, ComputeConfig, arithmetic, execution_of, library_of
+from mpcwdwm.nn.compute import Captured, arithmetic, execution_of, library_of
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning.evaluations import counted_evaluations
 from mpcwdwm.planning.interface import check_answers, check_methods
 from mpcwdwm.planning.parts import Params, Parts

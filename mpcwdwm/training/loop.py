@@ -23,7 +23,8 @@ from mpcwdwm.components.component import ActorComponent, Component, ComponentCon
 from mpcwdwm.components.registry import component_class
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import Captured, ComputeConfig, arithmetic, compiled, execution_of, library_of, record
+from mpcwdwm.nn.compute import Captured, arithmetic, compiled, execution_of, library_of, record
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.nn.networks import member_state
 from mpcwdwm.random import BLOCK_STEPS, Draws, Integers
 from mpcwdwm.training.buffer import Buffer, usable_rows

@@ -26,7 +26,8 @@ from cluster.provenance import cores
 from mpcwdwm.components import COMPONENTS, component_config
 from mpcwdwm.data.tasks import ROBOTS
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import ComputeConfig, execution_of
+from mpcwdwm.nn.compute import execution_of
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import planner_config
 from sweeps.cost import speed
 from sweeps.cost.machine import PLANNING, PLAYING, Crowding, Machine, remember_machine

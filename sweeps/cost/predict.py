@@ -21,7 +21,7 @@ from cluster.store import Store
 from cluster.units import KINDS, ComponentUnit, Kind, Pack
 from mpcwdwm.components import component_config
 from mpcwdwm.components.registry import curve_played
-from mpcwdwm.nn.compute import ComputeConfig
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import planner_config
 from sweeps.cost.machine import PLANNING, PLAYING, Machine, known_machine
 from sweeps.cost.model import predicted

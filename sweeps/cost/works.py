@@ -17,7 +17,8 @@ import torch
 
 from mpcwdwm.components import component_class
 from mpcwdwm.components.component import ComponentConfig
-from mpcwdwm.nn.compute import ComputeConfig, execution_of
+from mpcwdwm.nn.compute import execution_of
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import PlannerConfig, planner_config
 from sweeps.plan.code import digest
 

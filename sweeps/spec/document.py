@@ -74,6 +74,13 @@ class Document:
             for old in [path for path in places if path[: len(at)] == at]:
                 places[(*at[:-1], name, *old[len(at) :])] = places.pop(old)
 
+    def remove(self, at: Where) -> None:
+        """Take the key at `at` out."""
+        del self.get(at[:-1])[at[-1]]
+        for places in (self.values, self.keys):
+            for old in [path for path in places if path[: len(at)] == at]:
+                del places[old]
+
     def find(self, name: str) -> Where:
         """Split a dotted name, such as "planners.mpc.horizon"; a key with dots of its own is found if it exists."""
         parts, at = name.split("."), list[str | int]()

@@ -8,6 +8,7 @@ A run with options that change what is computed (``--tasks``, ``--seeds``, ``--s
 a name of its own, below the sweep's, so that the records of the whole sweep stay.
 """
 
+import difflib
 import hashlib
 import re
 from collections.abc import Sequence
@@ -84,7 +85,9 @@ def find_spec(spec: str | Path, folder: Path) -> Found:
     if named := dict(packaged).get(str(spec)):
         return Found(named.resolve(), folder.resolve())
     if path.suffix in SUFFIXES:
-        near = did_you_mean(path.name, [file.name for file in _files(path.parent)])
+        # of the sweeps there, and without the suffix: ".yaml" alone makes names alike
+        files = {file.stem: file.name for _, file in list_specs(path.parent)}
+        near = "".join(f" (did you mean '{files[stem]}'?)" for stem in difflib.get_close_matches(path.stem, files, n=1))
         if path.stem in dict(packaged):
             near = f"; '{path.stem}' without {path.suffix} is a sweep that comes with mpcwdwm"
         raise UserError(f"{path}: there is no such file{near}")

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, JsonValue, Strict, model_v
 
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.data.ends import EndsBy, TerminalsBy
-from mpcwdwm.nn.compute import ComputeConfig
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.validation import Where, shortened
 
 __all__ = [

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
@@ -23,19 +22,17 @@ from mpcwdwm.data.conversion import dataset_file
 from mpcwdwm.data.d4rl_package import interpreter
 from mpcwdwm.data.tasks import package_task
 from mpcwdwm.errors import UserError, did_you_mean
-from mpcwdwm.nn.compute import ComputeConfig
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import PLANNERS
 from mpcwdwm.validation import Where, dotted, shortened
-from sweeps.spec.document import Document, parse_document, read_document, write_yaml
+from sweeps.spec.document import Document, parse_document, write_yaml
 from sweeps.spec.grid import ResolvedTask, read_layers, resolve
-from sweeps.spec.names import find_spec, part_name
+from sweeps.spec.names import part_name
 from sweeps.spec.places import elsewhere
+from sweeps.spec.reading import ELSEWHERE, read_spec
 from sweeps.spec.schema import Evaluation, PackageTaskSection, Resources, SpecFile, TaskSection, known_keys
 
 __all__ = ["Spec", "load_spec"]
-
-ELSEWHERE = ("description", "resources", "storage", "tracking")  # sections that change no result, nor does `compute`
-COMPUTED = "compute.tf32"  # but for this
 
 
 @dataclass(frozen=True)
@@ -135,24 +132,11 @@ def load_spec(
     Raises:
         UserError: anything that is wrong, with file and line.
     """
-    found = find_spec(spec, folder or Path.cwd())
+    reading = read_spec(spec, sets=sets, tasks=tasks, seeds=seeds, folder=folder)
+    found, document, file = reading.found, reading.document, reading.file
     # modules of one's own may lie beside the YAML; Ray's workers get this process' search path
     sys.path += [place for place in (str(found.folder), str(Path.cwd())) if place not in sys.path]
-    document = read_document(found.path)
-    _use_full_names(document)
-    for given in sets:
-        name, equals, value = given.partition("=")
-        if not equals or not name.strip():
-            raise UserError(f"--set {given}: expected key=value, such as evaluation.episodes=20")
-        at = document.find(name.strip())
-        document.assign(at, value, f"--set {given}")
-        _use_full_names(document, newest=at)
-    if seeds is not None:
-        document.assign(("seeds",), f"[{seeds}]" if "," in seeds else seeds, f"--seeds {seeds}")
-    try:
-        file = SpecFile.model_validate(document.data)
-    except ValidationError as error:
-        raise document.translated(error, lambda at: at, known_keys, elsewhere) from None
+    _use_full_names(document, reading.set_at)
     known_tasks = _within(file.evaluation.max_episode_steps, _read_tasks(document, file, found.folder))
     layers = read_layers(document, file, known_tasks)
     _check_baselines(document, file)
@@ -169,26 +153,14 @@ def load_spec(
         evaluation=file.evaluation,
         compute=file.compute,
         resources=file.resources,
-        storage=_storage_place(document, file, found.folder),
-        tracking_uri=_tracking_uri(document, file, found.folder),
+        storage=reading.storage,
+        tracking_uri=_tracking_uri(document, file, found.folder, reading.storage),
         system_metrics=file.tracking.system_metrics,
         document=document,
     )
-    options = _options(sets, tasks, seeds)
-    if options and not _is_whole(loaded, spec, folder):
-        return replace(loaded, options=options)
+    if reading.options and not _is_whole(loaded, spec, folder):
+        return replace(loaded, options=reading.options)
     return loaded
-
-
-def _options(sets: Sequence[str], tasks: Sequence[str] | None, seeds: str | None) -> tuple[str, ...]:
-    """Return the options that may change a result, as text; none where the sweep is given a name of its own."""
-    keys = {given: given.partition("=")[0].strip() for given in sets}
-    if "name" in keys.values():
-        return ()
-    kept = [given for given, key in keys.items() if key == COMPUTED or key.split(".")[0] not in (*ELSEWHERE, "compute")]
-    shown = [] if tasks is None else [f"--tasks {','.join(tasks)}"]
-    shown += [] if seeds is None else [f"--seeds {seeds.replace(' ', '')}"]
-    return (*shown, *(f"--set {given}" for given in sorted(kept)))
 
 
 def _is_whole(loaded: Spec, spec: str | Path, folder: Path | None) -> bool:
@@ -199,11 +171,15 @@ def _is_whole(loaded: Spec, spec: str | Path, folder: Path | None) -> bool:
         return False
 
 
-def _use_full_names(document: Document, newest: Where = ()) -> None:
+def _use_full_names(document: Document, set_at: Sequence[Where]) -> None:
     """Replace the short names of planners' fields, such as H, by the fields' own.
 
-    A field given under both names is an error, unless the one at `newest` is to replace the other.
+    A field given under both names is an error, unless ``--set`` gave one of them: the last that it gave counts.
     """
+
+    def rank(at: Where) -> int:
+        return max((number for number, place in enumerate(set_at) if place == at), default=-1)
+
     fields = {at: at[-3:] for at in document.keys if at[-3:-2] == ("planners",) and len(at) in (3, 5)}
     kinds = dict[str | int, list[Any]]()
     for at, (_, planner, name) in fields.items():
@@ -214,9 +190,13 @@ def _use_full_names(document: Document, newest: Where = ()) -> None:
         full = _full_name(str(name), [*kinds.get(planner, []), *PLANNERS.own])
         if full == name:
             continue
-        if (*at[:-1], full) in document.keys and at != newest:
+        other = (*at[:-1], full)
+        if other in document.keys and rank(at) == rank(other):
             message = f"{dotted(at[:-1])} has both '{name}' and '{full}', two names of one setting"
             raise document.error(at, message, key=True)
+        if other in document.keys and rank(at) < rank(other):
+            document.remove(at)
+            continue
         document.rename(at, full)
 
 
@@ -330,20 +310,10 @@ def _check_select(document: Document, file: SpecFile) -> None:
         raise document.error((*at, "env_seed"), message)
 
 
-def _storage_place(document: Document, file: SpecFile, folder: Path) -> str:
-    """Return where artifacts and results lie: a URL as it is, a folder as an absolute path."""
-    if not file.storage.strip():
-        raise document.error(("storage",), "storage is empty; give a folder or a URL")
-    if file.storage.startswith("file://"):
-        return os.path.normpath(unquote(urlsplit(file.storage).path))
-    return file.storage if "://" in file.storage else os.path.normpath(folder / Path(file.storage).expanduser())
-
-
-def _tracking_uri(document: Document, file: SpecFile, folder: Path) -> str:
+def _tracking_uri(document: Document, file: SpecFile, folder: Path, storage: str) -> str:
     """Return an absolute MLflow URI; by default a sqlite file in the storage folder."""
     uri = file.tracking.uri
     if uri is None:
-        storage = _storage_place(document, file, folder)
         return f"sqlite:///{folder if '://' in storage else storage}/mlflow.db"
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{os.path.normpath(folder / uri.removeprefix('sqlite:///'))}"

@@ -17,7 +17,7 @@ import torch
 from planning import ACT, OBS, STEP_SIZE, Built, Plain, products, products_only
 
 from mpcwdwm.components import component_config
-from mpcwdwm.nn.compute import ComputeConfig
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import AdaptiveMpc, MpcConfig
 from mpcwdwm.random import generator
 from mpcwdwm.training.loop import Training

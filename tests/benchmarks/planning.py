@@ -22,7 +22,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from mpcwdwm.components.reward import Reward, RewardConfig
 from mpcwdwm.components.world_models.diffusion import DiffusionConfig, DiffusionModel
-from mpcwdwm.nn.compute import ComputeConfig, library_of
+from mpcwdwm.nn.compute import library_of
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.nn.products import Library, multiplied_by, onednn_available
 from mpcwdwm.planning import MpcConfig, Parts, adapt
 from mpcwdwm.planning.parts import SharedCritic, SharedReward, SharedWorldModel, StackedPolicy

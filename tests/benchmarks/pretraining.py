@@ -42,7 +42,8 @@ import torch
 from mpcwdwm.components import component_config
 from mpcwdwm.components.registry import COMPONENTS
 from mpcwdwm.data import Dataset, dataset_path, find_task, read_dataset
-from mpcwdwm.nn.compute import ComputeConfig, execution_of
+from mpcwdwm.nn.compute import execution_of
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.training.loop import Training
 
 TASK = "hopper-medium-replay-mini-ppo-v0"

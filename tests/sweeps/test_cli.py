@@ -58,21 +58,35 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     assert "loaded: []" in ended.stdout
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "status"])
-@pytest.mark.parametrize("spec", ["absent.yaml", "nowhere", "broken.yaml"])
-def test_a_wrong_name_and_broken_yaml_are_said_before_torch_is_loaded(tmp_path: Path, command: str, spec: str) -> None:
-    (tmp_path / "broken.yaml").write_text("name: [")
+HEAVY = "{'torch', 'ray', 'mlflow', 'pandas', 'matplotlib', 'mujoco', 'scipy'}"  # each takes tenths of a second or more
+WRONG = {
+    "absent.yaml": ("", "no such file"),
+    "nowhere": ("", "neither a file nor"),
+    "broken.yaml": ("name: [", "broken.yaml:1"),
+    "section.yaml": (TINY.replace("seeds: 2", "seeds: two"), "section.yaml:4: seeds"),
+    "deeper.yaml": (TINY.replace("episodes: 2", "episodse: 2"), "did you mean 'episodes'"),
+}
+
+
+@pytest.mark.parametrize("command", ["sweep plan", "sweep run", "sweep status", "table", "models", "report", "judges"])
+def test_what_is_wrong_with_a_yaml_is_said_before_anything_heavy_is_loaded(tmp_path: Path, command: str) -> None:
+    for file, (content, _) in WRONG.items():
+        if content:
+            (tmp_path / file).write_text(content)
     script = (
-        f"import sys; sys.argv = ['mpcwdwm', 'sweep', '{command}', '{spec}']\n"
+        "import sys\n"
         "from mpcwdwm.errors import UserError\n"
         "from sweeps.cli import app\n"
-        "try: app()\n"
-        "except UserError as error: print(error)\n"
-        "print('loaded:', sorted({'torch', 'ray', 'mlflow', 'pandas', 'mujoco'} & set(sys.modules)))"
+        f"for spec in {list(WRONG)}:\n"
+        f"    sys.argv = ['mpcwdwm', *'{command}'.split(), spec]\n"
+        "    try: app()\n"
+        "    except UserError as error: print(error)\n"
+        f"    print('loaded:', sorted({HEAVY} & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert spec in ended.stdout
-    assert "loaded: []" in ended.stdout
+    said = ended.stdout.splitlines()
+    assert said[1::2] == ["loaded: []"] * len(WRONG)
+    assert all(says in line for line, (_, says) in zip(said[::2], WRONG.values(), strict=True)), said
 
 
 def test_records_are_kept_without_torch(tmp_path: Path) -> None:

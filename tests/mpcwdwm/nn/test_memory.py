@@ -9,7 +9,8 @@ import pytest
 # Blocks of 40 MB, which glibc takes from the kernel each time unless told otherwise: three alive at a time, 20 in turn.
 PROGRAM = """
 import resource, torch
-from mpcwdwm.nn.compute import ComputeConfig, arithmetic
+from mpcwdwm.nn.compute import arithmetic
+from mpcwdwm.nn.compute_config import ComputeConfig
 
 def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

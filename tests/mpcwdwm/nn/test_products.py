@@ -10,7 +10,8 @@ from mpcwdwm.components import component_config
 from mpcwdwm.data.fingerprint import cache_folder
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn import products
-from mpcwdwm.nn.compute import ComputeConfig, compiler, library_of
+from mpcwdwm.nn.compute import compiler, library_of
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.nn.networks import Mlp, StackedLinear
 from mpcwdwm.nn.products import LEAST, linear, multiplied_by, onednn_available, product
 from mpcwdwm.nn.weight_gradients import gathered_weight_gradients

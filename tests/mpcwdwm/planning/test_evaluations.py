@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mpcwdwm.components.value import Value, ValueConfig
-from mpcwdwm.nn.compute import ComputeConfig
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import ModulePolicy
 from mpcwdwm.planning.parts import SharedValue
 from tests.support.planners import make, observations

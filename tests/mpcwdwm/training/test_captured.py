@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mpcwdwm.components import component_config
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn import compute as compute_module
-from mpcwdwm.nn.compute import COMPILE_STEPS, ComputeConfig, arithmetic, compiler, execution_of, record
+from mpcwdwm.nn.compute import COMPILE_STEPS, arithmetic, compiler, execution_of, record
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.nn.networks import Mlp, uniform_init
 from mpcwdwm.nn.products import faster_library
 from mpcwdwm.nn.weight_gradients import gathered_weight_gradients

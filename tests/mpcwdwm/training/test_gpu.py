@@ -5,7 +5,7 @@ import torch
 
 from mpcwdwm.components import component_config
 from mpcwdwm.components.component import Batch
-from mpcwdwm.nn.compute import ComputeConfig
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import MpcConfig, adapt, planner_config
 from mpcwdwm.planning.registry import PLANNERS
 from mpcwdwm.training.loop import Training

@@ -15,7 +15,7 @@ import pytest
 from mpcwdwm.components import COMPONENTS, component_config
 from mpcwdwm.data.tasks import ROBOTS
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import ComputeConfig
+from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import planner_config
 from sweeps.cost import bench as bench_module
 from sweeps.cost import speed

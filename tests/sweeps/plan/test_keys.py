@@ -255,6 +255,7 @@ MOVES = {
     "evaluation.rollout": f"{PLAYED} {CELLS}",
     "imagination": f"value {KINDS} {ADAPTED}",
     "nn.compute": ALL,
+    "nn.compute_config": ALL,
     "nn.networks": ALL,
     "nn.memory": ALL,
     "nn.products": ALL,

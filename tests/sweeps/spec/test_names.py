@@ -52,6 +52,7 @@ def test_what_lies_in_the_folder_wins(tmp_path: Path) -> None:
         ("ablation_steps", "did you mean 'ablation_step_size'"),
         ("nothing-like-it", "`mpcwdwm sweep specs` lists those"),
         ("firts.yaml", r"firts\.yaml: there is no such file \(did you mean 'first\.yaml'\?\)"),
+        ("absent.yaml", r"absent\.yaml: there is no such file$"),  # though as much of "absent.yaml" is in others' names
         ("four/five.yaml", r"four/five\.yaml: there is no such file$"),
         ("table3.yaml", "'table3' without .yaml is a sweep that comes with mpcwdwm"),
     ],

@@ -1,0 +1,104 @@
+"""A sweep's YAML as far as it can be read and checked without torch, which takes a second to load.
+
+Here are its syntax, the options of the command line, and every section but the settings of components and planners:
+those are checked by the config classes of `mpcwdwm` (`sweeps.spec.spec`). What is wrong before that is said at once,
+and commands that only look at records (`sweeps.watch_commands`) need no more.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ValidationError
+
+from mpcwdwm.errors import UserError
+from mpcwdwm.validation import Where
+from sweeps.spec.document import Document, read_document
+from sweeps.spec.names import Found, find_spec, part_name
+from sweeps.spec.schema import SpecFile, known_keys
+
+__all__ = ["ELSEWHERE", "Reading", "read_spec"]
+
+ELSEWHERE = ("description", "resources", "storage", "tracking")  # sections that change no result, nor does `compute`
+COMPUTED = "compute.tf32"  # but for this
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A YAML with the options applied."""
+
+    found: Found
+    document: Document
+    file: SpecFile
+    set_at: tuple[Where, ...]  # what ``--set`` gave, in order
+    options: tuple[str, ...]  # those that may change a result, as text
+    storage: str  # absolute folder or URL
+
+    @property
+    def record(self) -> str:
+        """Return the name under which it is recorded if the options change a result."""
+        return part_name(self.file.name, self.options)
+
+
+def read_spec(
+    spec: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    tasks: Sequence[str] | None = None,
+    seeds: str | None = None,
+    folder: Path | None = None,
+) -> Reading:
+    """Read a sweep; the arguments are those of `sweeps.spec.spec.load_spec`.
+
+    Raises:
+        UserError: there is no such sweep, it is no YAML, or a section or an option is wrong; with file and line.
+    """
+    found = find_spec(spec, folder or Path.cwd())
+    document = read_document(found.path)
+    set_at = tuple(_assign(document, given) for given in sets)
+    if seeds is not None:
+        document.assign(("seeds",), f"[{seeds}]" if "," in seeds else seeds, f"--seeds {seeds}")
+    try:
+        file = SpecFile.model_validate(document.data)
+    except ValidationError as error:
+        raise document.translated(error, lambda at: at, known_keys, _elsewhere) from None
+    options = _options(sets, tasks, seeds)
+    return Reading(found, document, file, set_at, options, _storage_place(document, file, found.folder))
+
+
+def _assign(document: Document, given: str) -> Where:
+    """Apply ``--set KEY=VALUE`` and return where."""
+    name, equals, value = given.partition("=")
+    if not equals or not name.strip():
+        raise UserError(f"--set {given}: expected key=value, such as evaluation.episodes=20")
+    at = document.find(name.strip())
+    document.assign(at, value, f"--set {given}")
+    return at
+
+
+def _elsewhere(name: str) -> str:
+    from sweeps.spec.places import elsewhere  # it knows the settings of components and planners: needs torch
+
+    return elsewhere(name)
+
+
+def _options(sets: Sequence[str], tasks: Sequence[str] | None, seeds: str | None) -> tuple[str, ...]:
+    """Return the options that may change a result, as text; none where the sweep is given a name of its own."""
+    keys = {given: given.partition("=")[0].strip() for given in sets}
+    if "name" in keys.values():
+        return ()
+    kept = [given for given, key in keys.items() if key == COMPUTED or key.split(".")[0] not in (*ELSEWHERE, "compute")]
+    shown = [] if tasks is None else [f"--tasks {','.join(tasks)}"]
+    shown += [] if seeds is None else [f"--seeds {seeds.replace(' ', '')}"]
+    return (*shown, *(f"--set {given}" for given in sorted(kept)))
+
+
+def _storage_place(document: Document, file: SpecFile, folder: Path) -> str:
+    """Return where artifacts and results lie: a URL as it is, a folder as an absolute path."""
+    if not file.storage.strip():
+        raise document.error(("storage",), "storage is empty; give a folder or a URL")
+    if file.storage.startswith("file://"):
+        return os.path.normpath(unquote(urlsplit(file.storage).path))
+    return file.storage if "://" in file.storage else os.path.normpath(folder / Path(file.storage).expanduser())
