@@ -33,6 +33,7 @@ __all__ = [
     "Scale",
     "Value",
     "add_caption",
+    "add_entries",
     "add_legend",
     "add_legend_below",
     "label_columns",
@@ -172,17 +173,22 @@ def label_columns(labels: Collection[str], width: float) -> int:
 def add_legend(figure: Figure, by_label: Mapping[str, Look], level: str | None = None) -> None:
     """Put one legend for all plots above them, and for a dashed line of style `LEVEL_LINE`."""
     lines = [Line2D([], [], **look._asdict(), label=label) for label, look in by_label.items()]
-    lines += [Line2D([], [], **LEVEL_LINE, label=level)] if level else []
-    columns = label_columns([str(line.get_label()) for line in lines], figure.get_figwidth())
-    figure.legend(handles=lines, loc="outside upper left", ncols=columns)
+    add_entries(figure, lines + ([Line2D([], [], **LEVEL_LINE, label=level)] if level else []))
 
 
-def add_legend_below(axes: Axes) -> None:
-    """Put the legend of one plot below it, in as many columns as fit its width."""
-    labels = [str(label) for label in axes.get_legend_handles_labels()[1]]
-    if labels:
-        columns = label_columns(labels, axes.bbox.width / axes.figure.dpi)
-        axes.legend(loc="upper left", bbox_to_anchor=LEGEND_BELOW, borderaxespad=0.0, ncols=columns, fontsize=8)
+def add_entries(figure: Figure, entries: Sequence[Line2D]) -> None:
+    """Put one legend of these lines for all plots above them."""
+    columns = label_columns([str(line.get_label()) for line in entries], figure.get_figwidth())
+    figure.legend(handles=entries, loc="outside upper left", ncols=columns)
+
+
+def add_legend_below(axes: Axes, entries: Sequence[Line2D] | None = None) -> None:
+    """Put the legend of one plot below it, of these lines or of all that is drawn, in as many columns as fit."""
+    handles = axes.get_legend_handles_labels()[0] if entries is None else entries
+    if handles:
+        columns = label_columns([str(handle.get_label()) for handle in handles], axes.bbox.width / axes.figure.dpi)
+        anchor = {"bbox_to_anchor": LEGEND_BELOW, "borderaxespad": 0.0}
+        axes.legend(handles=handles, loc="upper left", **anchor, ncols=columns, fontsize=8)
 
 
 def add_caption(figure: Figure, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Figures of a sweep with several plots: gains over each field of a planner, learning curves of policies and models.
+"""Figures of a sweep with several plots: gains over each field of a planner, cost beside score, learning curves.
 
 Every plot is one that the functions of `analysis.figures` draw alone, too. A figure is None where there is nothing to
 draw.
@@ -8,9 +8,10 @@ import math
 from itertools import zip_longest
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.figures.ablation import Measure, plot_ablation
-from analysis.figures.comparison import plot_speed
+from analysis.figures.cost import COLUMNS, draw_cost, numbers_of
 from analysis.figures.curves import (
     DATASET_LEVEL,
     draw_errors,
@@ -23,6 +24,7 @@ from analysis.figures.drawing import (
     PANEL,
     WIDEST,
     add_caption,
+    add_entries,
     add_legend,
     label_columns,
     log_ticks,
@@ -35,7 +37,7 @@ from analysis.frames import Runs, load
 from analysis.models.report import UNCHANGED, ModelsReport
 from mpcwdwm.errors import UserError
 
-__all__ = ["LACKING", "ablation_figure", "models_figure", "policies_figure", "speed_figure", "sweep_figures"]
+__all__ = ["LACKING", "ablation_figure", "cost_figure", "models_figure", "policies_figure", "sweep_figures"]
 
 ENTRY_HEIGHT = 0.19  # inches, of a plot's legend
 CURVES_CAPTION = "lines: mean over training seeds; bands: from the lowest seed to the highest"
@@ -43,19 +45,21 @@ GAINS_CAPTION = (
     "points: paired gain over the base, mean over training seeds; bars: 95 % interval over new training seeds "
     "(from three seeds on); grey: single training seeds; hollow: training seeds are missing"
 )
-SPEED_CAPTION = (
+COST_CAPTION = (
     "points: mean score over training seeds; bars: 95 % interval over new training seeds (from three seeds on); "
-    "grey: the best score for its time"
+    "grey: the best score for its cost; evaluations: inputs that pass through a network, and again on a gradient's way "
+    "back"
 )
-FRONT = 3  # lines of a legend for what the Pareto front numbers, as a rule
+MOST_ROWS = 10  # of a legend for which there is room: it numbers no more methods than that
 LACKING = {  # why a figure is not drawn
     "ablation": "no planner field has two values with a paired gain (give a field a list, and its base as a baseline)",
+    "cost": "no cell is complete",
     "policies": "no policy has a learning curve of scores (it takes eval_episodes of 1 or more)",
 }
 
 
 def sweep_figures(tracking_uri: str, sweep: str) -> tuple[dict[str, Figure], list[str]]:
-    """Return the figures of a sweep, "ablation" and "policies", by name, and notes on what is left out.
+    """Return the figures of a sweep, "ablation", "cost" and "policies", by name, and notes on what is left out.
 
     Args:
         tracking_uri: where the sweep was recorded.
@@ -65,7 +69,7 @@ def sweep_figures(tracking_uri: str, sweep: str) -> tuple[dict[str, Figure], lis
         UserError: the store or the sweep does not exist or cannot be reached, or there is nothing to draw.
     """
     run = load(sweep, tracking_uri=tracking_uri)
-    figures = {"ablation": ablation_figure(run), "policies": policies_figure(run)}
+    figures = {"ablation": ablation_figure(run), "cost": cost_figure(run), "policies": policies_figure(run)}
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     if not drawn:
         raise UserError(f"sweep {sweep}: there is nothing to draw: {' and '.join(LACKING.values())}")
@@ -114,19 +118,34 @@ def policies_figure(run: Runs) -> Figure | None:
     return figure
 
 
-def speed_figure(run: Runs) -> Figure | None:
-    """Return `plot_speed` for every task that has a complete cell."""
+def cost_figure(run: Runs) -> Figure | None:
+    """Return `plot_cost` of scores for every task that has a complete cell (rows), against each cost (columns)."""
     complete = run.cells[(run.cells["role"] == "report") & run.cells["score"].notna()]
-    tasks = [task for task in tasks_of(run) if task in set(complete["task"])]
-    if not tasks:
+    panels = [
+        (task, cost)
+        for task in tasks_of(run)
+        for cost, column in COLUMNS.items()
+        if complete.reindex(columns=["task", column]).query("task == @task")[column].notna().any()
+    ]
+    if not panels:
         return None
-    entries = complete.groupby("task")["name"].nunique().max() + FRONT
+    numbers, entries = numbers_of(run), dict[str, Line2D]()
     with styled():
-        figure, places = plots(len(tasks), min(WIDEST, len(tasks)), below=ENTRY_HEIGHT * entries)
-        for axes, task in zip(places, tasks, strict=True):
-            plot_speed(run, task=task, ax=axes)
-        add_caption(figure, SPEED_CAPTION)
+        columns = min(len(panels), len(COLUMNS))
+        rows = math.ceil(len(numbers) / label_columns(numbers, columns * PANEL[0]))
+        figure, places = plots(len(panels), columns, below=ENTRY_HEIGHT * min(rows, MOST_ROWS) * columns / len(panels))
+        for axes, (task, cost) in zip(places, panels, strict=True):
+            own = draw_cost(axes, run, task, cost, "score", numbers)
+            entries |= {str(line.get_label()): line for line in own}
+        add_entries(figure, sorted(entries.values(), key=_in_order))
+        add_caption(figure, COST_CAPTION)
     return figure
+
+
+def _in_order(entry: Line2D) -> tuple[bool, int]:
+    """Sort numbered entries of a legend by their number, the others behind them."""
+    number = str(entry.get_label()).split()[0]
+    return (not number.isdecimal(), int(number) if number.isdecimal() else 0)
 
 
 def models_figure(report: ModelsReport) -> Figure | None:

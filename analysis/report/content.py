@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from analysis.figures.sweep import LACKING, ablation_figure, models_figure, policies_figure, speed_figure
+from analysis.figures.sweep import LACKING, ablation_figure, cost_figure, models_figure, policies_figure
 from analysis.frames import Runs, load
 from analysis.mlflow_store import shown_uri
 from analysis.models.report import build_models
@@ -48,7 +48,7 @@ COLUMNS = {  # of the comparison, as the table calls them → the field of `Row`
 COUNTS = "seeds × episodes"
 FIGURES = {
     "ablation": "Paired gain over the base against every planner field that varies, a row of plots for each task",
-    "speed": "Score against the time that a step takes, and what is best for its time",
+    "cost": "Score against network evaluations and time per step, and what is best for its cost",
     "policies": "Learning curves of the pretrained policies: score over gradient updates",
     "models": "Errors of the world models on held-out episodes over gradient updates",
 }
@@ -251,7 +251,7 @@ def _line(row: Row, group: Group, cells: Mapping[str, Record], beside: Beside) -
 
 def _figures(run: Runs, tracking_uri: str, sweep: str) -> tuple[list[Figure], list[str]]:
     """Return the figures of a sweep, and why others are not drawn."""
-    drawn, notes = {"ablation": ablation_figure(run), "speed": speed_figure(run)}, list[str]()
+    drawn, notes = {"ablation": ablation_figure(run), "cost": cost_figure(run)}, list[str]()
     drawn["policies"] = policies_figure(run)
     try:
         drawn["models"] = models_figure(build_models(tracking_uri, sweep))

@@ -104,8 +104,18 @@ def test_every_training_seed_has_a_thin_line_and_zero_has_one(horizons):
 
 def test_what_is_not_drawn_is_noted(horizons):
     figures, notes = horizons
-    assert list(figures) == ["ablation"]
+    assert list(figures) == ["ablation", "cost"]
     assert [note for note in notes if note.startswith("no policies figure: no policy has a learning curve")]
+
+
+def test_cost_is_drawn_in_evaluations_and_in_time_with_one_legend(horizons):
+    figure = horizons[0]["cost"]
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert labels == ["network evaluations per step", "milliseconds to act, per step of an episode"]
+    (legend,) = figure.legends
+    entries = [text.get_text() for text in legend.get_texts()]
+    assert [entry.split("  ")[0] for entry in entries] == [*map(str, range(1, len(entries))), "Pareto front"]
+    assert len(figure.axes[0].texts) == len(entries) - 1
 
 
 def test_cells_that_differ_elsewhere_are_families_of_their_own(store, tmp_path):
@@ -280,7 +290,7 @@ def test_without_errors_there_is_no_figure_of_models(store, tmp_path):
 
 
 def test_a_sweep_with_nothing_to_draw_says_so_in_a_line(store, tmp_path):
-    record_cells(store, "empty", tmp_path, cells_of("empty", {1: {"horizon": 3}}))
+    record_curves(store, "empty", tmp_path, [(trained("empty", "reward", 0), curve_of(loss=1.0))])
     with pytest.raises(UserError, match="sweep empty: there is nothing to draw: no planner field has two") as raised:
         sweep_figures(store, "empty")
     assert "\n" not in str(raised.value)
@@ -292,10 +302,11 @@ def test_the_command_writes_png_and_svg_and_prints_where(horizons, store, tmp_pa
     spec.write_text(f'{head}tracking: {{uri: "{store}"}}\n')
     result_commands.figures(str(spec))
     out, err = capsys.readouterr()
-    written = [tmp_path / f"runs/sweeps/horizons/ablation.{kind}" for kind in ("png", "svg")]
+    written = [tmp_path / f"runs/sweeps/horizons/{name}.{kind}" for name in horizons[0] for kind in ("png", "svg")]
     assert out.splitlines() == [str(path) for path in written]
     assert err.startswith("note: no policies figure")
-    assert {path.name: path.read_bytes() for path in written} == rendered("ablation", horizons[0]["ablation"])
+    drawn = {file: content for name, figure in horizons[0].items() for file, content in rendered(name, figure).items()}
+    assert {path.name: path.read_bytes() for path in written} == drawn
 
 
 def test_files_are_the_same_every_time_and_have_no_date(horizons, store):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import analysis
 from analysis import figures
-from analysis.figures.comparison import pareto_front
+from analysis.figures.cost import pareto_front
 from mpcwdwm.errors import UserError
 from tests.support.recorded_curves import errors, record_curves, trained
 from tests.support.recorded_sweeps import baseline, mpc, task
@@ -56,7 +56,7 @@ def test_a_plot_goes_where_it_is_told_and_else_into_a_figure_of_its_own(run):
         lambda ax: figures.plot_ablation(run, ax=ax),
         lambda ax: figures.plot_learning_curves(run, ax=ax),
         lambda ax: figures.plot_model_error(run, ax=ax),
-        lambda ax: figures.plot_speed(run, ax=ax),
+        lambda ax: figures.plot_cost(run, ax=ax),
         lambda ax: figures.plot_profile(run, ax=ax),
         lambda ax: figures.plot_improvement(run, "rebrac", ax=ax),
     ]
@@ -127,11 +127,40 @@ def test_learning_curves_and_model_errors_have_legends_with_what_is_dashed(run):
 
 
 def test_score_against_time_marks_the_front(run):
-    axes = figures.plot_speed(run, ax=axes_of_a_figure())
+    axes = figures.plot_cost(run, cost="ms", ax=axes_of_a_figure())
     assert line(axes, "mpc") == ([2, 8], pytest.approx([30, 30]))
     assert line(axes, "rebrac") == ([0.5], pytest.approx([30]))
     assert line(axes, "Pareto front") == ([0.5], pytest.approx([30]))  # as good as the others, and faster
     assert axes.get_xscale() == "log"
+
+
+def test_gain_against_evaluations_has_the_base_at_zero_and_every_method_by_its_number(run):
+    costs = run.cells["H"].map({1: 40.0, 3: 110.0}).fillna(1.0)
+    counted = replace(run, cells=run.cells.assign(evaluations_per_step=costs))
+    axes = figures.plot_cost(counted, value="gain", ax=axes_of_a_figure())
+    assert line(axes, "mpc") == ([40, 110], pytest.approx([0, 0], abs=1e-9))  # 20, 30, 40 and 50, 10, 30, less 30
+    assert line(axes, "rebrac") == ([1], [0])
+    assert [axes.get_xlabel(), axes.get_ylabel()] == ["network evaluations per step", "paired gain"]
+    numbered = {text.get_text(): text.xy[0] for text in axes.texts}
+    assert numbered == {"1": 1, "2": 40, "3": 110}
+    assert [entry.split("  ") for entry in legend(axes)][:3] == [
+        ["1", "rebrac"],
+        ["2", "mpc H=1 M=8 E=1 α=1e-05"],
+        ["3", "mpc H=3 M=8 E=1 α=1e-05"],
+    ]
+
+
+def test_costs_that_were_not_counted_and_other_words_are_one_line(run):
+    old = replace(run, cells=run.cells.assign(evaluations_per_step=float("nan")))
+    with pytest.raises(UserError, match=r"of hopper-mini-v0 were not counted, .* give cost='ms'"):
+        figures.plot_cost(old)
+    with pytest.raises(UserError, match="no cost='hours'; there are evaluations, ms"):
+        figures.plot_cost(run, cost="hours")
+    with pytest.raises(UserError, match="no value='return'; there are score, gain"):
+        figures.plot_cost(run, value="return")
+    bases = replace(run, cells=run.cells[run.cells["kind"] == "none"])
+    with pytest.raises(UserError, match="no planner of hopper-mini-v0 has a paired gain: give value='score'"):
+        figures.plot_cost(bases, value="gain")
 
 
 @pytest.mark.parametrize(
@@ -209,6 +238,6 @@ def test_a_task_has_to_be_named_where_there_are_several(uri, tmp_path):
     units = [baseline("two", "rebrac", 0, task(name)) for name in ("first", "second")]
     record_curves(uri, "two", tmp_path, [], cells=units, results={unit.key: [1.0, 2.0] for unit in units})
     loaded = analysis.load("two", tracking_uri=uri)
-    with pytest.raises(UserError, match="plot_speed: several tasks: give task=; there are first, second"):
-        figures.plot_speed(loaded)
-    assert figures.plot_speed(loaded, task="second", ax=axes_of_a_figure()).get_title("left") == "second"
+    with pytest.raises(UserError, match="plot_cost: several tasks: give task=; there are first, second"):
+        figures.plot_cost(loaded)
+    assert figures.plot_cost(loaded, task="second", ax=axes_of_a_figure()).get_title("left") == "second"
