@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.mlflow_store import EXPERIMENT, shown_uri, whole_sweep
+from analysis.mlflow_store import AMORTISED, EXPERIMENT, shown_uri, whole_sweep
 from analysis.parquet_cache import Recorded, fetch
 from analysis.rendering import reason_missing
 from analysis.runs import Records
@@ -164,11 +164,11 @@ def _cells(sweep: str, recorded: Recorded) -> pd.DataFrame:
     """Return a row for every cell of the plan, under the sweep's own labels."""
     plan, units = recorded.plan, recorded.units.reindex(recorded.plan["cells"])
     labels = [_label(plan.get("labels", {}).get(key), facts) for key, facts in _rows(units).items()]
-    frame = pd.DataFrame(labels, columns=[*WORDS, "base_key", "seed", *SETTINGS])
+    frame = pd.DataFrame(labels, columns=[*WORDS, "base_key", "policy_key", "seed", *SETTINGS])
     if frame["seed"].notna().all():  # plans of early versions do not name those of missing cells
         frame["seed"] = frame["seed"].astype("int64")
     frame["sweep"], frame["key"] = sweep, pd.Series(units.index, dtype="str")
-    frame = frame.reindex(columns=[*IDENTITY, *SETTINGS, "base_key"])
+    frame = frame.reindex(columns=[*IDENTITY, *SETTINGS, "base_key", "policy_key"])
     frame["status"], frame["reason"] = _states(plan, units)
     for name in (*FACTS, *DATASET):
         frame[name] = units[name].to_numpy() if name in units else None
@@ -186,6 +186,8 @@ def _label(planned: Mapping[str, Any] | None, recorded: Mapping[str, Any]) -> di
     """Return what a cell is, from the plan or, for plans without labels, from its record."""
     facts = planned or recorded
     label = {name: facts.get(name) or "" for name in (*WORDS, "base_key")}
+    own = facts.get("policy_key")  # records of earlier versions lack it
+    label["policy_key"] = own if isinstance(own, str) and own else label["base_key"]
     numbers = {LETTERS.get(name, name): facts.get(name) for name in ("seed", *LETTERS, "step_size")}
     return {**label, **{name: _number(value) for name, value in numbers.items()}}
 
@@ -210,14 +212,14 @@ def _states(plan: Mapping[str, Any], units: pd.DataFrame) -> tuple[list[str], li
 
 def _with_scores(cells: pd.DataFrame, episodes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return both frames with "score" and "gain", the cells with means over their episodes."""
-    facts = cells[["key", "seed", "base_key", "kind", "score_unit"]]
+    facts = cells[["key", "seed", "base_key", "policy_key", "kind", "score_unit"]]
     needed = ["key", "episode", "env_seed", "normalized_score", "evaluations_per_step"]  # old records lack the last
     own = episodes.reindex(columns=[*dict.fromkeys([*needed, *episodes])])
     own = own.merge(facts, on="key")
     normalized = pd.to_numeric(own["normalized_score"], errors="coerce")
     own["score"] = normalized.where(own["score_unit"] == "normalized", own.get("return"))
-    frozen = own.loc[own["kind"] == "none", ["base_key", "seed", "env_seed", "score"]]
-    frozen = frozen.drop_duplicates(["base_key", "seed", "env_seed"])
+    frozen = own.loc[own["kind"].isin(["none", AMORTISED]), ["policy_key", "seed", "env_seed", "score"]]
+    frozen = frozen.rename(columns={"policy_key": "base_key"}).drop_duplicates(["base_key", "seed", "env_seed"])
     paired = own.merge(frozen, on=["base_key", "seed", "env_seed"], how="left", suffixes=("", "_base"))
     own["gain"] = (paired["score"] - paired["score_base"]).where(paired["kind"] != "none").to_numpy()
     means = [name for name in ("score", *MEANS) if name in own]
@@ -227,7 +229,7 @@ def _with_scores(cells: pd.DataFrame, episodes: pd.DataFrame) -> tuple[pd.DataFr
     found = by_key[means].mean()
     found["gain"] = by_key["gain"].mean().where(by_key["gain"].count() == by_key.size())
     found["episodes"] = by_key.size()
-    tidy = own.drop(columns=["seed", "base_key", "kind", "score_unit", "normalized_score"])
+    tidy = own.drop(columns=["seed", "base_key", "policy_key", "kind", "score_unit", "normalized_score"])
     return cells.merge(found, left_on="key", right_index=True, how="left"), tidy
 
 

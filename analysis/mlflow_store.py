@@ -16,6 +16,7 @@ from typing import Any
 from mpcwdwm.errors import UserError
 
 __all__ = [
+    "AMORTISED",
     "EXPERIMENT",
     "EXPERIMENT_KIND",
     "KEY_TAG",
@@ -43,6 +44,7 @@ OPTIONS_TAG = "options"  # of the parent run, where it was run with some: of a p
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's page opens on runs, not on traces
 PLAN_FILE = "plan.json"  # of the parent run: which keys make up the sweep, in table order
 SPEC_FILE = "spec.yaml"
+AMORTISED = "amortised"  # kind of a cell whose policy is an improvement of another, which counts as its base
 PAGE = 1000  # runs per search request; some servers refuse more
 PROBE_SECONDS = 10.0  # a server that does not answer for this long counts as unreachable
 

@@ -71,6 +71,8 @@ class CellUnit:
     role: str = "report"  # "report", or "select": used only to choose a cell
     traced_episodes: int = 0  # of so many episodes every step is recorded
     variant: str = ""  # what differs in the components when they carry axes, "" otherwise
+    improves: str = ""  # the component of whose policy the frozen base is an improvement, "" if it is of none
+    improves_key: str = ""  # its key
 
 
 Unit = ComponentUnit | CellUnit

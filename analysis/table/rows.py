@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.mlflow_store import AMORTISED
 from analysis.rendering import reason_missing, seeds_text
 from analysis.statistics import Evidence, UnpairedError, are_successes, paired_differences
 from analysis.table.published_scores import PublishedScore, published_scores
@@ -104,6 +105,17 @@ class Cell:
         """Return the training seed."""
         return int(self.facts["seed"])
 
+    @property
+    def is_frozen(self) -> bool:
+        """Return whether its policy acts as it was trained, so that others may be compared with it as their base."""
+        return self.facts["kind"] in ("none", AMORTISED)
+
+    @property
+    def policy_key(self) -> str:
+        """Return the key of the component whose policy acts."""
+        own = self.facts.get("policy_key")  # records of earlier versions lack it: nan, where others have it
+        return own if isinstance(own, str) and own else str(self.facts["base_key"])
+
     @cached_property
     def scores(self) -> dict[int, float]:
         """Return environment seed → normalized score (raw return where the task has no reference)."""
@@ -144,7 +156,7 @@ def groups_of(cells: Sequence[Cell]) -> tuple[list[Group], list[str]]:
 
     The order is the dataset, the cells as planned, the papers (for D4RL's own datasets only).
     """
-    baselines = {c.facts["base_key"]: c for c in cells if c.facts["kind"] == "none" and c.episodes is not None}
+    baselines = {c.policy_key: c for c in cells if c.is_frozen and c.episodes is not None}
     gathered: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         row, again = _identity(cell.facts), 0

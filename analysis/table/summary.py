@@ -40,7 +40,7 @@ def cell_gains(table: Table) -> dict[str, dict[str, float]]:
     has no counterpart in its base has no gain.
     """
     cells = [cell for cell in _cells(table) if cell.episodes is not None]
-    bases = {str(cell.facts["base_key"]): cell for cell in cells if cell.facts["kind"] == "none"}
+    bases = {cell.policy_key: cell for cell in cells if cell.is_frozen}
     found = {}
     for cell in cells:
         base = bases.get(str(cell.facts["base_key"]))

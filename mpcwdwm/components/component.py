@@ -66,6 +66,11 @@ class ComponentConfig(Config):
         """Return the components that have to be trained before this one."""
         return ()
 
+    @property
+    def improves(self) -> str:
+        """Return the component whose policy this one's is an improvement of, over which its gain is shown; or ""."""
+        return ""
+
 
 class CriticConfig(ComponentConfig):
     """Fields of components with a bootstrapped critic."""

@@ -47,5 +47,6 @@ def _stacked(members: Sequence[Member], names: Sequence[str]) -> Component:
 
 def untrained_bases(config: ComponentConfig, dims: tuple[int, int], seeds: Sequence[int]) -> dict[str, Component]:
     """Return untrained components in place of those that `config` builds on, to measure time; dims: obs and action."""
-    bases = {name: component_config(name, {}, {}) for name in config.builds_on}
+    valued = {"value": {"of": config.improves or "base"}}
+    bases = {name: component_config(name, {}, valued.get(name, {})) for name in config.builds_on}
     return {name: component_class(name, base)(base, *dims, seeds) for name, base in bases.items()}

@@ -1,12 +1,15 @@
 """Planners by the name the YAML gives as `kind`."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ValidationError
 
 from mpcwdwm.errors import UserError
 from mpcwdwm.planning.planner import Planner, PlannerConfig
 from mpcwdwm.registry import Registry, subclass_of
+from mpcwdwm.validation import first_finding
 
-__all__ = ["DEFAULT_KIND", "PLANNERS", "planner_class", "planner_config"]
+__all__ = ["DEFAULT_KIND", "PLANNERS", "PlannerFields", "planner_class", "planner_config"]
 
 DEFAULT_KIND = "policy"  # the method itself
 PLANNERS: Registry[type[Planner]] = Registry(
@@ -46,3 +49,16 @@ def planner_class(config: PlannerConfig) -> type[Planner]:
         named = type(config).__name__
         raise UserError(f"planner kind '{config.kind}' is configured by {found.config_class.__name__}, not by {named}")
     return found
+
+
+def _resolved(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return all fields of the planner that some of them configure; what is wrong is one line."""
+    try:
+        return planner_config(fields).to_dict()
+    except ValidationError as error:
+        kind = PLANNERS[str(fields.get("kind", DEFAULT_KIND))].config_class
+        raise UserError(first_finding(error, lambda at: kind.model_fields if not at else ()).message) from None
+
+
+PlannerFields = Annotated[dict[str, Any], AfterValidator(_resolved)]
+"""A planner in a config: its fields, as under `planners` in a YAML."""

@@ -13,7 +13,7 @@ from mpcwdwm.planning import PlannerConfig
 from sweeps.spec.grid import Choice, ResolvedTask, label
 from sweeps.spec.spec import Spec
 
-__all__ = ["Method", "baseline_methods", "planner_methods"]
+__all__ = ["Method", "baseline_methods", "component_of", "planner_methods", "within"]
 
 MAX_METHODS = 200_000  # of one planner on one task; more is a mistake in the YAML
 
@@ -39,9 +39,10 @@ class Method:
 def baseline_methods(spec: Spec, task: ResolvedTask) -> list[Method]:
     """Return the policies without a planner, one per variant of each."""
     return [
-        Method(name, f"{name} {label(choice)}".strip(), None, name, {name: choice}, label(choice))
+        Method(name, f"{name} {label(choice)}".strip(), None, name, {name: choice}, label(choice), others)
         for name in spec.baselines
         for choice in task.components[name]
+        for others in _trained_with({name: choice}, task.components)
     ]
 
 
@@ -80,6 +81,22 @@ def _trained_with(
     parts: Mapping[str, Choice[ComponentConfig]], variants: Mapping[str, list[Choice[ComponentConfig]]]
 ) -> list[dict[str, Choice[ComponentConfig]]]:
     """Return what parts build on and is no part itself: one entry per combination of its variants."""
-    bases = itertools.chain(*(choice.config.builds_on for choice in parts.values()))
-    names = list(dict.fromkeys(base for base in bases if base not in parts))
-    return [dict(zip(names, found, strict=True)) for found in itertools.product(*(variants[n] for n in names))]
+    needed = dict[str, list[Choice[ComponentConfig]]]()
+    for part, choice in parts.items():
+        for name in choice.config.builds_on:
+            improved = choice.config.improves
+            if name == "value" and improved:
+                needed[within(part, name)] = _values_of(improved, variants[name])
+            elif name not in parts:
+                needed[name] = variants[name]
+    return [dict(zip(needed, found, strict=True)) for found in itertools.product(*needed.values())]
+
+
+def within(part: str, name: str) -> str:
+    """Return the name under which a component is chosen that `part` alone builds on: the value of another policy."""
+    return f"{part}/{name}"
+
+
+def component_of(choice: str) -> str:
+    """Return the component of a name in `Method.choices`, which `within` may have made."""
+    return choice.rpartition("/")[2]

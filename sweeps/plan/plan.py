@@ -20,7 +20,7 @@ from mpcwdwm.components.registry import curve_played
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
 from sweeps.plan.code import digest
 from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
-from sweeps.plan.methods import Method, baseline_methods, planner_methods
+from sweeps.plan.methods import Method, baseline_methods, component_of, planner_methods, within
 from sweeps.spec.grid import Choice
 from sweeps.spec.schema import Evaluation, Select
 from sweeps.spec.spec import Spec
@@ -58,10 +58,15 @@ class _Units:
         self._trained: dict[tuple[Any, ...], ComponentUnit] = {}  # many cells are built on each
         self._codes: dict[tuple[Any, ...], str] = {}
 
-    def component(self, name: str, choices: Mapping[str, Choice[ComponentConfig]], seed: int) -> ComponentUnit:
-        """Return the unit that trains one of a method's choices with a seed, and note that it is needed."""
-        choice = choices[name]
-        built_on = {base: self.component(base, choices, seed) for base in choice.config.builds_on}
+    def component(
+        self, name: str, choices: Mapping[str, Choice[ComponentConfig]], seed: int, part: str = ""
+    ) -> ComponentUnit:
+        """Return the unit that trains one of a method's choices with a seed, and note that it is needed.
+
+        Of the choices, that is one which `part` alone builds on, where there is one.
+        """
+        choice = choices.get(within(part, name)) or choices[name]
+        built_on = {base: self.component(base, choices, seed, name) for base in choice.config.builds_on}
         parts = {part: unit.key for part, unit in built_on.items()}
         which = (name, id(choice), seed, *parts.values())
         if which not in self._trained:
@@ -80,9 +85,12 @@ class _Units:
         played, tf32 = {"episodes": where.episodes, "env_seed": where.env_seed}, self.spec.compute.tf32
         if isinstance(where, Evaluation):
             played["traced_episodes"] = min(where.traced_episodes, where.episodes)
+        frozen = method.planner is None or method.planner.config.kind == "none"
         cells = []
         for seed in seeds:
-            parts = {name: self.component(name, method.choices, seed).key for name in method.parts}
+            units = {name: self.component(name, method.choices, seed) for name in method.parts}
+            parts = {name: unit.key for name, unit in units.items()}
+            improved = method.parts[method.base].config.improves if frozen else ""
             cell = CellUnit(
                 key=cell_key(config, method.base, parts, self.task, seed, **played, code=code, tf32=tf32),
                 method=method.label,
@@ -95,6 +103,8 @@ class _Units:
                 seed=seed,
                 role=role,
                 variant=method.variant,
+                improves=improved,
+                improves_key=units[method.base].parts[improved] if improved else "",
                 **played,
             )
             cells.append(cell)
@@ -247,7 +257,9 @@ def _refuse_twins(spec: Spec, cells: list[CellUnit]) -> None:
 def _learners(methods: Iterable[Method]) -> set[Learner]:
     """Return which rows the methods' components learn from, and those on which models are judged."""
     learners = set[Learner]()
-    for name, config in ((name, each.config) for method in methods for name, each in method.choices.items()):
+    for name, config in (
+        (component_of(name), each.config) for method in methods for name, each in method.choices.items()
+    ):
         made = component_class(name, config)
         learners.add((made.rows, config.train_on))
         if not issubclass(made, ActorComponent):
@@ -258,7 +270,7 @@ def _learners(methods: Iterable[Method]) -> set[Learner]:
 def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:
     """Return notes on settings without effect and missing baselines."""
     notices, methods = [], list(methods)
-    used = {part for method in methods for part in method.choices}
+    used = {component_of(part) for method in methods for part in method.choices}
     for name in spec.components:
         if name not in used:
             notices.append(f"components.{name} is set, but no method of this sweep uses {name}")
@@ -299,7 +311,9 @@ def _packs(units: Sequence[Unit], spec: Spec, store: Store | None) -> list[Pack]
 
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for unit in units:
-        own = {name: value for name, value in vars(unit).items() if name not in ("key", "seed", "parts")}
+        own = {
+            name: value for name, value in vars(unit).items() if name not in ("key", "seed", "parts", "improves_key")
+        }
         own["configs"] = tuple((name, hashed(config)) for name, config in unit.configs.items())
         own |= {name: hashed(own[name]) for name in ("config", "planner") if name in own}
         groups.setdefault(tuple(own.values()), []).append(unit)

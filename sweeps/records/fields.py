@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.mlflow_store import KEY_TAG, KIND_TAG, OPTIONS_TAG, SWEEP_TAG, member_tag
+from analysis.mlflow_store import AMORTISED, KEY_TAG, KIND_TAG, OPTIONS_TAG, SWEEP_TAG, member_tag
 from cluster.units import CellUnit, ComponentUnit, TaskRef, Unit
 from mpcwdwm.artifact_names import CURVE, EPISODES, MANIFEST
 from mpcwdwm.data.scores import normalized_score
@@ -167,9 +167,10 @@ def _row_params(unit: CellUnit) -> dict[str, Any]:
         "method": unit.method,
         "name": unit.name,
         "variant": unit.variant,
-        "kind": planner.get("kind", "none"),
-        "base": unit.base,
-        "base_key": unit.parts.get(unit.base, ""),
+        "kind": AMORTISED if unit.improves else planner.get("kind", "none"),
+        "base": unit.improves or unit.base,
+        "base_key": unit.improves_key or unit.parts.get(unit.base, ""),
+        "policy_key": unit.parts.get(unit.base, ""),
         "world_model": world.get("kind"),
         "denoising_steps": world.get("denoising_steps"),
         **{name: planner.get(name) for name in ("horizon", "rollouts", "updates", "step_size")},

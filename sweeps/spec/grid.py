@@ -11,9 +11,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from mpcwdwm.components import (
     COMPONENTS,
@@ -70,7 +71,17 @@ class ResolvedTask:
 def label(choice: Choice[Config], prefix: str = "") -> str:
     """Write a point of a grid as it appears in a table: "H=3 step_size=1e-05"; short names where fields have them."""
     fields = type(choice.config).model_fields
-    return " ".join(f"{prefix}{fields[name].alias or name}={value}" for name, value in choice.axes.items())
+    shown = {name: _brief(value) if isinstance(value, dict) else value for name, value in choice.axes.items()}
+    return " ".join(f"{prefix}{fields[name].alias or name}={value}" for name, value in shown.items())
+
+
+def _brief(planner: dict[str, Any]) -> str:
+    """Write a planner that is a setting of a component: kind and preset, and what differs from their values."""
+    config = planner_config(planner)
+    named = {name: planner[name] for name in ("kind", "preset") if planner.get(name, "none") != "none"}
+    fields, usual = type(config).model_fields, planner_config(named).to_dict()
+    differs = [f"{fields[name].alias or name}={value}" for name, value in planner.items() if value != usual[name]]
+    return f"({' '.join([*named.values(), *differs])})"
 
 
 # Settings as the YAML gives them
@@ -237,8 +248,10 @@ class Grids:
         on_tasks = self._settings.get(owner, {})
         settings = on_tasks.get(task.name, {})
         known = self._fields(owner, settings)
+        mappings = [name for name, info in known.items() if get_origin(info.annotation) is dict]
         for field, axis in settings.items():
-            if field in known and any(isinstance(value, (dict, list)) for value in axis.values):
+            wrong = list if field in mappings else (dict, list)
+            if field in known and any(isinstance(value, wrong) for value in axis.values):
                 raise self.document.error(axis.at, f"{dotted(axis.at)} should be a value or a list of values")
         size = math.prod(len(axis.values) for axis in settings.values())
         if size > MAX_CHOICES:
@@ -265,7 +278,7 @@ class Grids:
             choices.append(Choice(config, {name: resolved[name] for name in varying if name in resolved}))
         return choices
 
-    def _fields(self, owner: Owner, settings: Settings) -> list[str]:
+    def _fields(self, owner: Owner, settings: Settings) -> dict[str, FieldInfo]:
         """Return the fields of the kinds asked for, after refusing what one of them lacks."""
         registry: Registry[type[Planner]] | Registry[type[WorldModel]]
         if owner[0] == "planners":
@@ -273,7 +286,7 @@ class Grids:
         elif owner[1] == "world_model":
             registry, default = WORLD_MODELS, DEFAULT_WORLD_MODEL
         else:  # of one kind only
-            return list(COMPONENTS[owner[1]].config_class.model_fields)
+            return dict(COMPONENTS[owner[1]].config_class.model_fields)
         asked = [str(kind) for kind in settings["kind"].values] if "kind" in settings else [default]
         for index, kind in enumerate(asked):
             try:
@@ -287,4 +300,4 @@ class Grids:
             if having and lacking:  # a field that no kind has is a misspelling, found later
                 message = f"{dotted(owner)}: kind '{lacking[0]}' has no field '{field}', only {', '.join(having)}"
                 raise self.document.error(axis.at, message, key=True)
-        return [field for kind in asked for field in fields[kind]]
+        return {name: info for kind in asked for name, info in fields[kind].items()}

@@ -20,6 +20,7 @@ PARTS = {  # every component, and the world model in its other kinds: name → (
     **{name: (name, {}) for name in COMPONENTS},
     **{f"world_model-{name}": ("world_model", KINDS[name]) for name in ("flow", "meanflow", "mlp")},
     "value": ("value", {"episodes": 20, "length": 12, "halt": 4.0, "ensemble": 2}),  # some end before
+    "improved": ("improved", {"states": 60, "imagined": 5, "length": 6, "rounds": 2}),
     "diffuser": (
         "diffuser",
         {"horizon": 8, "multipliers": "1,2", "denoising_steps": 4, "ema_start": 20},

@@ -8,9 +8,9 @@ from sweeps.spec.spec import load_spec
 from tests.support.parts import BUNDLED
 
 
-def spec_with(folder, planner):
+def spec_with(folder, planner, more=""):
     file = folder / "s.yaml"
-    file.write_text(f"name: s\ntasks: [{BUNDLED}]\nseeds: 1\nplanners:\n  mine: {planner}\n")
+    file.write_text(f"name: s\ntasks: [{BUNDLED}]\nseeds: 1\nplanners:\n  mine: {planner}\n{more}")
     return load_spec(file)
 
 

@@ -22,6 +22,14 @@ COMPONENTS = {
     **{f"world_model-{name}": KINDS[name] for name in ("flow", "meanflow", "mlp")},
     "reward": {"clip_norm": 0.05},  # always active: the norm must be each member's own
     "value": PARTS["value"][1],
+    "improved": {**PARTS["improved"][1], "rounds": 1, "steps": 50},
+    "improved-direct": {
+        **PARTS["improved"][1],
+        "rounds": 1,
+        "steps": 50,
+        "planner": {"kind": "action", "preset": "robust", "H": 1, "M": 2},
+        "method": "direct",
+    },
     "diffuser": {**PARTS["diffuser"][1], "hidden_dim": 8, "batch_size": 8, "lr": 5e-5},
 }
 
@@ -35,6 +43,7 @@ def datasets(dataset):
 def states(name, datasets, seeds, steps=STEPS):
     component = name.split("-")[0]
     config = component_config(component, {}, {**SMALL, **COMPONENTS[name]})
+    steps = min(steps, config.steps)
     bases = bases_of(config, datasets, seeds)
     training = Training(component, config, datasets, seeds, bases=bases, dtype=torch.float64)
     training.run(until=steps)

@@ -188,7 +188,7 @@ def test_the_source_of_ones_own_environment_counts_where_it_is_played(
 # Which keys move when a module is edited
 
 # Units: "unplayed" is ReBRAC without a curve, "endless" the paper's planner with rollouts that never end.
-PLAYED, KINDS = "rebrac iql bc", "diffusion flow meanflow mlp"
+PLAYED, KINDS = "rebrac iql bc improved", "diffusion flow meanflow mlp"
 TRAINED = f"{PLAYED} unplayed reward value diffuser {KINDS}"
 ASCENDING = "paper endless robust trust gate auto"  # the policy's parameters
 ADAPTED = f"{ASCENDING} action mppi"
@@ -206,22 +206,22 @@ MOVES = {
     "collecting.walker": NONE,
     "collecting.waypoints": NONE,
     "components.actor_critic": f"{PLAYED} unplayed {CELLS}",
-    "components.artifact": f"value {CELLS}",
+    "components.artifact": f"value {CELLS} improved",
     "components.bc": "bc",
     "components.component": ALL,
     "components.diffuser": "diffuser guided",
     "components.iql": "iql",
-    "components.loading": f"value {CELLS}",
+    "components.loading": f"value {CELLS} improved",
     "components.rebrac": f"rebrac unplayed {CELLS}",
     "components.registry": NONE,
     "components.reward": f"reward {ADAPTED}",
-    "components.value": "value robust",
+    "components.value": "value robust improved",
     "components.windows": "diffuser guided",
     "components.world_models.diffusion": f"diffusion {ADAPTED}",
     "components.world_models.flow": "flow meanflow",
     "components.world_models.meanflow": "meanflow",
     "components.world_models.mlp": "mlp",
-    "components.world_models.world_model": f"{KINDS} value {ADAPTED}",
+    "components.world_models.world_model": f"{KINDS} value {ADAPTED} improved",
     "config": NONE,  # the resolved values are in the key
     "data.audit": NONE,
     "data.conversion": NONE,  # the copy's hash is in the key
@@ -247,13 +247,13 @@ MOVES = {
     "envs.mazes": NONE,
     "envs.pointmaze": NONE,
     "envs.registration": NONE,  # what it says of an environment is in the key
-    "envs.termination": "value paper robust trust gate auto action mppi",
+    "envs.termination": "value paper robust trust gate auto action mppi improved",
     "errors": NONE,
-    "evaluation.evaluate": CELLS,
+    "evaluation.evaluate": f"{CELLS} improved",
     "evaluation.film": NONE,
-    "evaluation.trace": CELLS,
+    "evaluation.trace": f"{CELLS} improved",
     "evaluation.rollout": f"{PLAYED} {CELLS}",
-    "imagination": f"value {KINDS} {ADAPTED}",
+    "imagination": f"value {KINDS} {ADAPTED} improved",
     "nn.compute": ALL,
     "nn.compute_config": ALL,
     "nn.networks": ALL,
@@ -261,28 +261,29 @@ MOVES = {
     "nn.products": ALL,
     "nn.temporal": "diffuser guided",
     "nn.weight_gradients": ALL,
-    "planning.action": "action",
-    "planning.ascent": ADAPTED,
-    "planning.assemble": CELLS,
-    "planning.evaluations": CELLS,
+    "planning.action": "action improved",
+    "planning.ascent": f"{ADAPTED} improved",
+    "planning.assemble": f"{CELLS} improved",
+    "planning.evaluations": f"{CELLS} improved",
     "planning.guided": "guided",
-    "planning.frozen": CELLS,  # imported by the evaluation
-    "planning.interface": CELLS,
-    "planning.mpc": ASCENDING,
+    "planning.improved": "improved",
+    "planning.frozen": f"{CELLS} improved",  # imported by the evaluation
+    "planning.interface": f"{CELLS} improved",
+    "planning.mpc": f"{ASCENDING} improved",
     "planning.mppi": "mppi",
-    "planning.objectives": f"{ASCENDING} action",
-    "planning.parts": CELLS,
-    "planning.planner": CELLS,
+    "planning.objectives": f"{ASCENDING} action improved",
+    "planning.parts": f"{CELLS} improved",
+    "planning.planner": f"{CELLS} improved",
     "planning.presets": NONE,  # like config
     "planning.registry": NONE,
-    "planning.step_size.choice": "auto",
-    "planning.step_size.off_policy": "auto",
+    "planning.step_size.choice": "auto improved",
+    "planning.step_size.off_policy": "auto improved",
     "planning.random_direction": "random",
-    "planning.step_size.alpha": f"{ASCENDING} action",
-    "planning.step_size.windows": "auto",
-    "planning.trust.gate": "gate",
-    "planning.trust.region": "trust gate",
-    "planning.returns": ADAPTED,
+    "planning.step_size.alpha": f"{ASCENDING} action improved",
+    "planning.step_size.windows": "auto improved",
+    "planning.trust.gate": "gate improved",
+    "planning.trust.region": "trust gate improved",
+    "planning.returns": f"{ADAPTED} improved",
     "random": ALL,
     "registry": NONE,
     "training.buffer": TRAINED,
@@ -295,7 +296,10 @@ MOVES = {
 
 def units() -> dict[str, Callable[[Path], str]]:
     """Name → the hash of a unit's code in a copy of the package."""
-    configs = {name: component_config(name, {}, {}) for name in ("rebrac", "iql", "bc", "reward", "value", "diffuser")}
+    configs = {
+        name: component_config(name, {}, {})
+        for name in ("rebrac", "iql", "bc", "reward", "value", "improved", "diffuser")
+    }
     models = {kind: component_config("world_model", {}, {"kind": kind}) for kind in KINDS.split()}
     trained = [(name, name, config) for name, config in configs.items()]
     trained += [(kind, "world_model", config) for kind, config in models.items()]
