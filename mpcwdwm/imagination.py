@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["Choose", "Ended", "Imagined", "Left", "Transition", "ending", "halted_value", "unroll"]
+__all__ = ["WORST_STEPS", "Choose", "Ended", "Imagined", "Left", "Transition", "ending", "halted_value", "unroll"]
 
 Choose = Callable[[int, Tensor], Tensor]
 """(step j, states (…, obs_dim)) → actions (…, act_dim)."""
@@ -21,6 +21,9 @@ Ended = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 Left = Callable[[Tensor], Tensor]
 """states (…, obs_dim) → bool (…): whether a state is so far from the data that nothing imagined there counts."""
+
+
+WORST_STEPS = 100  # recorded steps in a row whose mean reward is the worst that is known: a robot falls in as many
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ def halted_value(lowest: float, discount: float) -> float:
     """Return a pessimistic value of a state where a rollout is halted: min(0, r_low) / (1 − γ).
 
     Nobody knows what follows. To end with nothing more would be a reward where rewards are negative, and a plan would
-    seek it.
+    seek it. Where they are positive 0, the value of a fall, already is below whatever else could follow.
 
     Args:
-        lowest: r_low, the lowest recorded reward.
+        lowest: r_low, the reward of the worst recorded steps (`Dataset.worst_reward`), as if they went on for ever.
         discount: γ.
     """
     return min(0.0, lowest) / (1 - discount)

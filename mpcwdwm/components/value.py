@@ -30,7 +30,7 @@ from mpcwdwm.components.registry import ValueOf
 from mpcwdwm.components.world_models.world_model import WorldModel
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.imagination import ending, halted_value, unroll
+from mpcwdwm.imagination import WORST_STEPS, ending, halted_value, unroll
 from mpcwdwm.nn.networks import Mlp, Normalizer, ScaleFreeNormalizer, uniform_init
 from mpcwdwm.random import Integers, generator
 
@@ -57,9 +57,16 @@ class ValueConfig(ModelConfig):
     halt: Real = setting(
         10.0,
         "an imagined episode is halted so many standard deviations from the data's mean; the state there is worth "
-        "min(0, lowest recorded reward) / (1 − γ)",
+        "min(0, the worst recorded reward) / (1 − γ)",
         unit="standard deviations",
         gt=0,
+    )
+    worst_steps: Int = setting(
+        WORST_STEPS,
+        "the worst recorded reward is the lowest discounted mean of so many steps in a row; 1: the lowest reward",
+        unit="steps",
+        ge=1,
+        le=10**5,
     )
     lr: Real = setting(1e-3, "Adam step size, cosine to 0", gt=0)
     hidden_layers: Int = setting(2, "hidden layers", unit="layers", ge=1, le=32)
@@ -204,7 +211,7 @@ class Value(Component):
         reached = None if goal is None else (lambda obs, action: reward(obs, action) > goal)
         rolled = unroll(start, c.length, act, transition, ending(context.termination, reached), left)
         used = zip(context.datasets, context.rows, strict=True)
-        lowest = [float(dataset.reward[rows.numpy()].min()) for dataset, rows in used]
+        lowest = [dataset.worst_reward(c.worst_steps, c.discount, rows.numpy()) for dataset, rows in used]
         behind = start.new_tensor([halted_value(least, c.discount) for least in lowest]).unsqueeze(-1)  # (S, 1)
         steps = zip(rolled.obs[:-1], rolled.action, rolled.halted, strict=True)
         rewards = [reward(obs, action) + c.discount * behind * halted for obs, action, halted in steps]

@@ -104,6 +104,27 @@ class Dataset:
         whole = (self.episode[:end] == self.episode[last]) & self.has_next_obs[last]
         return (whole & self.heldout[:end]).nonzero()[0]
 
+    def worst_reward(self, steps: int, discount: float, rows: NDArray[np.int64] | None = None) -> float:
+        """Return the lowest discounted mean reward of so many recorded steps in a row.
+
+        A single reward may be an outlier, such as the one of a crash; what lasts is what a state can be worth.
+
+        Args:
+            steps: n; the longest episode's length where none is as long.
+            discount: γ; the mean is Σ_{k<n} γ^k r_k / Σ_{k<n} γ^k.
+            rows: whole episodes, from which they are taken; None: all.
+        """
+        own = np.arange(len(self.reward)) if rows is None else rows
+        steps = min(steps, int(np.bincount(self.episode[own]).max()))
+        count = len(self.reward) - steps + 1
+        begins = own[own < count]
+        begins = begins[self.episode[begins] == self.episode[begins + steps - 1]]
+        weights = discount ** np.arange(steps)
+        total = np.zeros(len(begins))
+        for k, weight in enumerate(weights):
+            total += weight * self.reward[begins + k]
+        return float(total.min() / weights.sum())
+
 
 # ── From the file ─────────────────────────────────────────────────────────────
 

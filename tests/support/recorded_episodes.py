@@ -10,6 +10,16 @@ from tests.support.random_parts import ACT, OBS
 from tests.support.synthetic import episodes
 
 
+def worst_by_hand(dataset, steps, discount, kept=None) -> float:
+    """The lowest discounted mean reward of so many kept rows in a row of one episode."""
+    norm, found = sum(discount**k for k in range(steps)), []
+    for begin in range(len(dataset.reward) - steps + 1):
+        rows = range(begin, begin + steps)
+        if len({dataset.episode[row] for row in rows}) == 1 and (kept is None or kept[begin]):
+            found.append(sum(discount**k * float(dataset.reward[row]) for k, row in enumerate(rows)) / norm)
+    return min(found)
+
+
 def dataset_of(lengths, ends, *, obs_dim=3) -> Dataset:
     """Random transitions; the first number of an observation is its row."""
     made = episodes(lengths, ends, obs_dim=obs_dim)

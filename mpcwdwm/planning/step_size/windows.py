@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
+from mpcwdwm.imagination import WORST_STEPS
 from mpcwdwm.planning.parts import Parts
 from mpcwdwm.planning.planner import Planner
 from mpcwdwm.random import generator
@@ -28,7 +29,7 @@ class Extent:
 
     mean: Tensor  # (obs_dim,) of all recorded states
     std: Tensor  # (obs_dim,)
-    lowest: Tensor  # (S,): the lowest recorded reward, in the critic's unit
+    lowest: Tensor  # (S,): the reward of the worst recorded steps, in the critic's unit
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def heldout_windows(parts: Parts, seeds: Sequence[int], count: int, length: int)
         return values.flatten(0, 1).to(parts.device, dtype)
 
     reward = gathered(dataset.reward).double()
-    lowest = torch.full((len(seeds),), float(dataset.reward.min()), dtype=torch.float64)
+    worst = dataset.worst_reward(WORST_STEPS, parts.discount)
+    lowest = torch.full((len(seeds),), worst, dtype=torch.float64)
     if parts.reward_affine is not None:
         scale, shift = parts.reward_affine.double().cpu().unbind(1)
         reward = reward * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)

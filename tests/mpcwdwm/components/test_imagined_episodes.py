@@ -29,6 +29,7 @@ from tests.support.imagined_episodes import (
 )
 from tests.support.linear_quadratic import DISCOUNT, DOUBLE, tensor
 from tests.support.parts import PARTS, bases_of, part_of
+from tests.support.recorded_episodes import worst_by_hand
 
 TENTH = 0.1  # of the imagined episodes is judged and not learnt from
 
@@ -70,10 +71,10 @@ def episode_by_hand(start, mean, std):
 
 
 def test_tables_hold_each_episode_up_to_its_end_by_rule_bound_or_failure_and_nothing_behind_it():
-    part, ends, known = grown().part, [], rows()
+    part, ends, known = grown(worst_steps=7).part, [], rows()
     learnt_from = known.obs[~known.heldout].astype(float)
     mean, std = learnt_from.mean(0), learnt_from.std(0) + MIN_STD
-    bound = float(known.reward[~known.heldout].min()) / (1 - DISCOUNT)
+    bound = worst_by_hand(known, 7, DISCOUNT, kept=~known.heldout) / (1 - DISCOUNT)
     assert bound < 0
     for table, share in ((part._table, 1 - TENTH), (part._judged, TENTH)):
         assert table.last.shape[1] == round(60 * share)
@@ -81,7 +82,7 @@ def test_tables_hold_each_episode_up_to_its_end_by_rule_bound_or_failure_and_not
             for e, (obs, returns, left) in enumerate(episodes_of(table, member)):
                 states, end = episode_by_hand(obs[0].numpy(), mean, std)
                 ends.append(end)
-                # what leaves the data is worth a bound from below: the lowest recorded reward for ever
+                # what leaves the data is worth a bound from below: the worst recorded steps for ever
                 worth, expected = bound if end in ("broken", "lost") else 0.0, []
                 for state in reversed(states):
                     worth = 1 + state[0] + DISCOUNT * worth
@@ -122,7 +123,8 @@ def test_an_end_keeps_what_follows_finite_and_leaves_the_other_episodes_alone():
     broken = path[:, :, :-1, 0].abs() > 0.7
     halted = alive[..., :-1] & broken
     assert halted.any()
-    lowest = float(data.reward[~data.heldout].min())
+    lowest = worst_by_hand(data, 40, DISCOUNT, kept=~data.heldout)  # no episode is longer
+    assert lowest < 0
     bound = DISCOUNT * lowest / (1 - DISCOUNT) * halted.double()
     expected = obs[:, :, :-1, 0] / 8 + bound
     assert torch.allclose(episodes.reward[alive[..., :-1]], expected[alive[..., :-1]], rtol=1e-12)

@@ -4,6 +4,7 @@ With a linear policy and model and a quadratic reward the value is known: a cons
 """
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mpcwdwm.components import component_config
 from mpcwdwm.errors import UserError
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training
-from tests.support.imagined_episodes import SMALL, episodes_of, grown, training_of
+from tests.support.imagined_episodes import SMALL, episodes_of, grown, rows, training_of
 from tests.support.linear_quadratic import DISCOUNT, DOUBLE, Q, R, quadratic, tensor
 from tests.support.parts import PARTS, bases_of, part_of
 from tests.support.updates import draws_at, update
@@ -82,6 +83,27 @@ def test_the_learnt_value_is_the_exact_one_also_behind_the_last_imagined_step():
     for point in (curve[-1] for curve in training.curves):
         assert point["heldout/r2"] > 0.95
         assert (point["value/ended"], point["value/imagined_length"]) == (0.0, 20.0)
+
+
+def test_with_a_constant_negative_reward_the_learnt_value_does_not_rise_towards_the_edge_of_the_data():
+    """States grow until they leave the data; every state is worth −1 / (1 − γ), also where there is nothing behind."""
+    data = rows()
+    data = dataclasses.replace(data, reward=np.full_like(data.reward, -1))
+    growing = {
+        **LINEAR,
+        "sample": lambda obs, action, noise: 1.2 * obs,
+        "reward": lambda obs, action: -1 + 0 * obs[..., 0],
+    }
+    fields = {"episodes": 200, "length": 20, "halt": 3.0, "steps": 400, "batch_size": 256, "lr": 5e-3, "ema": 0.95}
+    training = training_of(growing, data=data, **fields)
+    training.run(evaluate=heldout_evaluator(training.part, training.datasets))
+    assert all(point["value/ended"] > 0.5 for (point,) in training.curves)
+    spread = float(training.part.extent.std.mean())
+    radius = torch.linspace(0, 4 * spread, 50, dtype=DOUBLE)
+    directions = tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    obs = (radius.view(-1, 1, 1) * directions).view(1, -1, 2).expand(2, -1, -1)
+    learnt, forever = training.part(obs).mean(1), -1 / (1 - DISCOUNT)
+    assert ((learnt / forever - 1).abs() < 0.02).all()
 
 
 def on_paper(part, net, obs):
