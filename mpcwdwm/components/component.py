@@ -37,6 +37,7 @@ Rows = Literal["next_action", "next_value", "next_obs", "all"]
 """Rows a component can learn from: with a next action or terminal (ReBRAC), with a next observation or terminal
 (IQL), with a next observation (world models), or all."""
 
+LEARNABLE_REWARDS = (1e-2, 1e3)  # a critic's learning rates suit rewards whose largest is within: D4RL's are 0.1 to 100
 CONSTANT_VARIANCE = 1e-12  # relative to the mean square: below it, values are constant but for rounding
 
 
@@ -79,6 +80,26 @@ class CriticConfig(ComponentConfig):
     polyak: Real = setting(5e-3, "share of the network in each target update", paper=5e-3, gt=0, le=1)
     reward_scale: Real = setting(1.0, "rewards are multiplied by this", paper="1; ReBRAC on AntMaze: 100", gt=0)
     reward_shift: Real = setting(0.0, "then this is added", unit="reward", paper="0; IQL on AntMaze: -1")
+
+    @property
+    def scales_rewards(self) -> bool:
+        """Whether training itself brings rewards to a scale of its own."""
+        return False
+
+    def doubt_of_rewards(self, largest: float) -> str | None:
+        """Return why the critic would learn rewards of this size badly, None if it would not.
+
+        Learning rates, initial weights and coefficients of the losses suit rewards around one.
+
+        Args:
+            largest: largest recorded reward, without sign.
+        """
+        low, high = LEARNABLE_REWARDS
+        scaled = largest * self.reward_scale
+        if largest == 0 or self.scales_rewards or low <= scaled <= high:
+            return None
+        fits = f"its learning rates suit {low:g} to {high:g}"
+        return f"the largest reward is {scaled:.2g}, {fits}: set its reward_scale, such as {1 / largest:.1g}"
 
 
 def third_party(value: object) -> str:

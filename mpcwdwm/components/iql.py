@@ -35,10 +35,21 @@ class IqlConfig(CriticConfig):
     critic_lr: Real = setting(3e-4, "Adam step size of the critics", paper=3e-4, gt=0)
     value_lr: Real = setting(3e-4, "Adam step size of the value", paper=3e-4, gt=0)
     expectile: Real = setting(0.7, "expectile of the value regression", paper="0.7; 0.9 on AntMaze", gt=0, lt=1)
-    temperature: Real = setting(3.0, "inverse temperature of the weights", paper="3; 10 on AntMaze", ge=0)
+    temperature: Real = setting(
+        3.0,
+        "inverse temperature of the weights; depends on the unit of rewards",
+        unit="per return",
+        paper="3; 10 on AntMaze",
+        ge=0,
+    )
     deterministic: Flag = setting(False, "clone with squared error instead of a Gaussian", paper=False)
     normalize_obs: Flag = setting(True, "standardise observations (CORL's convention)", paper=False)
     normalize_reward: Flag = setting(False, "scale rewards to a return spread of 1000 (authors')", paper=True)
+
+    @property
+    def scales_rewards(self) -> bool:
+        """By the spread of returns, if configured."""
+        return self.normalize_reward
 
     @model_validator(mode="after")
     def _one_convention(self) -> Self:

@@ -32,7 +32,11 @@ class RebracConfig(CriticConfig):
         0.4, "β1: behaviour cloning in the actor loss", paper="per dataset, 1e-3 to 0.1", ge=0
     )
     critic_bc_coef: Real = setting(
-        0.01, "β2: behaviour penalty in the critic target", paper="per dataset, 0 to 0.5", ge=0
+        0.01,
+        "β2: behaviour penalty in the critic target; depends on the unit of rewards",
+        unit="return",
+        paper="per dataset, 0 to 0.5",
+        ge=0,
     )
     policy_noise: Real = setting(0.2, "std of the target action's noise", unit="action", paper=0.2, ge=0)
     noise_clip: Real = setting(0.5, "bound of that noise", unit="action", paper=0.5, ge=0)

@@ -19,6 +19,8 @@ from mpcwdwm.data.tasks import Task
 __all__ = ["Audit", "Fault", "Spread", "audit", "doubts"]
 
 SHOWN_ROWS = 5  # of each fault, enough to look them up
+TINY = 0.01  # a standard deviation beside which the 0.001 that normalisers add to it counts: 10 % and more
+ROUNDING = 1e-6  # relative spread of numbers that are constant but for rounding
 FEW = 0.01  # of the episodes: so few contradictions, of rounding at a rule's bounds, are no doubt about a file
 BY_RULE = "kept as flagged (a sweep reads by the rule with terminals: rule)"
 UNCOMPARED = "not compared: no termination rule is known (--env ID names the environment)"
@@ -40,12 +42,15 @@ class Spread:
         return cls(float(values.mean()), float(values.std()), float(values.min()), float(values.max()))
 
     def __str__(self) -> str:
-        return f"mean {self.mean:.1f}, sd {self.std:.1f}, {self.low:.1f} to {self.high:.1f}"
+        numbers = (self.mean, self.std, self.low, self.high)
+        largest = max(map(abs, numbers))
+        mean, std, low, high = (f"{value:.1f}" if largest >= 1 else f"{value:.3g}" for value in numbers)
+        return f"mean {mean}, sd {std}, {low} to {high}"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Rows (or episodes) of one kind that contradict the layout, and what the loader makes of them."""
+    """Rows (or episodes, or columns) of one kind that contradict the layout, and what the loader makes of them."""
 
     what: str
     count: int
@@ -81,7 +86,7 @@ class Audit:
             f"  episode return    {Spread.of(data.returns)}",
             *([f"  normalized return {self.normalized}"] if self.normalized else []),
             f"  episode length    {Spread.of(data.lengths)}",
-            f"  reward            mean {reward.mean:.3f}, from {reward.low:.3f} to {reward.high:.3f}",
+            f"  reward            mean {reward.mean:.4g}, from {reward.low:.4g} to {reward.high:.4g}",
             f"  next observation  {'as stored' if self.stores_next_obs else 'the following row'}",
             f"  usable rows       {data.has_next_obs.sum():,} with a next observation, {for_critics:,} for critics",
             f"  repeated rows     {self.repeated_rows:,}",
@@ -119,7 +124,9 @@ def audit(dataset: Dataset, task: Task | None = None) -> Audit:
 
 
 def doubts(dataset: Dataset, rule: str | None) -> list[str]:
-    """Return what a sweep has to say of a dataset's ends, a line each: contradictions in more than a few episodes.
+    """Return what a sweep has to say of a dataset, a line each: ends that contradict each other, tiny observations.
+
+    Contradictions in a few episodes are left out.
 
     Raises:
         UserError: as `audit`.
@@ -127,7 +134,7 @@ def doubts(dataset: Dataset, rule: str | None) -> list[str]:
     arrays = read_arrays(dataset.path)
     shown = ends_of(arrays, rule)
     found = [*_jump_faults(arrays, shown), *_rule_faults(dataset, shown, rule)]
-    many = [fault for fault in found if fault.count > FEW * len(dataset.lengths)]
+    many = [fault for fault in found if fault.count > FEW * len(dataset.lengths)] + _scale_faults(dataset)
     return [f"{fault.count:,} × {fault.what}: {fault.treatment}" for fault in many]
 
 
@@ -139,6 +146,7 @@ def _faults(dataset: Dataset, arrays: Arrays, task: Task | None) -> list[Fault]:
     rule = task.termination if task else None
     shown = ends_of(arrays, rule)
     found = [*_boundary_faults(arrays), *_jump_faults(arrays, shown), *_rule_faults(dataset, shown, rule)]
+    found += _scale_faults(dataset)
     if task is not None:
         too_long = dataset.lengths > task.max_episode_steps
         last = np.zeros(len(dataset.obs), dtype=bool)
@@ -195,6 +203,17 @@ def _rule_faults(dataset: Dataset, shown: Ends, rule: str | None) -> list[Fault]
     unknown = ~shown.compared & (dataset.terminal | dataset.timeout)
     found.append(_fault(f"end that cannot be compared with '{rule}': no next observation", unknown, "kept as flagged"))
     return found
+
+
+def _scale_faults(dataset: Dataset) -> list[Fault]:
+    """Return the columns of observations that vary so little that networks would hardly see them."""
+    spread = dataset.obs.std(0, dtype=np.float64)
+    constant = spread <= ROUNDING * np.abs(dataset.obs).max(0)
+    tiny = (spread < TINY) & ~constant
+    if not tiny.any():
+        return []
+    what = f"column of the observation with a standard deviation below {TINY:g}"
+    return [_fault(what, tiny, "standardised by it + 0.001, so it counts less; give it another unit")]
 
 
 def _repeated_rows(arrays: Arrays) -> int:

@@ -191,7 +191,8 @@ def episode_ends(arrays: Arrays, path: Path) -> Flags:
     following observation; a file without those either is refused.
 
     Raises:
-        UserError: nothing tells where episodes end, or no row is followed by a row of its own episode.
+        UserError: nothing tells where episodes end, or no row is followed by a row of its own episode, without being
+            flagged as an end that has its next observation.
     """
     if arrays.timeout is None and arrays.next_obs is None:
         raise UserError(
@@ -213,10 +214,12 @@ def episode_ends(arrays: Arrays, path: Path) -> Flags:
         )
     ends = np.append(ends[:-1], True)
     if len(ends) > 1 and arrays.marked_ends[:-1].all():
-        raise UserError(
-            f"dataset '{path}': every episode has one step, so no row has a next state in its episode;"
-            " world models and critics need episodes of two steps and more"
-        )
+        if arrays.next_obs is None:
+            raise UserError(
+                f"dataset '{path}': every episode has one step and 'next_observations' is missing, so no state is known"
+                " that follows another: add 'next_observations', or give episodes of two steps and more"
+            )
+        return ends
     if ends.all():
         raise UserError(
             f"dataset '{path}': no row is followed by the next step of its episode;"

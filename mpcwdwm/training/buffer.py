@@ -39,7 +39,15 @@ def usable_rows(dataset: Dataset, rows: Rows, *, heldout: bool | None) -> Tensor
     indices = torch.from_numpy(keep.nonzero()[0])
     if len(indices) == 0:
         part = {None: "", False: " in training episodes", True: " in held-out episodes"}[heldout]
-        raise UserError(f"{dataset.path}: no usable transitions ({rows}){part}; the file needs more episodes")
+        needed = {
+            "next_action": "a row that another row of its episode follows, or a terminal one",
+            "next_value": "a row with a next observation, or a terminal one",
+            "next_obs": "a row with a next observation",
+            "all": "a row",
+        }[rows]
+        raise UserError(
+            f"{dataset.path}: no usable transitions ({rows}){part}: needed is {needed}; give longer episodes, or more"
+        )
     return indices
 
 

@@ -41,6 +41,7 @@ class DatasetFacts:
     act_dim: int
     rows: int
     mean_length: float  # of its episodes [steps]
+    largest_reward: float  # without sign
     extent: Extent
 
 
@@ -180,7 +181,12 @@ def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
         if part != "heldout" or dataset.heldout.any():  # without held-out episodes nothing is judged
             usable_rows(dataset, rows, heldout=HELDOUT[part])
     facts = DatasetFacts(
-        dataset.obs_dim, dataset.act_dim, len(dataset.reward), float(dataset.lengths.mean()), Extent.of(dataset)
+        obs_dim=dataset.obs_dim,
+        act_dim=dataset.act_dim,
+        rows=len(dataset.reward),
+        mean_length=float(dataset.lengths.mean()),
+        largest_reward=float(abs(dataset.reward).max()),
+        extent=Extent.of(dataset),
     )
     with contextlib.suppress(OSError):  # without a cache the next check only takes longer
         write_json(cached, {"facts": asdict(facts), "fit_for": sorted(wanted | fit_for)})
@@ -188,7 +194,7 @@ def dataset_facts(path: Path, learners: Iterable[Learner]) -> DatasetFacts:
 
 
 def dataset_doubts(path: Path, rule: str | None) -> list[str]:
-    """Return what is doubtful about where a dataset's episodes end; from the cache if it was looked at before.
+    """Return what is doubtful about a dataset's ends and scales; from the cache if it was looked at before.
 
     Args:
         path: of the file.

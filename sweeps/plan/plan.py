@@ -15,7 +15,7 @@ from typing import Any
 from cluster.store import Store
 from cluster.units import KINDS, CellUnit, ComponentUnit, Pack, TaskRef, Unit
 from mpcwdwm.components import ComponentConfig, component_class
-from mpcwdwm.components.component import ActorComponent
+from mpcwdwm.components.component import ActorComponent, CriticConfig
 from mpcwdwm.components.registry import curve_played
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
 from sweeps.plan.code import digest
@@ -142,7 +142,10 @@ def build_plan(spec: Spec, store: Store) -> Plan:
     """
     methods = _methods(spec)
     checked = check(spec, {name: _learners(itertools.chain(*groups)) for name, groups in methods.items()})
-    notices = [*store.notices, *checked.notices, *_notices(spec, itertools.chain(*itertools.chain(*methods.values())))]
+    notices = [*store.notices, *checked.notices]
+    for name, groups in methods.items():
+        notices += _doubts_of_rewards(name, checked.facts[name], itertools.chain(*groups))
+    notices += _notices(spec, itertools.chain(*itertools.chain(*methods.values())))
     plan = Plan(spec, [], [], notices=notices, facts=checked.facts)
     for name, (baselines, *grids) in methods.items():
         _add_task(plan, store, checked, name, baselines, grids)
@@ -265,6 +268,17 @@ def _learners(methods: Iterable[Method]) -> set[Learner]:
         if not issubclass(made, ActorComponent):
             learners.add((made.rows, "heldout"))
     return learners
+
+
+def _doubts_of_rewards(task: str, facts: DatasetFacts, methods: Iterable[Method]) -> list[str]:
+    """Return which critics would learn a task's rewards badly, a line each."""
+    choices = ((component_of(part), each.config) for method in methods for part, each in method.choices.items())
+    doubts = {
+        f"{task}, {name}: {doubt}": None
+        for name, config in choices
+        if isinstance(config, CriticConfig) and (doubt := config.doubt_of_rewards(facts.largest_reward))
+    }
+    return list(doubts)
 
 
 def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from mpcwdwm.data import dataset_path, find_task, read_dataset, sha256_of
 from mpcwdwm.errors import UserError
+from mpcwdwm.training.buffer import usable_rows
 from tests.support.broken_datasets import BROKEN_ARRAYS, BROKEN_FILES
 from tests.support.synthetic import episodes, write_hdf5
 
@@ -265,7 +266,27 @@ def test_the_time_limit_is_the_length_of_the_longest_episode_where_time_cut_it(t
     assert made.time_limit == limit
 
 
-def test_episodes_of_one_step_are_refused_for_that_reason(tmp_path):
-    with pytest.raises(UserError, match="every episode has one step") as caught:
-        read_dataset(write_hdf5(tmp_path / "one.hdf5", episodes(lengths=[1] * 12, ends="t" * 12)))
+@pytest.mark.parametrize("ends", ["t" * 12, "o" * 12, "to" * 6])
+def test_episodes_of_one_step_need_their_next_observations(tmp_path, ends):
+    arrays = episodes(lengths=[1] * 12, ends=ends)
+    read = read_dataset(write_hdf5(tmp_path / "one.hdf5", arrays))
+    assert read.has_next_obs.all()
+    assert not read.has_next_action.any()
+    np.testing.assert_array_equal(read.next_obs, arrays.pop("next_observations"))
+    np.testing.assert_array_equal(read.lengths, [1] * 12)
+    with pytest.raises(UserError, match="every episode has one step and 'next_observations' is missing") as caught:
+        read_dataset(write_hdf5(tmp_path / "bare.hdf5", arrays))
     assert "\n" not in str(caught.value)
+    if "t" not in ends:  # time cut them all: a critic that needs the next action has nothing to learn from
+        assert len(usable_rows(read, "next_value", heldout=None)) == 12
+        with pytest.raises(UserError, match=r"\(next_action\): needed is a row that another row .* follows") as caught:
+            usable_rows(read, "next_action", heldout=None)
+        assert "\n" not in str(caught.value)
+
+
+def test_rows_that_are_no_episode_are_still_refused(tmp_path):
+    arrays = episodes()
+    order = np.random.default_rng(0).permutation(len(arrays["rewards"]))
+    shuffled = write_hdf5(tmp_path / "shuffled.hdf5", {name: array[order] for name, array in arrays.items()})
+    with pytest.raises(UserError, match="store the rows in the order"):
+        read_dataset(shuffled)

@@ -326,7 +326,7 @@ def test_the_audit_compares_with_the_tasks_time_limit_and_rule(tmp_path):
     standing[0] = 1.2
     arrays = episodes(lengths=(5, 7, 6), ends="too", obs_dim=11, act_dim=3)
     for name in ("observations", "next_observations"):
-        arrays[name] = standing + 0.001 * np.clip(arrays[name], -1, 1)
+        arrays[name] = standing + 0.03 * np.clip(arrays[name], -1, 1)
     arrays["next_observations"][15, 0] = 0.5  # fallen, not flagged
     arrays["observations"][16, 0] = 0.5
     found = faults(write_hdf5(tmp_path / "a.hdf5", arrays), task)

@@ -43,6 +43,17 @@ def halfcheetah(episodes: int = 20, length: int = 100) -> Arrays:
 # What is found
 
 
+def test_the_audit_shows_numbers_of_any_size_and_columns_that_hardly_vary(tmp_path: Path) -> None:
+    tiny = ARRAYS.obs.copy()
+    tiny[:, 4] *= 1e-4
+    write_arrays(tmp_path / "a.hdf5", replace(ARRAYS, obs=tiny, reward=ARRAYS.reward * np.float32(1e-6), next_obs=None))
+    shown = audit(read_dataset(tmp_path / "a.hdf5")).render()
+    mean, low, high = (1e-6 * float(f(ARRAYS.reward)) for f in (np.mean, np.min, np.max))
+    assert f"reward            mean {mean:.4g}, from {low:.4g} to {high:.4g}" in shown
+    assert "1 × column of the observation with a standard deviation below 0.01 (first: 4)" in shown
+    assert "sd 0.0 " not in shown
+
+
 def test_nothing_is_found_in_a_file_whose_flags_are_right() -> None:
     shown = ends_of(ARRAYS, "hopper")
     np.testing.assert_array_equal(shown.fallen, ARRAYS.terminal)

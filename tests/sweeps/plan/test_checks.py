@@ -41,7 +41,7 @@ def test_ones_own_dataset_is_a_task(tmp_path: Path) -> None:
 
 
 def test_the_user_is_told_of_terminals_that_disagree_with_the_rule_unless_it_is_followed(tmp_path: Path) -> None:
-    standing = {name: 0.01 * array for name, array in episodes(obs_dim=11).items() if "observations" in name}
+    standing = {name: 0.02 * array for name, array in episodes(obs_dim=11).items() if "observations" in name}
     for array in standing.values():
         array[:, 0] += 1.25  # the height of Hopper's torso
     text = own_task(tmp_path, **standing)
