@@ -19,6 +19,15 @@ from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave
 from sweeps.plain_text import keep_printable
 from sweeps.result_commands import print_table, result_app
 from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named
+from sweeps.submission import (
+    SCHEDULERS,
+    ClusterOption,
+    DryRunOption,
+    at_cluster,
+    check_cluster,
+    run_options,
+    submit,
+)
 
 if TYPE_CHECKING:
     from mpcwdwm.data import Dataset
@@ -96,15 +105,21 @@ def sweep_run(
     sets: SetOption = None,
     tasks: TasksOption = None,
     seeds: SeedsOption = None,
+    cluster: ClusterOption = None,
+    dry_run: DryRunOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what libraries log and workers print.")] = False,
 ) -> None:
     """Compute and record what is missing of a sweep and print its table; the same command continues it."""
+    check_cluster(cluster, dry_run=dry_run)
     if verbose:
         logging.disable(logging.NOTSET)
         warnings.resetwarnings()
     try:
         with interruptible():
-            loaded = load_named(spec, sets, tasks, seeds)
+            loaded = at_cluster(load_named(spec, sets, tasks, seeds), cluster)
+            if cluster in SCHEDULERS:
+                submit(loaded, cluster, spec, run_options(sets, tasks, seeds), dry_run=dry_run)
+                return
             from sweeps.execution.driver import run
             from sweeps.reports import print_failures
 

@@ -18,7 +18,7 @@ from tests.support import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 SPECS = [ROOT / "quickstart.yaml", *sorted((ROOT / "sweeps" / "specs").glob("*.yaml"))]
-LAUNCH = sorted((ROOT / "cluster" / "launch").iterdir())
+LAUNCH = sorted(path for path in (ROOT / "cluster" / "launch").iterdir() if path.is_file() and path.suffix != ".py")
 FOLDERS = ("mpcwdwm", "cluster", "sweeps", "analysis", "tests")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

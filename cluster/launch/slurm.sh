@@ -1,25 +1,27 @@
 #!/bin/bash
-# One sweep on whole Slurm nodes; Ray lives as long as the job.
+# One sweep on whole Slurm nodes; Ray lives as long as the job. With `cluster: {slurm: …}` in the YAML, this command
+# prints such a script for it, and without --dry-run submits it:
 #
-#   sbatch cluster/launch/slurm.sh /shared/SPEC.yaml [more of `mpcwdwm sweep run`'s options]
+#     mpcwdwm sweep run SPEC --cluster slurm --dry-run
 #
-# The environment with mpcwdwm, the spec, `storage` and the datasets lie on a file system all nodes share;
-# for leases across nodes it needs flock (Lustre: mount option "flock"; without, heartbeats are used).
-# In the spec: `tracking.uri` of an MLflow server, or of SQLite on this node's own disk.
-# Sent again after a time limit or a failure, the same command continues.
-#SBATCH --job-name=mpcwdwm
+# The environment with mpcwdwm, the YAML, `storage` and the datasets lie on a file system that all nodes share; for
+# leases across nodes it needs flock (Lustre: mount option "flock"; without, heartbeats are used). In the YAML:
+# `tracking.uri` of an MLflow server. Submitted again after a failure, the same command continues.
+#SBATCH --job-name=mpcwdwm-quickstart
+#SBATCH --output=mpcwdwm-quickstart-%j.log
+#SBATCH --open-mode=append
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
-#SBATCH --exclusive            # `ray symmetric-run` ends by stopping all of your Ray on the node
 #SBATCH --cpus-per-task=16
 #SBATCH --gpus-per-node=4
 #SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --exclusive  # symmetric-run ends by stopping all of your Ray on the node
 #SBATCH --requeue
-set -euo pipefail
-
-spec=${1:?usage: sbatch slurm.sh SPEC [options]}
-shift
-source "${MPCWDWM_VENV:-$HOME/mpcwdwm/.venv}/bin/activate" # symmetric-run finds `ray` through PATH
+set -eo pipefail
+set -u  # what a site's own scripts do not always bear
+export PATH=/shared/mpcwdwm/.venv/bin:"$PATH"  # symmetric-run finds `ray` there
+cd -- /shared
 
 # awk reads to the end; `head -n 1` would end scontrol early, and with it, by pipefail, the job.
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | awk 'NR == 1')
@@ -27,13 +29,33 @@ address=$(getent ahostsv4 "$head" | awk 'NR == 1 {print $1}'):6379
 
 # Without a token anybody on the network could run code on these nodes.
 umask 077
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME/.ray/mpcwdwm-$SLURM_JOB_ID"
-mkdir -p "$HOME/.ray"
+run="$HOME/.ray/mpcwdwm-$SLURM_JOB_ID"
+rm -rf -- "$run" && mkdir -p -- "$run"
+trap 'rm -rf -- "$run"' EXIT
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$run/token"
 python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH"
-trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 umask 022
 
-# RAY_ADDRESS only for the driver: set for `ray start` it would confuse it.
-srun --kill-on-bad-exit=1 ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
-  --num-cpus "$SLURM_CPUS_PER_TASK" \
-  -- env RAY_ADDRESS="$address" mpcwdwm sweep run "$spec" "$@"
+# Slurm sends USR1 some time before the limit. This script runs on the first node, as the driver does.
+again=
+stop() { kill -TERM "$(cat -- "$run/pid" 2>/dev/null || echo "${step:-}")" || true; }
+trap 'again=1; stop' USR1
+trap 'stop' TERM
+
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
+unset RAY_ADDRESS  # it would confuse `ray start`
+# The driver's process and exit code are noted; the wait ends workers that linger after it.
+srun --kill-on-bad-exit=1 --wait=10 --cpus-per-task=16 \
+  ray symmetric-run --address "$address" --min-nodes 4 --num-cpus 16 --num-gpus 4 \
+  -- bash -c '"$@" & echo $! >"$0/pid"; wait $!; code=$?; echo $code >"$0/code"; exit $code' "$run" \
+  mpcwdwm sweep run --cluster "$address" -- quickstart.yaml &
+step=$!
+code=0
+wait "$step" || code=$?
+while kill -0 "$step" 2>/dev/null; do  # a signal has ended the wait, not the step
+  code=0
+  wait "$step" || code=$?
+done
+if [ -s "$run/code" ]; then code=$(cat -- "$run/code"); fi
+if [ -n "$again" ] && [ "$code" -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"

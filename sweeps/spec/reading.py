@@ -21,8 +21,9 @@ from sweeps.spec.schema import SpecFile, known_keys
 
 __all__ = ["ELSEWHERE", "Reading", "read_spec"]
 
-ELSEWHERE = ("description", "resources", "storage", "tracking")  # sections that change no result, nor does `compute`
-COMPUTED = "compute.tf32"  # but for this
+# Sections that change no result; nor does `compute`, but for TF32.
+ELSEWHERE = ("description", "resources", "cluster", "storage", "tracking")
+COMPUTED = "compute.tf32"
 
 
 @dataclass(frozen=True)

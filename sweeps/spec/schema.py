@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, JsonValue, Strict, model_validator
 
+from cluster.launch.kubernetes import KubernetesSite
+from cluster.launch.slurm import SlurmSite
 from mpcwdwm.config import Config, Int, Real, setting
 from mpcwdwm.data.ends import EndsBy, TerminalsBy
 from mpcwdwm.nn.compute_config import ComputeConfig
@@ -17,6 +19,7 @@ from mpcwdwm.validation import Where, shortened
 
 __all__ = [
     "SECTIONS",
+    "Cluster",
     "Evaluation",
     "OverrideSection",
     "PackageTaskSection",
@@ -144,6 +147,13 @@ class Tracking(Section):
     )
 
 
+class Cluster(Section):
+    """What belongs to a site, for ``sweep run --cluster slurm`` and ``kubernetes``; never part of a key."""
+
+    slurm: SlurmSite | None = setting(None, "batch jobs of Slurm")
+    kubernetes: KubernetesSite | None = setting(None, "jobs of KubeRay")
+
+
 class TaskSection(Section):
     """A task with a dataset of one's own."""
 
@@ -194,6 +204,7 @@ class SpecFile(Section):
     evaluation: Evaluation = setting(Evaluation(), "episodes and their seeds")
     compute: ComputeConfig = setting(ComputeConfig(), "how the arithmetic is done; only tf32 is part of a key")
     resources: Resources = setting(Resources(), "cores and GPUs; the defaults fit this machine")
+    cluster: Cluster = setting(Cluster(), "the site where --cluster submits it")
     storage: str = setting("runs", "folder, relative to the YAML, or URL for artifacts and results")
     tracking: Tracking = setting(Tracking(), "MLflow")
 
@@ -206,6 +217,9 @@ SECTIONS: Mapping[Where, type[Config]] = {
     ("resources",): Resources,
     ("resources", "actor"): Share,
     ("resources", "trial"): Share,
+    ("cluster",): Cluster,
+    ("cluster", "slurm"): SlurmSite,
+    ("cluster", "kubernetes"): KubernetesSite,
     ("tracking",): Tracking,
 }
 

@@ -30,7 +30,7 @@ from sweeps.spec.grid import ResolvedTask, read_layers, resolve
 from sweeps.spec.names import part_name
 from sweeps.spec.places import elsewhere
 from sweeps.spec.reading import ELSEWHERE, read_spec
-from sweeps.spec.schema import Evaluation, PackageTaskSection, Resources, SpecFile, TaskSection, known_keys
+from sweeps.spec.schema import Cluster, Evaluation, PackageTaskSection, Resources, SpecFile, TaskSection, known_keys
 
 __all__ = ["Spec", "load_spec"]
 
@@ -50,6 +50,7 @@ class Spec:
     evaluation: Evaluation
     compute: ComputeConfig
     resources: Resources
+    cluster: Cluster
     storage: str  # absolute folder or URL
     tracking_uri: str
     system_metrics: float | None  # seconds between measurements of the driver's machine
@@ -153,6 +154,7 @@ def load_spec(
         evaluation=file.evaluation,
         compute=file.compute,
         resources=file.resources,
+        cluster=file.cluster,
         storage=reading.storage,
         tracking_uri=_tracking_uri(document, file, found.folder, reading.storage),
         system_metrics=file.tracking.system_metrics,
