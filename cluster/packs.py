@@ -19,7 +19,7 @@ from cluster.store import Store
 from cluster.store.lease import Busy, hold
 from cluster.units import KINDS, Pack, pack_from_dict
 
-__all__ = ["begin", "finish", "missing", "open_packs", "plan_packs", "sweep_up"]
+__all__ = ["begin", "begun_packs", "finish", "missing", "open_packs", "plan_packs", "sweep_up"]
 
 RECORD = "pack.json"
 
@@ -44,11 +44,15 @@ def finish(store: Store, pack: Pack) -> bool:
     return True
 
 
+def begun_packs(store: Store) -> list[Pack]:
+    """Return the packs whose composition is written down, the oldest first."""
+    records = [record for pack_id in store.work_ids() if (record := _record(store, pack_id))]
+    return [pack_from_dict(record) for record in sorted(records, key=lambda record: record["begun"])]
+
+
 def open_packs(store: Store) -> list[Pack]:
     """Return the packs that were begun and have units missing, the oldest first."""
-    records = [record for pack_id in store.work_ids() if (record := _record(store, pack_id))]
-    packs = [pack_from_dict(record) for record in sorted(records, key=lambda record: record["begun"])]
-    return [pack for pack in packs if missing(store, pack)]
+    return [pack for pack in begun_packs(store) if missing(store, pack)]
 
 
 def plan_packs(store: Store, packs: list[Pack], wanted: set[str]) -> list[Pack]:

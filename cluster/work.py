@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cluster import packs
+from cluster.failures import alike, is_of_the_machine
 from cluster.provenance import provenance
 from cluster.store import Store, Writer, open_store
 from cluster.store.lease import hold
@@ -66,6 +67,7 @@ class PackFailure:
     error: str
     log: str
     hopeless: bool = False  # an error of the user's input: trying again will not help
+    of_the_machine: bool = False  # or of the storage: it may be gone the next time
 
 
 # Running
@@ -122,15 +124,21 @@ def attempt_pack(store_location: str, pack: Pack, **options: Any) -> PackResult 
         return run_pack(store_location, pack, **options)
     except Exception as error:
         log = open_store(store_location).append_log(pack.id, traceback.format_exc())
-        return PackFailure(error_line(error), log, hopeless=isinstance(error, UserError))
+        hopeless = isinstance(error, UserError)
+        return PackFailure(error_line(error), log, hopeless, of_the_machine=not hopeless and is_of_the_machine(error))
     finally:
         return_freed_memory()  # the next pack of this process has other sizes
 
 
-def record_failures(store: Store, pack: Pack, failure: PackFailure) -> None:
-    """Note the failure of every unit of a pack that is still missing, after the last try."""
+def record_failures(store: Store, pack: Pack, failure: PackFailure, tries: int = 1) -> None:
+    """Note the failure of every unit of a pack that is still missing, after the last try.
+
+    ``tries`` is how many in a row ended for this reason in this run; those of earlier runs are added.
+    """
     for key in packs.missing(store, pack):
-        store.record_failure(key, failure.error, failure.log)
+        before = store.failure(key) or {}
+        earlier = before.get("tries", 0) if alike(before.get("error", ""), failure.error) else 0
+        store.record_failure(key, failure.error, failure.log, 0 if failure.of_the_machine else tries + earlier)
 
 
 def error_line(error: BaseException) -> str:

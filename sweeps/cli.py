@@ -2,7 +2,7 @@
 
 Every command imports what it needs itself, so that ``--help`` and mistyped commands answer at once.
 A user's mistake is reported in one line on stderr with exit code 2; the exit code of a sweep with
-failures is 1, of an interrupted one 130.
+failures is 1, or 3 if all of them are set aside, of an interrupted one 130.
 """
 
 import logging
@@ -18,7 +18,15 @@ from sweeps.data_commands import collect_dataset, data_app, dataset_named
 from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave
 from sweeps.plain_text import keep_printable
 from sweeps.result_commands import print_table, result_app
-from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named
+from sweeps.spec_argument import (
+    SeedsOption,
+    SetOption,
+    SpecArgument,
+    TasksOption,
+    load_named,
+    plan_named,
+    read_named,
+)
 from sweeps.submission import (
     SCHEDULERS,
     ClusterOption,
@@ -28,11 +36,14 @@ from sweeps.submission import (
     run_options,
     submit,
 )
+from sweeps.watch_commands import watch_app
 
 if TYPE_CHECKING:
     from mpcwdwm.data import Dataset
 
 __all__ = ["app", "main"]
+
+FAILED, SET_ASIDE = 1, 3  # exit codes of a sweep with failures: whether the next run tries some again
 
 app = typer.Typer(
     help="Adaptive MPC with a diffusion world model, against ReBRAC and IQL: sweeps, tables, datasets.",
@@ -43,6 +54,7 @@ app = typer.Typer(
 )
 sweep_app = typer.Typer(help="Plan, run and inspect sweeps.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sweep_app, name="sweep")
+sweep_app.add_typer(watch_app)
 app.add_typer(result_app)
 app.add_typer(data_app, name="data")
 
@@ -80,7 +92,7 @@ def sweep_plan(
     """Show what a sweep consists of, what is done, and how long the rest will take; start nothing."""
     plan, store = plan_named(spec, sets, tasks, seeds)
     from sweeps.cost.predict import predict
-    from sweeps.execution.progress import duration
+    from sweeps.durations import duration
     from sweeps.plan.checks import check_capture
     from sweeps.plan.gpus import gpus_here
     from sweeps.reports import print_counts
@@ -116,12 +128,15 @@ def sweep_run(
         warnings.resetwarnings()
     try:
         with interruptible():
+            from sweeps.reports import print_failures, print_places
+
+            if cluster not in SCHEDULERS:
+                print_places(read_named(spec, sets, tasks, seeds))
             loaded = at_cluster(load_named(spec, sets, tasks, seeds), cluster)
             if cluster in SCHEDULERS:
                 submit(loaded, cluster, spec, run_options(sets, tasks, seeds), dry_run=dry_run)
                 return
             from sweeps.execution.driver import run
-            from sweeps.reports import print_failures
 
             outcome = run(loaded, verbose=verbose)
             print_table(loaded, computed=bool(outcome.trained or outcome.evaluated))
@@ -129,29 +144,8 @@ def sweep_run(
         print("stopped; the same command continues from here", file=sys.stderr)
         leave(EXIT_CODE)
     print_failures(outcome)
-    leave(1 if outcome.failed else 0)
-
-
-@sweep_app.command("status")
-def sweep_status(
-    spec: SpecArgument,
-    sets: SetOption = None,
-    tasks: TasksOption = None,
-    seeds: SeedsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: counts, and the state of every unit.")] = False,
-) -> None:
-    """Show what is done, what runs and where, and what failed and why."""
-    plan, store = plan_named(spec, sets, tasks, seeds)
-    from sweeps.reports import print_counts
-    from sweeps.status import status_of, to_json, to_lines
-
-    found = status_of([*plan.components, *plan.cells], store)
-    if as_json:
-        print(to_json(plan.spec.name, found))
-        return
-    print_counts(plan, store)
-    for line in to_lines(found):
-        print(line)
+    tried_again = set(outcome.failed) - outcome.set_aside
+    leave(FAILED if tried_again else SET_ASIDE if outcome.failed else 0)
 
 
 @sweep_app.command("list")

@@ -1,21 +1,31 @@
 """What several commands print of a sweep, and the files they write beside its results."""
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from analysis.mlflow_store import SPEC_FILE
+from analysis.mlflow_store import SPEC_FILE, shown_uri
 from cluster.store import Store, open_store
 from mpcwdwm.errors import UserError
 
 if TYPE_CHECKING:  # commands that only print need none of it
     from sweeps.execution.driver import Outcome
     from sweeps.plan.plan import Plan
+    from sweeps.spec.reading import Reading
     from sweeps.spec.spec import Spec
 
-__all__ = ["note_changes", "print_counts", "print_failures", "print_or_write", "terminal_width", "write_files"]
+__all__ = [
+    "note_changes",
+    "print_counts",
+    "print_failures",
+    "print_or_write",
+    "print_places",
+    "terminal_width",
+    "write_files",
+]
 
 FAILED_SHOWN = 20  # failures listed at the end of a run; `sweep status` lists all
 NARROWEST = 100  # columns of a printed table where the terminal's width is unknown
@@ -35,11 +45,22 @@ def print_counts(plan: "Plan", store: Store) -> None:
 
 
 def print_failures(outcome: "Outcome") -> None:
-    """Print what failed in a run, and where it is written down, on stderr."""
+    """Print what failed in a run or is set aside, and where it is written down, on stderr."""
     for key, failure in list(outcome.failed.items())[:FAILED_SHOWN]:
-        print(f"failed: {key}: {failure.error} (log: {failure.log})", file=sys.stderr)
+        state = "set aside" if key in outcome.set_aside else "failed"
+        print(f"{state}: {key}: {failure.error} (log: {failure.log})", file=sys.stderr)
     if len(outcome.failed) > FAILED_SHOWN:
         print(f"and {len(outcome.failed) - FAILED_SHOWN} more: see `mpcwdwm sweep status`", file=sys.stderr)
+    if outcome.set_aside:
+        print("what is set aside waits for `mpcwdwm sweep retry`; the rest is tried by the next run", file=sys.stderr)
+
+
+def print_places(reading: "Reading") -> None:
+    """Say on stderr which sweep is run, and where artifacts, logs and records go: before anything takes time."""
+    storage, records = reading.storage, shown_uri(reading.tracking_uri)
+    logs = f"{storage}{'/' if '://' in storage else os.sep}logs"
+    print(f"sweep {reading.file.name} ({reading.found.path}): artifacts in {storage}, logs in {logs}", file=sys.stderr)
+    print(f"MLflow: {records}; how far it is: `mpcwdwm sweep status {reading.file.name}`", file=sys.stderr, flush=True)
 
 
 def note_changes(spec: "Spec") -> None:

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from sweeps.spec.reading import Reading
     from sweeps.spec.spec import Spec
 
-__all__ = ["SeedsOption", "SetOption", "SpecArgument", "TasksOption", "load_named", "plan_named", "read_named"]
+__all__ = [
+    "SeedsOption",
+    "SetOption",
+    "SpecArgument",
+    "TasksOption",
+    "load_named",
+    "plan_named",
+    "read_named",
+]
 
 SpecArgument = Annotated[
     str,

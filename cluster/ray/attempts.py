@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from cluster.failures import alike
 from cluster.store import Store
 from cluster.units import Pack
 from cluster.work import PackFailure, record_failures
@@ -33,18 +34,21 @@ class Attempts:
     def __init__(self, store: Store, retries: int) -> None:
         self.store, self.retries = store, retries
         self.failed: Counter[str] = Counter()  # pack id → how often
+        self._alike: dict[str, tuple[str, int]] = {}  # pack id → the last reason, and how often in a row
 
     def fail(self, pack: Pack, failure: PackFailure) -> Finished | None:
         """Count a failure and return how the pack ended; None: it is to be tried again."""
         self.failed[pack.id] += 1
+        reason, in_a_row = self._alike.get(pack.id, ("", 0))
+        self._alike[pack.id] = (failure.error, in_a_row + 1 if alike(reason, failure.error) else 1)
         if not failure.hopeless and self.failed[pack.id] <= self.retries:
             return None
-        record_failures(self.store, pack, failure)
+        record_failures(self.store, pack, failure, tries=self._alike[pack.id][1])
         return Finished(pack, failure.error, failure.log)
 
     def death(self, pack: Pack, text: str) -> PackFailure:
         """Return the failure of a pack whose process was lost; ``text`` is Ray's message."""
-        return PackFailure(death_line(text), self.store.append_log(pack.id, text))
+        return PackFailure(death_line(text), self.store.append_log(pack.id, text), of_the_machine=True)
 
 
 def death_line(text: str) -> str:

@@ -23,7 +23,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,13 @@ class Store:
 
     # Failures and logs
 
-    def record_failure(self, key: str, error: str, log: str) -> None:
-        """Note why a unit failed: one line, and where the traceback is."""
-        record = {"key": key, "error": error, "log": log, "time": now()}
+    def record_failure(self, key: str, error: str, log: str, tries: int = 0) -> None:
+        """Note why a unit failed: one line, where the traceback is, and how many tries in a row ended like this."""
+        record = {"key": key, "error": error, "log": log, "tries": tries, "time": now()}
         self.write_text(f"failures/{_plain(key)}.json", json.dumps(record, indent=1))
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """Return the recorded failure of a unit: key, error, log, time; None if there is none."""
+        """Return the recorded failure of a unit: key, error, log, tries, time; None if there is none."""
         text = self.read_text(f"failures/{_plain(key)}.json")
         return None if text is None else dict(json.loads(text))
 
@@ -114,9 +114,18 @@ class Store:
         """Return the keys of the units whose failure is recorded."""
         return {name.removesuffix(".json") for name in self.names("failures")}
 
+    def failures(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return the recorded failures of these units, by key."""
+        found = {key: self.failure(key) for key in sorted(self.failed().intersection(keys))}
+        return {key: failure for key, failure in found.items() if failure}
+
     def clear_failure(self, key: str) -> None:
         """Forget the failure of a unit, if there is one."""
         self.delete_tree(f"failures/{_plain(key)}.json")
+
+    def read_log(self, name: str) -> str | None:
+        """Return a log's entries, the oldest first; None if there is no such log."""
+        return self.read_text(f"logs/{_plain(name)}.log")
 
     def append_log(self, name: str, text: str) -> str:
         """Append a dated entry to a log and return the log's place, for messages."""

@@ -108,14 +108,12 @@ def _is_alive(record: dict[str, Any]) -> bool:
 
 
 def is_held(store: Store, pack_id: str) -> bool:
-    """Say whether a living process holds the lease; the store stays unchanged."""
-    if not store.exists(_name(pack_id)):
-        return False
-    try:
-        with hold(store, pack_id, wait=False):
-            return False
-    except Busy:
-        return True
+    """Say whether the lease's record is that of a living holder; nothing is locked, so that nobody has to wait.
+
+    Of another host's process it is only known that it did not release the lease.
+    """
+    record = holder(store, pack_id)
+    return record is not None and _is_alive(record)
 
 
 def _name(pack_id: str) -> str:

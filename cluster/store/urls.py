@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,20 @@ class RemoteStore(Store):
             self._files.rm_file(f"{FOLDERS[kind]}/{key}/{MANIFEST}")
         super().delete(kind, key)
         self._cache.delete(kind, key)
+
+    # Failures and logs
+
+    def failures(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return the recorded failures of these units, by key, from requests that do not wait for one another."""
+        names = [f"failures/{key}.json" for key in sorted(self.failed().intersection(keys))]
+        found = self._files.cat(names, on_error="omit") if names else {}
+        return {record["key"]: record for record in map(json.loads, found.values())}
+
+    def read_log(self, name: str) -> str | None:
+        """Return a log's entries, each an object whose name begins with its time."""
+        path = f"logs/{name}.log"
+        entries = [self.read_text(f"{path}/{entry}") for entry in self.names(path)]
+        return "".join(entry for entry in entries if entry) or None
 
     # Work in progress and sweeps: names are shared, checkpoints are local
 

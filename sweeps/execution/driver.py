@@ -9,7 +9,7 @@ This process computes nothing itself: it schedules, draws progress, and alone wr
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Literal
 
 from analysis.mlflow_store import SPEC_FILE
 from cluster import packs
+from cluster.failures import TRIES, is_set_aside
 from cluster.ray.address import check_reachable, wanted_address
 from cluster.ray.attempts import Finished
 from cluster.store import Store, open_store
-from cluster.units import KINDS, Kind, Pack, Unit
+from cluster.units import KINDS, CellUnit, Kind, Pack, Unit
 from cluster.work import Compute, PackFailure
 from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import interruptible
@@ -34,6 +35,8 @@ from sweeps.records.fields import parent_tags, plan_record
 from sweeps.records.recorder import Recorder
 from sweeps.records.tracker import Tracker
 from sweeps.spec.spec import Spec
+from sweeps.watching.run_report import Reporter
+from sweeps.watching.units import asked_by, save_units, watched_plan
 
 if TYPE_CHECKING:  # it imports Ray, which takes seconds, and a run that finds everything done needs none
     from sweeps.execution.workers import Workers
@@ -50,6 +53,7 @@ class Outcome:
     trained: int = 0  # units published by this run
     evaluated: int = 0
     failed: dict[str, PackFailure] = field(default_factory=dict)  # key of a unit → why
+    set_aside: set[str] = field(default_factory=set)  # those of them that the next run does not try again
 
 
 def run(
@@ -57,8 +61,8 @@ def run(
 ) -> Outcome:
     """Compute and record whatever of a sweep is missing.
 
-    Units that fail after their retries do not stop the others; they are in the outcome and are tried
-    again by the next run.
+    Units that fail after their retries do not stop the others; they are in the outcome and are tried again by the
+    next run, unless they are set aside (`cluster.failures`).
 
     Args:
         spec: the sweep.
@@ -94,15 +98,18 @@ class Driver:
         self._waiting = Waiting(())  # packs whose parts are not all published
         self._failed = Counter[Kind]()  # units of the plan
         self._open: dict[str, Pack] = {}  # the packs that have not ended, by id
+        self.reporter = Reporter(store, spec.record)
 
     def carry_out(self, plan: Plan) -> Outcome:
         """Compute and record what is missing, choices that follow from results included."""
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
             self._take(plan)
+            self._announce()
             if not self._is_complete():
                 check_capture(self.spec, gpus_here(self.spec.resources))
                 check_reachable(wanted_address(self.spec.resources.address))
+                self.reporter.write()
             # A new MLflow store takes seconds, and so does Ray.
             recording = ThreadPoolExecutor(1).submit(self._record_plan)
             workers = None if self._is_complete() else self._start_workers()
@@ -123,7 +130,9 @@ class Driver:
         finally:
             if self._workers is not None:
                 self._workers.close()
+            self.reporter.close()
             self._close_record(status)
+        self.outcome.set_aside = self._set_aside()
         return self.outcome
 
     # The plan
@@ -134,10 +143,47 @@ class Driver:
         units: list[Unit] = [*plan.components, *plan.cells]
         self.units = {unit.key: unit for unit in units}
         # Code that is edited during a run gives other keys after a choice: what failed may no longer be planned.
-        self._failed = Counter(unit.kind for key, unit in self.units.items() if key in self.outcome.failed)
         self._look_up()
+        failures = self.store.failures(self.units.keys() - self.done["component"] - self.done["cell"])
+        aside = {key: PackFailure(each["error"], each["log"]) for key, each in failures.items() if is_set_aside(each)}
+        self.outcome.failed |= aside | dict.fromkeys(
+            self._built_on(aside), PackFailure("a part of it is set aside", "")
+        )
+        self._failed = Counter(unit.kind for key, unit in self.units.items() if key in self.outcome.failed)
         for kind, planned in zip(KINDS, (len(plan.components), len(plan.cells)), strict=True):
             self.meter.plan(kind, planned, len(self.done[kind]))
+
+    def _announce(self) -> None:
+        """Say what will be done."""
+        for kind, names in (("component", "to train"), ("cell", "to evaluate")):
+            units = [unit for unit in self.units.values() if unit.kind == kind]
+            left = [unit for unit in units if unit.key not in self._settled()]
+            each = Counter(unit.name if isinstance(unit, CellUnit) else unit.component for unit in left)
+            kinds = ", ".join(f"{name} {count}" for name, count in each.items())
+            self.lines.note(f"{kind}s: {len(left)} of {len(units)} {names}{f' ({kinds})' if kinds else ''}")
+        if self.plan.awaiting_choice:
+            self.lines.note(f"and {self.plan.awaiting_choice} cells that are still to be chosen")
+        if aside := len(self.outcome.failed):
+            self.lines.note(
+                f"set aside: {aside} (failed {TRIES} times for the same reason, or built on what did):"
+                f" `mpcwdwm sweep retry {self.spec.name}` has them tried again"
+            )
+
+    def _set_aside(self) -> set[str]:
+        """Return which of the failed units the next run will not try, those included that are built on one."""
+        failures = self.store.failures(self.outcome.failed)
+        aside = {key for key, failure in failures.items() if is_set_aside(failure)}
+        return aside | (self._built_on(aside) & self.outcome.failed.keys())
+
+    def _built_on(self, keys: Iterable[str]) -> set[str]:
+        """Return the unpublished units that are built on these, or on one that is."""
+        below, found = set(keys), set[str]()
+        done = self.done["component"] | self.done["cell"]
+        while below:
+            units = [unit for key, unit in self.units.items() if key not in found and key not in done]
+            below = {unit.key for unit in units if below.intersection(unit.parts.values())}
+            found |= below
+        return found
 
     def _look_up(self) -> None:
         """Take note of what is published."""
@@ -159,8 +205,10 @@ class Driver:
     # Records: MLflow is written by one thread at a time, once the store exists
 
     def _record_plan(self) -> None:
-        text = self.spec.to_yaml()
-        units = (self.spec.record, self.plan.components, self.plan.cells)
+        plan, text = self.plan, self.spec.to_yaml()
+        named = watched_plan(plan.components, plan.cells, plan.awaiting_choice, asked_by(self.spec.path))
+        save_units(self.store, self.spec.record, named)  # for whoever watches, before MLflow takes seconds
+        units = (self.spec.record, plan.components, plan.cells)
         tasks = {unit.task.name: unit.task for unit in self.units.values()}
         self.tracker.start(plan_record(*units), text, parent_tags(*units, self.spec.options), tasks.values())
         self._recorded = True
@@ -217,6 +265,8 @@ class Driver:
             self._complain(self.recorder.complaint())
             if ended or self.meter.due():
                 self._draw(workers)
+            if self.reporter.due():
+                self._report(workers)
             if not ended:
                 time.sleep(TICK)
         self._draw(workers)
@@ -279,3 +329,9 @@ class Driver:
     def _draw(self, workers: "Workers") -> None:
         """Bring both lines up to date."""
         self.meter.draw(self.done, self._failed, workers.heard(), self._open)
+
+    def _report(self, workers: "Workers") -> None:
+        """Write what whoever watches is shown."""
+        heard = {each: told for packs in workers.heard().values() for each, told in packs.items() if each in self._open}
+        running = {each: (self._open[each], *told) for each, told in heard.items()}
+        self.reporter.write(self.meter.reports(), running)

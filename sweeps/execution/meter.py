@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from cluster.ray.attempts import Heard
 from cluster.units import KINDS, Kind, Pack
 from sweeps.execution.progress import Phase, ProgressLines, relative_work
+from sweeps.watching.run_report import PhaseReport
 
 __all__ = ["Meter"]
 
@@ -74,3 +75,8 @@ class Meter:
             under_way = [(running[each], part) for each, (part, _) in heard[kind].items() if each in running]
             phase.worked = self._settled[kind] + sum(part * relative_work(pack) for pack, part in under_way)
             self.lines.show(phase)
+
+    def reports(self) -> list[PhaseReport]:
+        """Return how long each phase will take."""
+        now = time.monotonic()
+        return [PhaseReport(kind, phase.remaining(now)) for kind, phase in self.phases.items()]

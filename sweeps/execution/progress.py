@@ -14,25 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from cluster.units import CellUnit, Pack
+from sweeps.durations import duration
 from sweeps.spec.spec import Spec
 
-__all__ = ["Phase", "ProgressLines", "duration", "relative_work", "training_order"]
+__all__ = ["Phase", "ProgressLines", "relative_work", "training_order"]
 
 PLAIN_EVERY = 15.0  # seconds between two plain lines of a phase: a log stays readable over hours
 FIRST_ESTIMATE = 0.05  # share of the work below which an estimate of the end would be noise
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time as people say it: "8 s", "12 min", "3 h 05 min", "2 d 4 h"."""
-    if seconds < 90:
-        return f"{max(0, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    hours = round(minutes / 60)
-    return f"{hours // 24} d {hours % 24} h"
 
 
 def relative_work(pack: Pack) -> float:

@@ -16,7 +16,7 @@ from cluster.units import CellUnit, ComponentUnit, TaskRef, Unit
 from mpcwdwm.artifact_names import CURVE, EPISODES, MANIFEST
 from mpcwdwm.data.scores import normalized_score
 
-__all__ = ["Point", "Record", "dataset_of", "parent_tags", "plan_record", "record_of"]
+__all__ = ["LETTERS", "Point", "Record", "dataset_of", "parent_tags", "plan_record", "record_of"]
 
 PARAM_LENGTH = 6000  # MLflow's limit on the length of a value
 TAG_LENGTH = 5000  # that of a tag

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
+from analysis.mlflow_store import check_tracking_uri
 from mpcwdwm.errors import UserError
 from mpcwdwm.validation import Where
 from sweeps.spec.document import Document, read_document
@@ -36,6 +37,7 @@ class Reading:
     set_at: tuple[Where, ...]  # what ``--set`` gave, in order
     options: tuple[str, ...]  # those that may change a result, as text
     storage: str  # absolute folder or URL
+    tracking_uri: str
 
     @property
     def record(self) -> str:
@@ -65,8 +67,9 @@ def read_spec(
         file = SpecFile.model_validate(document.data)
     except ValidationError as error:
         raise document.translated(error, lambda at: at, known_keys, _elsewhere) from None
-    options = _options(sets, tasks, seeds)
-    return Reading(found, document, file, set_at, options, _storage_place(document, file, found.folder))
+    storage = _storage_place(document, file, found.folder)
+    tracking_uri = _tracking_uri(document, file, found.folder, storage)
+    return Reading(found, document, file, set_at, _options(sets, tasks, seeds), storage, tracking_uri)
 
 
 def _assign(document: Document, given: str) -> Where:
@@ -103,3 +106,16 @@ def _storage_place(document: Document, file: SpecFile, folder: Path) -> str:
     if file.storage.startswith("file://"):
         return os.path.normpath(unquote(urlsplit(file.storage).path))
     return file.storage if "://" in file.storage else os.path.normpath(folder / Path(file.storage).expanduser())
+
+
+def _tracking_uri(document: Document, file: SpecFile, folder: Path, storage: str) -> str:
+    """Return an absolute MLflow URI; by default a sqlite file in the storage folder."""
+    uri = file.tracking.uri
+    if uri is None:
+        return f"sqlite:///{folder if '://' in storage else storage}/mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{os.path.normpath(folder / uri.removeprefix('sqlite:///'))}"
+    try:
+        return check_tracking_uri(uri)
+    except UserError as error:
+        raise document.error(("tracking", "uri"), str(error)) from None

@@ -6,7 +6,6 @@ checks everything that can be checked without the datasets. Whatever is wrong is
 
 import contextlib
 import fnmatch
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from analysis.mlflow_store import check_tracking_uri
 from mpcwdwm.components.registry import check_policy
 from mpcwdwm.data import TASKS, Task, custom_task, find_task
 from mpcwdwm.data.conversion import dataset_file
@@ -156,7 +154,7 @@ def load_spec(
         resources=file.resources,
         cluster=file.cluster,
         storage=reading.storage,
-        tracking_uri=_tracking_uri(document, file, found.folder, reading.storage),
+        tracking_uri=reading.tracking_uri,
         system_metrics=file.tracking.system_metrics,
         document=document,
     )
@@ -310,16 +308,3 @@ def _check_select(document: Document, file: SpecFile) -> None:
     if select.env_seed == file.evaluation.env_seed:
         message = f"evaluation.select.env_seed is evaluation.env_seed, {select.env_seed}: choose on other episodes"
         raise document.error((*at, "env_seed"), message)
-
-
-def _tracking_uri(document: Document, file: SpecFile, folder: Path, storage: str) -> str:
-    """Return an absolute MLflow URI; by default a sqlite file in the storage folder."""
-    uri = file.tracking.uri
-    if uri is None:
-        return f"sqlite:///{folder if '://' in storage else storage}/mlflow.db"
-    if uri.startswith("sqlite:///"):
-        return f"sqlite:///{os.path.normpath(folder / uri.removeprefix('sqlite:///'))}"
-    try:
-        return check_tracking_uri(uri)
-    except UserError as error:
-        raise document.error(("tracking", "uri"), str(error)) from None

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.store import open_store
 from mpcwdwm.data import TASKS
+from sweeps.watching.units import asked_by, save_units, watched_plan
+from tests.support.recorded_sweeps import baseline, component
 
 COMMAND = [sys.executable, "-c", "from sweeps.cli import main; main()"]
 TINY = """
@@ -89,6 +92,45 @@ def test_what_is_wrong_with_a_yaml_is_said_before_anything_heavy_is_loaded(tmp_p
     assert all(says in line for line, (_, says) in zip(said[::2], WRONG.values(), strict=True)), said
 
 
+def test_a_run_says_first_what_it_is_and_where_things_go_and_status_needs_neither_torch_nor_data(folder: Path) -> None:
+    script = (
+        "import sys\n"
+        "from sweeps.spec_argument import read_named\n"
+        "from sweeps.reports import print_places\n"
+        "from sweeps.cli import app\n"
+        "print_places(read_named('tiny'))\n"
+        "sys.argv = ['mpcwdwm', 'sweep', sys.argv[1], 'tiny']\n"
+        "try: app()\n"
+        f"finally: print('loaded:', sorted({HEAVY} & set(sys.modules)))"
+    )
+    store = open_store(str(folder / "runs"))
+    cell = baseline("x", "rebrac", 0)
+    save_units(store, "tiny", watched_plan([component("x", "rebrac", 0)], [cell], 0, asked_by(folder / "tiny.yaml")))
+    store.record_failure(cell.key, "ValueError: no luck", store.append_log("cell-1", "Traceback"), tries=3)
+    for command, says in (
+        ("status", "cells       1: 0 done, 1 set aside"),
+        ("logs", "Traceback"),
+        ("retry", "1 failures"),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, command], cwd=folder, capture_output=True, text=True, check=True
+        )
+        assert says in ended.stdout
+        assert "loaded: []" in ended.stdout
+        first, second = ended.stderr.splitlines()
+        assert first == f"sweep tiny ({folder}/tiny.yaml): artifacts in {folder}/runs, logs in {folder}/runs/logs"
+        assert second.startswith(f"MLflow: sqlite:///{folder}/runs/mlflow.db")
+    assert not store.failed()
+
+
+def test_status_says_that_the_yaml_has_changed_since_the_run(folder: Path) -> None:
+    store = open_store(str(folder / "runs"))
+    save_units(store, "tiny", watched_plan([], [baseline("x", "rebrac", 0)], 0, "of another YAML"))
+    ended = mpcwdwm("sweep", "status", "tiny", folder=folder)
+    assert "cells       1: 0 done, 1 new" in ended.stdout
+    assert "the YAML has changed since" in ended.stderr
+
+
 def test_records_are_kept_without_torch(tmp_path: Path) -> None:
     script = "import sys, sweeps.records.tracker; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
@@ -130,7 +172,8 @@ def test_what_is_wrong_is_one_line_and_exit_code_2_and_nothing_is_started(
     ended = mpcwdwm(*arguments, folder=folder)
     assert ended.returncode == 2
     assert ended.stdout == ""
-    (line,) = ended.stderr.splitlines()
+    *before, line = ended.stderr.splitlines()
+    assert before == [] or arguments[1] == "run"  # which says at once where artifacts, logs and records go
     assert line.startswith("error: ")
     assert says in line
     assert os.listdir(folder) == ["tiny.yaml"]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cluster.failures import is_of_the_machine, is_set_aside
 from cluster.ray.attempts import Attempts, death_line
 from cluster.store import Store
 from cluster.units import ComponentUnit, Pack, TaskRef
@@ -29,6 +30,38 @@ def test_a_hopeless_pack_is_not_tried_again(tmp_path: Path) -> None:
     ended = Attempts(Store(tmp_path), retries=2).fail(pack("bc"), PackFailure("the dataset is wrong", "", True))
     assert ended is not None
     assert ended.error == "the dataset is wrong"
+
+
+def tries_of(store: Store) -> int:
+    return int((store.failure("bc-s0") or {})["tries"])
+
+
+def test_tries_that_fail_for_the_same_reason_are_counted_over_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    reason = PackFailure("ValueError: loss 0.25 at step 7 (at loop.py:12)", "log")
+    alike = PackFailure("ValueError: loss 1e-3 at step 12 (at loop.py:12)", "log")
+    run = Attempts(store, retries=1)
+    assert [run.fail(pack("bc"), failure) is None for failure in (reason, alike)] == [True, False]
+    assert (tries_of(store), is_set_aside(store.failure("bc-s0"))) == (2, False)
+    Attempts(store, retries=0).fail(pack("bc"), reason)
+    assert (tries_of(store), is_set_aside(store.failure("bc-s0"))) == (3, True)
+    Attempts(store, retries=0).fail(pack("bc"), PackFailure("another reason", "log"))
+    assert (tries_of(store), is_set_aside(store.failure("bc-s0"))) == (1, False)
+
+
+def test_what_the_machine_did_is_never_set_aside(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for _ in range(5):
+        attempts = Attempts(store, retries=0)
+        attempts.fail(pack("bc"), attempts.death(pack("bc"), "the actor died"))
+    assert tries_of(store) == 0
+    assert is_of_the_machine(OSError("no space left on device"))
+    assert is_of_the_machine(ConnectionResetError())
+    wrapped = RuntimeError("cannot write")
+    wrapped.__cause__ = TimeoutError()
+    assert is_of_the_machine(wrapped)
+    assert not is_of_the_machine(ZeroDivisionError())
+    assert not is_set_aside(None)
 
 
 def test_running_out_of_memory_says_what_to_do() -> None:

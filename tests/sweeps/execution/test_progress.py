@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
-from sweeps.execution.progress import PLAIN_EVERY, Phase, ProgressLines, duration, relative_work
+from sweeps.durations import duration
+from sweeps.execution.progress import PLAIN_EVERY, Phase, ProgressLines, relative_work
 
 TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", None, 1000, "local")
 

@@ -121,6 +121,22 @@ def test_what_depends_on_a_failed_component_fails_with_its_reason_and_all_else_i
 
 
 @pytest.mark.slow
+def test_what_failed_three_times_for_one_reason_is_set_aside_until_it_is_forgotten(tmp_path: Path) -> None:
+    spec = spec_in(tmp_path, planners={}, baselines=["bc", "iql"], seeds=1, resources={"retries": 2})
+    store = open_store(spec.storage)
+    first, _ = run_quietly(spec, failing("bc"))
+    assert len(first.failed) == len(first.set_aside) == 2  # the component, and the cell that is built on it
+    assert (first.trained, first.evaluated) == (1, 1)  # the rest goes on
+    again, shown = run_quietly(spec)  # nothing would be in the way any more
+    assert (again.trained, again.evaluated, again.set_aside) == (0, 0, first.set_aside)
+    assert "set aside: 2" in shown
+    for key in store.failed():
+        store.clear_failure(key)
+    forgotten, _ = run_quietly(spec)
+    assert (forgotten.trained, forgotten.evaluated, forgotten.failed) == (1, 1, {})
+
+
+@pytest.mark.slow
 def test_a_sweep_that_is_done_needs_no_ray_and_mends_its_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
