@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ __all__ = [
     "MlflowStore",
     "artifact_folder",
     "check_tracking_uri",
+    "driver_uri",
     "member_tag",
     "quiet_mlflow",
     "shown_uri",
     "sqlite_file",
     "sweep_key",
     "whole_sweep",
+    "without_password",
 ]
 
 EXPERIMENT = "mpcwdwm"  # one experiment per tracking store
@@ -45,6 +48,10 @@ EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflo
 PLAN_FILE = "plan.json"  # of the parent run: which keys make up the sweep, in table order
 SPEC_FILE = "spec.yaml"
 AMORTISED = "amortised"  # kind of a cell whose policy is an improvement of another, which counts as its base
+POSTGRES = ("postgresql://", "postgres://")
+DRIVERS = ("psycopg", "psycopg2")  # of PostgreSQL, the first that is installed
+BEFORE_HOST = r"(://[^:/@]*):.*@"  # user and password; the password may have any sign unescaped
+IN_QUERY = r"([?&])((?:ssl)?password=)[^&]*"
 PAGE = 1000  # runs per search request; some servers refuse more
 PROBE_SECONDS = 10.0  # a server that does not answer for this long counts as unreachable
 
@@ -71,15 +78,37 @@ def check_tracking_uri(uri: str) -> str:
     """Return ``uri`` if it names a kind of MLflow store that is served.
 
     Raises:
-        UserError: it is neither a sqlite file, nor a server, nor a Postgres database.
+        UserError: it is neither a sqlite file, nor a server, nor a PostgreSQL database whose driver is installed.
     """
-    served = ("sqlite:///", "http://", "https://", "postgresql://", "postgresql+")
+    served = ("sqlite:///", "http://", "https://", *POSTGRES, "postgresql+")
     if uri.startswith(served) and len(uri) > len("sqlite:///") and ":memory:" not in uri:
+        driver_uri(uri)
         return uri
     raise UserError(
         f"tracking: '{shown_uri(uri)}' is no MLflow store that can be used; give sqlite:///FOLDER/mlflow.db, "
         "http(s)://SERVER or postgresql://... (MLflow no longer maintains plain folders)"
     )
+
+
+def driver_uri(uri: str) -> str:
+    """Return the URI with the PostgreSQL driver that is installed, as SQLAlchemy wants it; others stay as they are.
+
+    Users write ``postgresql://``, or ``postgres://`` as libpq allows, whatever driver they have.
+
+    Raises:
+        UserError: the driver that the URI names, or any, is missing.
+    """
+    scheme, _, rest = uri.partition("://")
+    if not scheme.startswith("postgres"):
+        return uri
+    named = scheme.partition("+")[2]
+    driver = next((name for name in ([named] if named else DRIVERS) if find_spec(name)), None)
+    if driver is None:
+        raise UserError(
+            f"tracking: {shown_uri(uri)} needs the Python package {named or DRIVERS[0]}, which is not installed:"
+            " pip install 'mpcwdwm[postgres]'"
+        )
+    return f"postgresql+{driver}://{rest}"
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -97,7 +126,12 @@ def artifact_folder(uri: str) -> Path | None:
 
 def shown_uri(uri: str) -> str:
     """Return the URI as it may be printed: a password in it becomes ``***``."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+    return re.sub(IN_QUERY, r"\1\2***", re.sub(BEFORE_HOST, r"\1:***@", uri))
+
+
+def without_password(uri: str) -> str:
+    """Return the URI as it may be recorded: without a password, which the environment then has to give."""
+    return re.sub(IN_QUERY, "", re.sub(BEFORE_HOST, r"\1@", uri))
 
 
 def first_line(error: BaseException) -> str:
@@ -131,6 +165,7 @@ class MlflowStore:
 
     def __init__(self, uri: str) -> None:
         self.uri = check_tracking_uri(uri)
+        self.driver_uri = driver_uri(uri)  # what MLflow is given
         self.client: Any = None  # MLflow's, once connected
         self.experiment_id = ""
 
@@ -147,10 +182,10 @@ class MlflowStore:
 
                 requests.get(self.uri.rstrip("/") + "/health", timeout=PROBE_SECONDS)
             else:
-                _try_database(self.uri)
+                _try_database(self.driver_uri)
             from mlflow import MlflowClient
 
-            self.client = MlflowClient(self.uri)
+            self.client = MlflowClient(self.driver_uri)
             quiet_mlflow()
             experiment = self.client.get_experiment_by_name(EXPERIMENT)
         self.experiment_id = str(experiment.experiment_id) if experiment else ""
@@ -210,12 +245,6 @@ def _try_database(uri: str) -> None:
     """Read from a database once; MLflow would try again for 100 seconds before it says what is wrong."""
     import sqlalchemy
 
-    try:
-        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"tracking: {shown_uri(uri)} needs the Python package {error.name}, which is not installed "
-            "(for PostgreSQL: pip install 'psycopg[binary]')"
-        ) from error
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         sqlalchemy.inspect(connection).get_table_names()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cluster import packs
 from cluster.failures import alike, is_of_the_machine
 from cluster.provenance import provenance
-from cluster.store import Store, Writer, open_store
+from cluster.store import StorageError, Store, Writer, open_store
 from cluster.store.lease import hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from mpcwdwm.artifact_names import CHECKPOINT, EPISODES, MANIFEST, STEPS
@@ -124,7 +124,7 @@ def attempt_pack(store_location: str, pack: Pack, **options: Any) -> PackResult 
         return run_pack(store_location, pack, **options)
     except Exception as error:
         log = open_store(store_location).append_log(pack.id, traceback.format_exc())
-        hopeless = isinstance(error, UserError)
+        hopeless = isinstance(error, UserError) and not isinstance(error, StorageError)
         return PackFailure(error_line(error), log, hopeless, of_the_machine=not hopeless and is_of_the_machine(error))
     finally:
         return_freed_memory()  # the next pack of this process has other sizes

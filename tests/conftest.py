@@ -3,8 +3,9 @@
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two cores are shared by everything
 
@@ -13,6 +14,9 @@ import torch
 
 from mpcwdwm.data import Dataset, dataset_path, find_task, read_dataset
 from tests.support.parts import BUNDLED
+
+if TYPE_CHECKING:
+    from tests.support.s3 import S3Server
 
 LONGEST = ("run", "killed_driver", "end_to_end", "trials", "tracking")  # files, longest first
 
@@ -55,3 +59,21 @@ def new_records(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], st
         return f"sqlite:///{folder}/mlflow.db"
 
     return new
+
+
+@pytest.fixture(scope="session")
+def s3_session() -> Iterator["S3Server"]:
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'mpcwdwm[s3]'")
+    from tests.support.s3 import s3_server
+
+    s3fs.S3FileSystem.clear_instance_cache()  # one made with another environment
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_session: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "S3Server":
+    """An S3-compatible server on loopback, to which this test's environment points."""
+    for name, value in s3_session.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_session

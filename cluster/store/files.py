@@ -8,6 +8,8 @@
     <storage>/sweeps/<name>/      resolved spec, tables
     <storage>/.tmp/               files being written, named after their writer
 
+A manifest lists size and sha256 of the other files (`cluster.store.checksums`).
+
 Files and folders are complete: each is written under a temporary name, flushed to the disk and
 renamed. A process killed at any moment leaves at most a temporary name, which `Store.sweep_up`
 removes once its writer is dead. Publishing a key twice is a no-op: the first writer wins, artifacts
@@ -29,23 +31,30 @@ from pathlib import Path
 from typing import Any
 
 from cluster.provenance import host_name, is_dead, now
+from cluster.store.checksums import checksummed, faults
 from cluster.units import Kind
 from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.errors import UserError
 
-__all__ = ["FOLDERS", "Store", "Writer"]
+__all__ = ["FOLDERS", "StorageError", "Store", "Writer"]
 
 FOLDERS: dict[Kind, str] = {"component": "components", "cell": "results"}
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # errors of file systems without hard links
 STALE_AFTER = 24 * 3600.0  # seconds, of another host's writer, whose process we cannot see; no write takes a day
 
 Writer = Callable[[Path], None]
 """Fills an existing empty folder with an artifact, its manifest.json included."""
 
 
+class StorageError(UserError, OSError):
+    """The storage does not answer or refuses: one line for the user, and worth another try for a worker."""
+
+
 class Store:
     """An artifact store in a folder. Names are relative paths below it, with "/"."""
 
     has_locks = True  # whether a lease can be a lock on a file; behind a URL there are none
+    creates = True  # whether `create` is exclusive
     notices: tuple[str, ...] = ()  # what the user should know of the store, one line each
 
     def __init__(self, root: Path) -> None:
@@ -68,6 +77,18 @@ class Store:
         if text is None:
             raise UserError(f"{kind} '{key}' is not in the store {self.location}: run the sweep again")
         return dict(json.loads(text))
+
+    def manifests(self, kind: Kind) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """Yield key and manifest of all artifacts of a kind; None for one whose manifest is missing or no JSON."""
+        for key in self.names(FOLDERS[kind]):
+            yield key, parsed(self.read_text(f"{FOLDERS[kind]}/{key}/{MANIFEST}"))
+
+    def faults(self, kind: Kind, key: str) -> list[str] | None:
+        """Read an artifact and return what is wrong with it, a line for each file; None if it has no checksums."""
+        manifest = parsed(self.read_text(f"{FOLDERS[kind]}/{_plain(key)}/{MANIFEST}"))
+        if manifest is None:
+            return [f"{MANIFEST}: missing, or no JSON"]
+        return faults(manifest, lambda name: self._read_bytes(f"{FOLDERS[kind]}/{key}/{name}"))
 
     def folder(self, kind: Kind, key: str) -> Path:
         """Return the folder of a published artifact, for reading; UserError if there is none."""
@@ -176,6 +197,20 @@ class Store:
         except FileNotFoundError:
             return []
 
+    def check(self) -> tuple[str, ...]:
+        """Write a small file and remove it; return what the user should know of the place, one line each.
+
+        Raises:
+            StorageError: nothing can be written there.
+        """
+        name = f".check~{writer_name()}"
+        try:
+            self.write_bytes(name, b"")
+            self.delete_tree(name)
+        except OSError as error:
+            raise StorageError(f"storage '{self.location}' cannot be written: {error.strerror}") from error
+        return ()
+
     def exists(self, name: str) -> bool:
         """Say whether there is such a file."""
         return (self.root / name).is_file()
@@ -186,6 +221,33 @@ class Store:
             return (self.root / name).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def _read_bytes(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless there is one; return whether it was written. Of several writers one succeeds."""
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.temporary() as temporary:
+            temporary.write_bytes(content)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                try:
+                    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                except FileExistsError:
+                    return False
+                os.write(descriptor, content)
+                os.close(descriptor)
+        return True
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of text like `write_bytes`."""
@@ -241,11 +303,13 @@ def is_stale(name: str) -> bool:
 
 
 def fill(folder: Path, key: str, write: Writer) -> None:
-    """Create the folder and have the artifact written into it, its manifest included."""
+    """Create the folder and have the artifact written into it, its manifest included; add checksums to that."""
     folder.mkdir()
     write(folder)
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"the writer of '{key}' left no {MANIFEST}")
+    manifest = checksummed(json.loads((folder / MANIFEST).read_text(encoding="utf-8")), folder)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def flush(folder: Path) -> None:
@@ -267,6 +331,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def parsed(text: str | None) -> dict[str, Any] | None:
+    """Return the object that a text describes as JSON; None if it describes none."""
+    try:
+        found = json.loads(text or "null")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 # Names

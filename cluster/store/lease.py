@@ -5,10 +5,11 @@ lease works; the other waits, and finds the artifacts published.
 
 In a folder the lease is ``flock`` on ``work/<pack id>/lease``: the kernel releases it when the
 holder ends, however it ends, on NFS also across machines. Behind a URL, and on file systems without
-locks, it is a heartbeat: a record renewed every few seconds, taken over once it has expired. A holder
-that cannot renew it until then has lost the lease, and `Lease.check` says so. Clocks that disagree by
-more than a minute, or two takers within one second, can there let two processes in; that costs time,
-not correctness, because publishing never overwrites.
+locks, it is a heartbeat: a record that one process alone can create, renewed every few seconds, and
+taken over once it has expired. A holder that cannot renew it until then has lost the lease, and
+`Lease.check` says so. Clocks that disagree by more than a minute, or two that take over the same
+expired record within one second, can let two processes in; that costs time, not correctness, because
+publishing never overwrites.
 
 Nodes with and without locks may share a folder: each reads the record of the other. A lock's record
 does not expire, but is cleared on release.
@@ -195,15 +196,25 @@ def _beat(store: Store, pack_id: str) -> Lease | None:
     def is_ours() -> bool:
         return (holder(store, pack_id) or {}).get("token") == token
 
+    def beat() -> str:
+        return json.dumps({**me, "renewed": time.time()})
+
     def renew() -> float:
         began = time.monotonic()
-        store.write_text(name, json.dumps({**me, "renewed": time.time()}))
+        store.write_text(name, beat())
         return began
 
-    renewed = renew()
-    time.sleep(SETTLE)
-    if not is_ours():
-        return None
+    renewed = time.monotonic()
+    alone = record is None and store.create(name, beat().encode()) and store.creates
+    if not alone:  # one that has expired or was released, or a store where two can create
+        record = holder(store, pack_id) or {}
+        if record.get("token") != token:  # it is ours if only the answer to `create` was lost
+            if record and _is_alive(record):
+                return None
+            renewed = renew()
+        time.sleep(SETTLE)
+        if not is_ours():
+            return None
 
     def is_lost() -> bool:
         return taken.is_set() or time.monotonic() - renewed > EXPIRY

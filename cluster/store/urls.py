@@ -7,20 +7,27 @@ written exactly once. Artifacts are downloaded once into the user's cache; keys 
 copy is never out of date.
 
 Checkpoints stay on the disk of the machine that writes them: if it is lost, unfinished work starts again.
+
+Credentials and endpoint are those of the back end's own environment (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``,
+a role of the machine); nothing of them is written anywhere.
 """
 
 import hashlib
 import json
+import re
 import time
 import uuid
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.dirfs import DirFileSystem
 
-from cluster.store.files import FOLDERS, Store, Writer, fill, is_stale, writer_name
+from cluster.store import checksums
+from cluster.store.files import FOLDERS, StorageError, Store, Writer, fill, is_stale, parsed, writer_name
 from cluster.units import Kind
 from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.data.fingerprint import cache_folder
@@ -28,7 +35,10 @@ from mpcwdwm.errors import UserError
 
 __all__ = ["RemoteStore"]
 
-EXCLUSIVE = frozenset({"s3", "gs", "abfs", "memory"})  # protocols whose `pipe_file` knows mode="create"
+OBJECTS = frozenset({"s3", "gs", "abfs", "memory"})  # protocols without folders, whose `pipe_file` can create only
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol → the extra that brings its package
+LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "requests", "gcsfs", "azure")  # whose errors are the storage's
+AT_ONCE = 500  # manifests that are asked for together
 UPLOAD = "upload"  # field of a remote manifest: the folder, below the key's, that holds the files
 
 
@@ -39,20 +49,25 @@ class RemoteStore(Store):
 
     def __init__(self, location: str) -> None:
         location = location.rstrip("/")
+        scheme = location.partition("://")[0]
+        if "@" in location.removeprefix(f"{scheme}://").partition("/")[0]:
+            shown = re.sub(r"://[^/]*@", "://***@", location)
+            raise UserError(f"storage '{shown}': give user and password by the environment, not in the URL")
         try:
             files, root = fsspec.core.url_to_fs(location)
-        except (ImportError, ValueError) as error:  # no such protocol, or its package is missing
+        except ImportError as error:
+            extra = f"pip install 'mpcwdwm[{EXTRAS[scheme]}]'" if scheme in EXTRAS else str(error)
+            raise UserError(f"storage '{location}' needs a package that is not installed: {extra}") from None
+        except ValueError as error:  # no such protocol
             raise UserError(f"storage '{location}' cannot be opened: {error}") from None
         super().__init__(cache_folder() / "stores" / hashlib.sha256(location.encode()).hexdigest()[:12])
         self.location = location
         self._files = DirFileSystem(root, files)  # paths below the location
         protocol = files.protocol
-        self._creates = not EXCLUSIVE.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
-        if not self._creates:
-            self.notices = (
-                f"storage '{location}' cannot refuse to overwrite an object: of two sweeps that publish the same"
-                " at once, the later one is kept",
-            )
+        self.creates = not OBJECTS.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
+        self._has_folders = not self.creates
+        if not self.creates:
+            self.notices = (self._overwrites(),)
         self._cache = Store(self.root)
 
     # Artifacts
@@ -60,18 +75,47 @@ class RemoteStore(Store):
     def keys(self, kind: Kind) -> list[str]:
         """Return the keys of all published artifacts of a kind, sorted, from one listing."""
         self._files.invalidate_cache()
-        found = self._files.glob(f"{FOLDERS[kind]}/*/{MANIFEST}")
+        with self._answering():
+            found = self._files.glob(f"{FOLDERS[kind]}/*/{MANIFEST}")
         return sorted(str(path).split("/")[-2] for path in found)
+
+    def manifests(self, kind: Kind) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """Yield key and manifest of all artifacts of a kind; requests do not wait for one another."""
+        keys = self.names(FOLDERS[kind])
+        for first in range(0, len(keys), AT_ONCE):
+            names = {key: f"{FOLDERS[kind]}/{key}/{MANIFEST}" for key in keys[first : first + AT_ONCE]}
+            with self._answering():
+                found = self._files.cat(list(names.values()), on_error="return")
+            for key, name in names.items():
+                content = found.get(name)
+                if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                    raise StorageError(f"storage '{self.place(name)}' failed: {content}")
+                yield key, parsed(content.decode(errors="replace")) if isinstance(content, bytes) else None
+
+    def faults(self, kind: Kind, key: str) -> list[str] | None:
+        """Read an artifact and return what is wrong with it, a line for each file; None if it has no checksums."""
+        manifest = parsed(self.read_text(f"{FOLDERS[kind]}/{key}/{MANIFEST}"))
+        if manifest is None or UPLOAD not in manifest:
+            return [f"{MANIFEST}: missing, or not that of an artifact"]
+        place = f"{FOLDERS[kind]}/{key}/{manifest.pop(UPLOAD)}"
+        return checksums.faults(manifest, lambda name: self._read_bytes(f"{place}/{name}"))
 
     def folder(self, kind: Kind, key: str) -> Path:
         """Return a local folder with a published artifact; it is downloaded the first time."""
         if not self._cache.has(kind, key):
             manifest = self.manifest(kind, key)
+            place = f"{FOLDERS[kind]}/{key}/{manifest.pop(UPLOAD)}"
 
             def download(folder: Path) -> None:
-                for path in self._files.ls(f"{FOLDERS[kind]}/{key}/{manifest[UPLOAD]}", detail=False):
-                    self._files.get_file(path, str(folder / _last(path)))
-                (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+                with self._answering():
+                    for path in self._files.ls(place, detail=False):
+                        self._files.get_file(path, str(folder / _last(path)))
+                (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+                if wrong := checksums.faults(manifest, lambda name: _content(folder / name)):
+                    raise UserError(
+                        f"{kind} '{key}' in {self.location} is damaged ({'; '.join(wrong)}):"
+                        f" `mpcwdwm store verify {self.location} --repair`, then run the sweep again"
+                    )
 
             self._cache.publish(kind, key, download)
         return self._cache.folder(kind, key)
@@ -86,8 +130,9 @@ class RemoteStore(Store):
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             for path in sorted(folder.iterdir()):
                 if path.name != MANIFEST:
-                    self._files.makedirs(f"{place}/{upload}", exist_ok=True)
-                    self._files.put_file(str(path), f"{place}/{upload}/{path.name}")
+                    with self._answering():
+                        self._make_folder(f"{place}/{upload}")
+                        self._files.put_file(str(path), f"{place}/{upload}/{path.name}")
         if not self.has(kind, key):  # another writer may have come first while we uploaded
             self._commit(f"{place}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1).encode())
         if self.manifest(kind, key)[UPLOAD] == upload:
@@ -98,16 +143,19 @@ class RemoteStore(Store):
     def _commit(self, name: str, manifest: bytes) -> None:
         """Write a manifest unless there is one; read it back to see whose it is, as an answer may be lost."""
         try:
-            self._write(name, manifest, **({"mode": "create"} if self._creates else {}))
+            self._write(name, manifest, **({"mode": "create"} if self.creates else {}))
         except Exception:  # the back ends have no error in common for an object that exists
             if not self.exists(name):
                 raise
 
     def delete(self, kind: Kind, key: str) -> None:
-        """Remove an artifact, its manifest first, and our copy of it."""
-        if self.has(kind, key):
-            self._files.rm_file(f"{FOLDERS[kind]}/{key}/{MANIFEST}")
-        super().delete(kind, key)
+        """Remove an artifact, its manifest first, and our copy of it; not what another writer uploads meanwhile."""
+        place = f"{FOLDERS[kind]}/{key}"
+        text = self.read_text(f"{place}/{MANIFEST}")
+        if text is not None:
+            self.delete_tree(f"{place}/{MANIFEST}")
+        if upload := (parsed(text) or {}).get(UPLOAD):
+            self.delete_tree(f"{place}/{upload}")
         self._cache.delete(kind, key)
 
     # Failures and logs
@@ -115,7 +163,8 @@ class RemoteStore(Store):
     def failures(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return the recorded failures of these units, by key, from requests that do not wait for one another."""
         names = [f"failures/{key}.json" for key in sorted(self.failed().intersection(keys))]
-        found = self._files.cat(names, on_error="omit") if names else {}
+        with self._answering():
+            found = self._files.cat(names, on_error="omit") if names else {}
         return {record["key"]: record for record in map(json.loads, found.values())}
 
     def read_log(self, name: str) -> str | None:
@@ -141,31 +190,79 @@ class RemoteStore(Store):
         """Return what lies under a prefix, sorted, dot names left out."""
         self._files.invalidate_cache()
         try:
-            entries = set(map(_last, self._files.ls(name, detail=False)))
+            with self._answering():
+                entries = set(map(_last, self._files.ls(name, detail=False)))
         except FileNotFoundError:
             return []
-        return sorted(entry for entry in entries if not entry.startswith("."))
+        return sorted(entry for entry in entries if entry and not entry.startswith("."))
 
     def exists(self, name: str) -> bool:
         """Say whether there is such an object."""
         self._files.invalidate_cache()
-        return bool(self._files.isfile(name))
+        try:
+            with self._answering():
+                return bool(self._files.info(name)["type"] == "file")  # `isfile` takes an error for a no
+        except FileNotFoundError:
+            return False
 
     def read_text(self, name: str) -> str | None:
         """Return the content of an object; None if there is none."""
+        content = self._read_bytes(name)
+        return None if content is None else content.decode(errors="replace")
+
+    def _read_bytes(self, name: str) -> bytes | None:
         self._files.invalidate_cache()
         try:
-            return bytes(self._files.cat_file(name)).decode()
+            with self._answering():
+                return bytes(self._files.cat_file(name))
         except FileNotFoundError:
             return None
+
+    def check(self) -> tuple[str, ...]:
+        """Write a small object and remove it; say if the place lets a second writer overwrite, though it should not."""
+        name = f".check~{writer_name()}"
+        try:
+            ignored = self.creates and self.create(name, b"1") and self.create(name, b"2")
+            if not self.creates:
+                self._write(name, b"")
+            self.delete_tree(name)
+        except FileNotFoundError:
+            raise StorageError(f"storage '{self.location}': there is no such bucket; create it first") from None
+        self.creates = self.creates and not ignored
+        return (self._overwrites(),) if ignored else ()
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write an object unless there is one; return whether it was written. Of several writers one succeeds."""
+        if not self.creates:
+            if self.exists(name):
+                return False
+            self._write(name, content)
+            return True
+        try:
+            self._write(name, content, mode="create")
+        except FileNotFoundError:
+            raise
+        except Exception:  # the back ends have no error in common for an object that exists
+            if self.exists(name):
+                return False
+            raise
+        return True
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write an object; object stores replace whole objects."""
         self._write(name, content)
 
     def _write(self, name: str, content: bytes, **options: Any) -> None:
-        self._files.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
-        self._files.pipe_file(name, content, **options)
+        with self._answering():
+            if "/" in name:
+                self._make_folder(name.rsplit("/", 1)[0])
+            self._files.pipe_file(name, content, **options)
+
+    def _make_folder(self, name: str) -> None:
+        """Make a folder where the back end has folders; asked to, S3's would look for the bucket, and make one."""
+        if not self._has_folders:
+            return
+        self._files.makedirs(name, exist_ok=True)
 
     def _append(self, name: str, entry: bytes) -> None:
         """Write a log's entry as an object of its own: objects cannot be appended to."""
@@ -174,20 +271,59 @@ class RemoteStore(Store):
     def delete_tree(self, name: str) -> None:
         """Remove an object, or all below a prefix."""
         self._files.invalidate_cache()
-        if self._files.exists(name):
-            self._files.rm(name, recursive=True)
+        with self._answering():
+            if self._files.exists(name):
+                self._files.rm(name, recursive=True)
 
     def sweep_up(self) -> int:
         """Remove what dead writers left, uploads without a commit included; return how many there were."""
         removed = super().sweep_up()
         for folder in FOLDERS.values():
-            for key in self.names(folder):
-                for upload in (name for name in self.names(f"{folder}/{key}") if name.count("~") == 3):
-                    committed = json.loads(self.read_text(f"{folder}/{key}/{MANIFEST}") or "{}").get(UPLOAD)
+            for key, entries in self._entries(folder).items():
+                uploads = [name for name in entries if name.count("~") == 3]
+                if MANIFEST in entries and len(uploads) == 1:
+                    continue  # the one that the manifest names
+                committed = (parsed(self.read_text(f"{folder}/{key}/{MANIFEST}")) or {}).get(UPLOAD)
+                for upload in uploads:
                     if upload != committed and is_stale(upload):
                         self.delete_tree(f"{folder}/{key}/{upload}")
                         removed += 1
         return removed
+
+    def _entries(self, folder: str) -> dict[str, set[str]]:
+        """Return what lies in each folder below a folder, from one listing."""
+        self._files.invalidate_cache()
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        with self._answering():
+            for path in self._files.find(folder):
+                key, entry = str(path).removeprefix(f"{folder}/").split("/")[:2]
+                found[key].add(entry)
+        return found
+
+    # What goes wrong
+
+    def _overwrites(self) -> str:
+        return (
+            f"storage '{self.location}' cannot refuse to overwrite an object: of two sweeps that publish the same"
+            " at once, the later one is kept"
+        )
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turn what the back end's libraries raise into one line; what is missing or exists already stays as it is."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, UserError):
+            raise
+        except Exception as error:
+            if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in LIBRARIES:
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise StorageError(f"storage '{self.location}' failed: {reason[:200]}") from error
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _last(path: str) -> str:

@@ -77,7 +77,7 @@ def run(
     store = open_store(spec.storage)
     plan = build_plan(spec, store)
     with interruptible(), lines or ProgressLines() as lines:
-        for notice in plan.notices:
+        for notice in (*plan.notices, *store.check()):
             lines.note(f"note: {notice}")
         return Driver(spec, store, lines, verbose=verbose, compute=compute).carry_out(plan)
 

@@ -121,7 +121,7 @@ class Tracker:
             self._client.log_text(self._parent, json.dumps(plan, indent=1), PLAN_FILE)
             self._client.log_text(self._parent, spec_text, SPEC_FILE)
         if self._measure_every is not None and self._system_metrics is None:
-            self._system_metrics = SystemMetrics(self._store.uri, self._parent, self._measure_every)
+            self._system_metrics = SystemMetrics(self._store.driver_uri, self._parent, self._measure_every)
 
     def log(self, unit: Unit, folder: Path) -> bool:
         """Record one finished unit; return False if MLflow already holds it complete."""
@@ -322,7 +322,7 @@ class Tracker:
         found = self._store.connect()
         uri, here = self._store.uri, artifact_folder(self._store.uri)
         if found is None:
-            if uri.startswith("postgresql"):
+            if uri.startswith("postgres"):
                 raise UserError(
                     "tracking: a postgresql store has no place for files of its own; create the experiment once with "
                     f"'mlflow experiments create -n {EXPERIMENT} -l FOLDER_OR_URL', or give the URI of an MLflow server"

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from analysis.mlflow_store import without_password
 from mpcwdwm.components.registry import check_policy
 from mpcwdwm.data import TASKS, Task, custom_task, find_task
 from mpcwdwm.data.conversion import dataset_file
@@ -72,7 +73,7 @@ class Spec:
             "compute": self.compute.to_dict(),
             "resources": self.resources.to_dict(),
             "storage": self.storage,
-            "tracking": {"uri": self.tracking_uri, "system_metrics": self.system_metrics},
+            "tracking": {"uri": without_password(self.tracking_uri), "system_metrics": self.system_metrics},
         }
         named = {task.name for task in self.tasks}
         kept = [part for part in data.get("overrides") or [] if _matching(part["tasks"], named)]

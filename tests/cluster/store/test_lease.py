@@ -27,13 +27,16 @@ with hold(Store(Path(sys.argv[1])), "pack", wait=True):
 """
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "S3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(lease, "POLL", 0.02)
     monkeypatch.setattr(lease, "SETTLE", 0.02)
     monkeypatch.setattr(lease, "RENEW", 0.05)
     monkeypatch.setattr(lease, "EXPIRY", 0.5)
+    if request.param == "S3":
+        monkeypatch.setattr(lease, "EXPIRY", 20.0)  # a request takes a tenth of a second on a busy machine
+        return open_store(request.getfixturevalue("s3").bucket())
     return open_store(tmp_path / "runs" if request.param == "folder" else f"memory://lease-{tmp_path.name}")
 
 
@@ -133,14 +136,36 @@ def taken_over(store: Store) -> None:
     store.write_text("work/pack/lease", json.dumps(record))
 
 
-def test_of_two_takers_at_once_the_one_that_was_overwritten_lets_go(
+def test_of_two_that_take_over_at_once_the_one_that_was_overwritten_lets_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store = open_store(f"memory://takers-{tmp_path.name}")
+    store.write_text("work/pack/lease", json.dumps({"host": "elsewhere", "pid": 2, "token": "dead", "renewed": 0.0}))
     monkeypatch.setattr(lease.time, "sleep", lambda _: taken_over(store))  # while the first waits to settle
     with pytest.raises(Busy, match="pid 1 on elsewhere"), hold(store, "pack", wait=False):
         pytest.fail("two holders")
+
+
+@pytest.mark.parametrize("store", ["folder", "S3"], indirect=True)
+def test_of_many_takers_at_once_one_gets_the_lease(store: Store) -> None:
+    got: list[int] = []
+    begin, end = threading.Barrier(6), threading.Barrier(6)
+
+    def take(number: int) -> None:
+        begin.wait()
+        with contextlib.suppress(Busy), hold(store, "pack", wait=False):
+            got.append(number)
+            end.wait()  # the lease is kept until all have tried
+            return
+        end.wait()
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
 
 
 def test_who_lost_a_lease_leaves_the_record_of_its_new_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

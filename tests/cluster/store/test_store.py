@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from cluster.store import Store, open_store, urls
+from cluster.store import StorageError, Store, open_store, urls
 from mpcwdwm.errors import UserError
+from tests.support.s3 import S3Server
 
 PUBLISH_FOREVER = """
 import hashlib, itertools, json, os, sys
@@ -34,6 +35,18 @@ for n in itertools.count():
 """
 
 
+PUBLISH_THE_SAME = """
+import hashlib, json, os, sys, time
+from cluster.store import open_store
+store, writer, begin = open_store(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+def write(folder):
+    (folder / "weights").write_bytes(writer.encode() * 1000)
+    (folder / "manifest.json").write_text(json.dumps({"writer": writer}))
+time.sleep(max(0, begin - time.time()))
+print(json.dumps([store.publish("cell", f"k{n}", write) for n in range(12)]))
+"""
+
+
 def artifact(**manifest: object):
     def write(folder: Path) -> None:
         (folder / "weights").write_bytes(b"w" * 1000)
@@ -42,9 +55,11 @@ def artifact(**manifest: object):
     return write
 
 
-@pytest.fixture(params=["folder", "file URL", "memory URL"])
+@pytest.fixture(params=["folder", "file URL", "memory URL", "S3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if request.param == "S3":
+        return open_store(f"{request.getfixturevalue('s3').bucket()}/with space")
     place = tmp_path / "with space"
     return open_store(
         {
@@ -85,7 +100,28 @@ def test_of_two_writers_at_once_the_first_wins_and_no_files_mix(store: Store) ->
     assert not (store.folder("component", "k") / "extra").exists()
 
 
-@pytest.mark.parametrize("store", ["memory URL"], indirect=True)
+@pytest.mark.parametrize("store", ["folder", "S3"], indirect=True)
+def test_two_processes_that_publish_the_same_units_double_nothing(store: Store) -> None:
+    begin = time.time() + 4
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISH_THE_SAME, store.location, writer, str(begin)], stdout=subprocess.PIPE
+        )
+        for writer in "ab"
+    ]
+    published = [json.loads(process.communicate()[0]) for process in processes]
+    assert store.keys("cell") == sorted(f"k{n}" for n in range(12))
+    for number, won in enumerate(zip(*published, strict=True)):
+        assert sorted(won) == [False, True]
+        key = f"k{number}"
+        writer = "ab"[won.index(True)]
+        assert store.manifest("cell", key)["writer"] == writer
+        assert (store.folder("cell", key) / "weights").read_bytes() == writer.encode() * 1000
+        assert store.faults("cell", key) == []
+        assert len(store.names(f"results/{key}")) == 2  # the manifest, and the file or one upload
+
+
+@pytest.mark.parametrize("store", ["memory URL", "S3"], indirect=True)
 def test_a_manifest_behind_a_url_is_written_once_though_two_writers_saw_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +132,7 @@ def test_a_manifest_behind_a_url_is_written_once_though_two_writers_saw_none(
     assert len(store.names("components/k")) == 2  # the manifest and what the first uploaded
 
 
-@pytest.mark.parametrize("store", ["memory URL"], indirect=True)
+@pytest.mark.parametrize("store", ["memory URL", "S3"], indirect=True)
 def test_a_commit_whose_answer_was_lost_counts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     write = type(store)._write
 
@@ -116,6 +152,71 @@ def test_a_store_that_cannot_refuse_to_overwrite_says_so(tmp_path: Path, monkeyp
     assert "cannot refuse to overwrite" in notice
     assert store.publish("component", "k", artifact(version=1))
     assert not store.publish("component", "k", artifact(version=2))
+
+
+@pytest.mark.parametrize("store", ["memory URL", "S3"], indirect=True)
+def test_a_server_that_ignores_conditions_is_found_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.check() == ()
+    write = type(store)._write
+    monkeypatch.setattr(type(store), "_write", lambda own, name, content, **_: write(own, name, content))
+    (notice,) = store.check()
+    assert "cannot refuse to overwrite" in notice
+    assert store.names("") == []
+
+
+def test_a_checked_store_is_empty_still(store: Store) -> None:
+    assert store.check() == ()
+    assert store.names("") == []
+
+
+def test_a_store_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(UserError, match=r"pip install 'mpcwdwm\[s3\]'"):
+        open_store("s3://bucket/runs")
+
+
+def test_a_bucket_that_does_not_exist_is_one_line_and_not_made(s3: S3Server, tmp_path: Path) -> None:
+    store = open_store("s3://nobody-made-it/runs")
+    with pytest.raises(StorageError, match="no such bucket"):
+        store.check()
+    with pytest.raises(StorageError, match="no such bucket"):
+        store.check()
+
+
+def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match="by the environment") as error:
+        open_store("s3://me:hidden@bucket/runs")
+    assert "hidden" not in str(error.value)
+
+
+def test_a_damaged_file_is_named(store: Store) -> None:
+    for key in ("cut", "flipped", "gone", "manifest", "sound"):
+        store.publish("cell", key, artifact(seed=1))
+    for key in ("cut", "flipped", "gone"):
+        (inside,) = (name for name in store.names(f"results/{key}") if name != "manifest.json")
+        name = f"results/{key}/{inside}" if inside == "weights" else f"results/{key}/{inside}/weights"
+        if key == "gone":
+            store.delete_tree(name)
+        else:
+            store.write_bytes(name, b"w" * 999 + (b"v" if key == "flipped" else b""))
+    text = store.read_text("results/manifest/manifest.json") or ""
+    store.write_text("results/manifest/manifest.json", text.replace('"seed": 1', '"seed": 2'))
+    assert store.faults("cell", "cut") == ["weights: 999 bytes of 1000"]
+    assert store.faults("cell", "flipped") == ["weights: changed since it was written"]
+    assert store.faults("cell", "gone") == ["weights: missing"]
+    assert store.faults("cell", "manifest") == ["manifest.json: changed since it was written"]
+    assert store.faults("cell", "sound") == []
+    assert {key for key, manifest in store.manifests("cell") if manifest} == set(store.keys("cell"))
+
+
+@pytest.mark.parametrize("store", ["memory URL", "S3"], indirect=True)
+def test_a_damaged_artifact_is_not_downloaded(store: Store) -> None:
+    store.publish("component", "k", artifact())
+    (upload,) = (name for name in store.names("components/k") if name != "manifest.json")
+    store.write_bytes(f"components/k/{upload}/weights", b"w" * 10)
+    with pytest.raises(UserError, match=r"weights: 10 bytes of 1000.*store verify .* --repair"):
+        store.folder("component", "k")
 
 
 def test_a_writer_that_fails_leaves_nothing(store: Store) -> None:

@@ -1,5 +1,4 @@
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -286,18 +285,6 @@ def test_a_file_that_is_no_database_is_one_line_at_once(use, tmp_path):
         use(uri)
     assert "\n" not in str(error.value)
     assert time.monotonic() - began < 20  # MLflow alone tries for 101 s
-
-
-@pytest.mark.parametrize(("scheme", "package"), [("postgresql+psycopg2", "psycopg2"), ("postgresql", "psycopg")])
-def test_a_database_whose_driver_is_missing_is_one_line(scheme, package):
-    if importlib.util.find_spec(package) is not None:
-        pytest.skip("the driver is installed")
-    for use in (Records, lambda uri: Tracker(uri, "x").start({}, "")):
-        with pytest.raises(
-            UserError, match=rf"me:\*\*\*@.* needs the Python package {package}, .*pip install"
-        ) as error:
-            use(f"{scheme}://me:secret@127.0.0.1:9/x")
-        assert "\n" not in str(error.value)
 
 
 def test_a_moved_store_can_be_read_and_says_how_to_write(store, tmp_path):
