@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mpcwdwm.errors import UserError, did_you_mean
-from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, load_named, plan_named, read_named
+from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, check_named, load_named, plan_named
 
 if TYPE_CHECKING:
     from analysis.compare.sides import Side
@@ -62,7 +62,7 @@ def table(
     out: OutOption = None,
 ) -> None:
     """Print a sweep's table, in the terminal, as Markdown, LaTeX, CSV or HTML; also write it beside the results."""
-    read_named(spec, sets, tasks, seeds)  # what is wrong there is said before pandas is imported
+    check_named(spec, sets, tasks, seeds)  # what is wrong there is said before pandas is imported
     from analysis.table.published_scores import PUBLISHED_METHODS, methods_named
     from sweeps.reports import note_changes, print_or_write, terminal_width
 
@@ -85,7 +85,7 @@ def compare(
 ) -> None:
     """Compare two sweeps, or two commits of one: differences with intervals, and what only one of them has."""
     for side in (a, b):
-        read_named(_sweep_and_commit(side)[0])
+        check_named(_sweep_and_commit(side)[0])
     from analysis.compare.comparison import compare as compared
     from sweeps.reports import print_or_write, terminal_width
 

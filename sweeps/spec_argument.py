@@ -15,6 +15,7 @@ __all__ = [
     "SetOption",
     "SpecArgument",
     "TasksOption",
+    "check_named",
     "load_named",
     "plan_named",
     "read_named",
@@ -38,11 +39,23 @@ def load_named(spec: str, sets: list[str] | None = None, tasks: str | None = Non
     Raises:
         UserError: there is no such sweep, or its YAML or an option is wrong.
     """
-    # What is wrong outside of components and planners is said at once: what follows imports torch, a second or more.
-    read_named(spec, sets, tasks, seeds)
+    check_named(spec, sets, tasks, seeds)
     from sweeps.spec.spec import load_spec
 
     return load_spec(spec, sets=sets or (), tasks=_names(tasks), seeds=seeds)
+
+
+def check_named(
+    spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None
+) -> "Reading":
+    """Say what is wrong with a YAML as far as it shows without torch, which takes a second or more; else return it."""
+    reading = read_named(spec, sets, tasks, seeds)
+    from sweeps.spec.source_fields import refuse_unknown_settings
+    from sweeps.spec.tasks import read_tasks
+
+    read_tasks(reading)
+    refuse_unknown_settings(reading.document, reading.file)
+    return reading
 
 
 def read_named(

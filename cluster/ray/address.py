@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mpcwdwm.errors import UserError
 
-__all__ = ["HERE", "Address", "check_reachable", "wanted_address"]
+__all__ = ["FOUND_BY_RAY", "HERE", "Address", "check_reachable", "wanted_address"]
 
 HERE = "local"  # start Ray on this machine
 FOUND_BY_RAY = "auto"  # the cluster that this machine belongs to

@@ -4,12 +4,13 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray._private import auto_init_hook, ray_constants
+from ray._private import auto_init_hook, ray_constants, services
 
-from cluster.ray.address import HERE, check_reachable, wanted_address
+from cluster.ray.address import FOUND_BY_RAY, HERE, Address, check_reachable, wanted_address
 from mpcwdwm.errors import UserError
 
 __all__ = ["THREAD_CAPS", "capacity", "resources", "start", "stop"]
@@ -58,11 +59,25 @@ def start(address: str | None = None, *, quiet: bool = True, cpus: int | None = 
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         _start_here(options)
         return
+    wanted = _found(wanted)
     check_reachable(wanted)
     try:
         ray.init(wanted.text, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise wanted.silent(str(error)) from None
+    except ImportError as error:
+        how = "pip install 'ray[client]', or give host:port" if wanted.text.startswith("ray://") else "install it again"
+        raise UserError(f"Ray cannot connect to '{wanted.text}' ({wanted.named_by}): {error}; {how}") from None
+
+
+def _found(wanted: Address) -> Address:
+    """Return the cluster that "auto" means, as Ray finds it: `ray.init` would wait minutes for one that is gone."""
+    if wanted.text != FOUND_BY_RAY:
+        return wanted
+    try:
+        return replace(wanted, text=services.canonicalize_bootstrap_address_or_die(FOUND_BY_RAY))
+    except ConnectionError:
+        raise wanted.silent("none runs on this machine, or several do") from None
 
 
 def _start_here(options: dict[str, Any]) -> None:

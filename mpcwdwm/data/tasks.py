@@ -173,7 +173,6 @@ def custom_task(
         UserError: unfit name, unknown environment or rule, impossible reference or number of steps.
     """
     from mpcwdwm.envs.factory import env_spec  # imports gymnasium, which the registry does not need
-    from mpcwdwm.envs.termination import RULES
 
     if not TASK_NAME.fullmatch(name):
         raise UserError(f"task name '{name}' may contain only letters, digits and . _ + -")
@@ -181,6 +180,8 @@ def custom_task(
         raise UserError(f"task name '{name}' belongs to a registered task: give your dataset another name")
     robot, spec = None if env_kwargs else robot_of(env), env_spec(env)
     if termination is not None:
+        from mpcwdwm.envs.termination import RULES  # imports torch
+
         try:
             RULES[termination]
         except UserError as error:

@@ -287,7 +287,11 @@ class Grids:
             registry, default = WORLD_MODELS, DEFAULT_WORLD_MODEL
         else:  # of one kind only
             return dict(COMPONENTS[owner[1]].config_class.model_fields)
-        asked = [str(kind) for kind in settings["kind"].values] if "kind" in settings else [default]
+        given = settings["kind"].values if "kind" in settings else (default,)
+        if any(isinstance(kind, (dict, list)) for kind in given):
+            place = settings["kind"].at
+            raise self.document.error(place, f"{dotted(place)} should be a value or a list of values")
+        asked = [str(kind) for kind in given]
         for index, kind in enumerate(asked):
             try:
                 registry[kind]

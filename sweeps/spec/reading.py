@@ -1,8 +1,8 @@
 """A sweep's YAML as far as it can be read and checked without torch, which takes a second to load.
 
-Here are its syntax, the options of the command line, and every section but the settings of components and planners:
-those are checked by the config classes of `mpcwdwm` (`sweeps.spec.spec`). What is wrong before that is said at once,
-and commands that only look at records (`sweeps.watch_commands`) need no more.
+Here are its syntax, the options of the command line, and every section but the contents of tasks, components and
+planners. Commands that only look at records (`sweeps.watch_commands`) need no more. Tasks (`sweeps.spec.tasks`) and the
+names of settings (`sweeps.spec.source_fields`) follow, without torch, then the rest (`sweeps.spec.spec`).
 """
 
 import os
@@ -20,7 +20,7 @@ from sweeps.spec.document import Document, read_document
 from sweeps.spec.names import Found, find_spec, part_name
 from sweeps.spec.schema import SpecFile, known_keys
 
-__all__ = ["ELSEWHERE", "Reading", "read_spec"]
+__all__ = ["ELSEWHERE", "Reading", "elsewhere_hint", "read_spec"]
 
 # Sections that change no result; nor does `compute`, but for TF32.
 ELSEWHERE = ("description", "resources", "cluster", "storage", "tracking")
@@ -66,10 +66,27 @@ def read_spec(
     try:
         file = SpecFile.model_validate(document.data)
     except ValidationError as error:
-        raise document.translated(error, lambda at: at, known_keys, _elsewhere) from None
+        raise document.translated(error, lambda at: at, known_keys, elsewhere_hint) from None
+    _check_select(document, file)
     storage = _storage_place(document, file, found.folder)
     tracking_uri = _tracking_uri(document, file, found.folder, storage)
     return Reading(found, document, file, set_at, _options(sets, tasks, seeds), storage, tracking_uri)
+
+
+def _check_select(document: Document, file: SpecFile) -> None:
+    """Raise UserError if ``evaluation.select`` has nothing to choose, or chooses on what is reported."""
+    at: Where = ("evaluation", "select")
+    select = file.evaluation.select
+    if select is None:
+        return
+    if not file.planners:
+        raise document.error(at, "evaluation.select chooses among planners, and there are none")
+    if both := sorted(set(select.seeds) & set(file.seeds)):
+        message = f"seed {both[0]} is in evaluation.select.seeds and in seeds: choose on others than are reported"
+        raise document.error((*at, "seeds"), message)
+    if select.env_seed == file.evaluation.env_seed:
+        message = f"evaluation.select.env_seed is evaluation.env_seed, {select.env_seed}: choose on other episodes"
+        raise document.error((*at, "env_seed"), message)
 
 
 def _assign(document: Document, given: str) -> Where:
@@ -82,7 +99,8 @@ def _assign(document: Document, given: str) -> Where:
     return at
 
 
-def _elsewhere(name: str) -> str:
+def elsewhere_hint(name: str) -> str:
+    """Return where else in the YAML a setting belongs, as a hint."""
     from sweeps.spec.places import elsewhere  # it knows the settings of components and planners: needs torch
 
     return elsewhere(name)

@@ -6,30 +6,24 @@ checks everything that can be checked without the datasets. Whatever is wrong is
 
 import contextlib
 import fnmatch
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from analysis.mlflow_store import without_password
 from mpcwdwm.components.registry import check_policy
-from mpcwdwm.data import TASKS, Task, custom_task, find_task
-from mpcwdwm.data.conversion import dataset_file
-from mpcwdwm.data.d4rl_package import interpreter
-from mpcwdwm.data.tasks import package_task
+from mpcwdwm.data import Task
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import PLANNERS
-from mpcwdwm.validation import Where, dotted, shortened
+from mpcwdwm.validation import Where, dotted
 from sweeps.spec.document import Document, parse_document, write_yaml
 from sweeps.spec.grid import ResolvedTask, read_layers, resolve
 from sweeps.spec.names import part_name
-from sweeps.spec.places import elsewhere
 from sweeps.spec.reading import ELSEWHERE, read_spec
-from sweeps.spec.schema import Cluster, Evaluation, PackageTaskSection, Resources, SpecFile, TaskSection, known_keys
+from sweeps.spec.schema import Cluster, Evaluation, Resources, SpecFile
+from sweeps.spec.tasks import read_tasks
 
 __all__ = ["Spec", "load_spec"]
 
@@ -133,14 +127,10 @@ def load_spec(
         UserError: anything that is wrong, with file and line.
     """
     reading = read_spec(spec, sets=sets, tasks=tasks, seeds=seeds, folder=folder)
-    found, document, file = reading.found, reading.document, reading.file
-    # modules of one's own may lie beside the YAML; Ray's workers get this process' search path
-    sys.path += [place for place in (str(found.folder), str(Path.cwd())) if place not in sys.path]
+    found, document, file, known_tasks = reading.found, reading.document, reading.file, read_tasks(reading)
     _use_full_names(document, reading.set_at)
-    known_tasks = _within(file.evaluation.max_episode_steps, _read_tasks(document, file, found.folder))
     layers = read_layers(document, file, known_tasks)
     _check_baselines(document, file)
-    _check_select(document, file)
     loaded = Spec(
         name=file.name,
         path=found.path,
@@ -211,63 +201,6 @@ def _full_name(name: str, kinds: Sequence[Any]) -> str:
     return name
 
 
-def _read_tasks(document: Document, file: SpecFile, folder: Path) -> tuple[Task, ...]:
-    """Return the tasks, registered or of one's own; the same name twice is an error."""
-    tasks: dict[str, Task] = {}
-    for index, entry in enumerate(file.tasks):
-        at: Where = ("tasks", index)
-        for task in _registered(document, at, entry) or [_task(document, at, entry, folder)]:
-            if task.name in tasks:
-                raise document.error(at, f"task '{task.name}' is listed twice")
-            tasks[task.name] = task
-    return tuple(tasks.values())
-
-
-def _registered(document: Document, at: Where, entry: Any) -> list[Task]:
-    """Return the registered tasks that match a pattern, as in "hopper-*-v2"; none if the entry is no pattern."""
-    if not isinstance(entry, str) or not set("*?[").intersection(entry):
-        return []
-    if not (names := fnmatch.filter(TASKS, entry)):
-        raise document.error(at, f"the pattern '{entry}' matches no registered task; `mpcwdwm data list` shows them")
-    return [TASKS[name] for name in names]
-
-
-def _within(limit: int | None, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-    """Return the tasks with episodes of at most so many steps."""
-    if limit is None:
-        return tasks
-    return tuple(replace(task, max_episode_steps=min(limit, task.max_episode_steps)) for task in tasks)
-
-
-def _task(document: Document, at: Where, entry: Any, folder: Path) -> Task:
-    try:
-        if isinstance(entry, str):
-            return find_task(entry)
-        if not isinstance(entry, dict):
-            raise UserError(f"{dotted(at)} should be a task's name or a mapping, not {shortened(entry)}")
-        if "source" in entry:
-            package = PackageTaskSection.model_validate(entry)
-            return package_task(package.name, interpreter(package.python, folder))
-        section = TaskSection.model_validate(entry)
-        return custom_task(
-            section.name,
-            dataset_file(section.dataset, folder),
-            section.env,
-            reference=section.reference,
-            termination=section.termination,
-            max_episode_steps=section.max_episode_steps,
-            goal_reward=section.goal_reward,
-            env_kwargs=section.env_kwargs,
-            columns=section.columns,
-            terminals=section.terminals,
-            ends=section.ends,
-        )
-    except ValidationError as error:
-        raise document.translated(error, lambda loc: (*at, *loc), known_keys, elsewhere) from None
-    except UserError as error:
-        raise document.error(at, str(error)) from None
-
-
 def _filtered(tasks: tuple[Task, ...], patterns: Sequence[str] | None) -> tuple[Task, ...]:
     """Return the tasks that match one of the patterns; every pattern has to match some."""
     if patterns is None:
@@ -293,19 +226,3 @@ def _check_baselines(document: Document, file: SpecFile) -> None:
             raise document.error(at, f"baseline '{name}' is listed twice")
     if not file.baselines and not file.planners:
         raise document.error((), "neither planners nor baselines: there is nothing to evaluate")
-
-
-def _check_select(document: Document, file: SpecFile) -> None:
-    """Raise UserError if ``evaluation.select`` has nothing to choose, or chooses on what is reported."""
-    at: Where = ("evaluation", "select")
-    select = file.evaluation.select
-    if select is None:
-        return
-    if not file.planners:
-        raise document.error(at, "evaluation.select chooses among planners, and there are none")
-    if both := sorted(set(select.seeds) & set(file.seeds)):
-        message = f"seed {both[0]} is in evaluation.select.seeds and in seeds: choose on others than are reported"
-        raise document.error((*at, "seeds"), message)
-    if select.env_seed == file.evaluation.env_seed:
-        message = f"evaluation.select.env_seed is evaluation.env_seed, {select.env_seed}: choose on other episodes"
-        raise document.error((*at, "env_seed"), message)

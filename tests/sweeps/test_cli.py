@@ -68,6 +68,8 @@ WRONG = {
     "broken.yaml": ("name: [", "broken.yaml:1"),
     "section.yaml": (TINY.replace("seeds: 2", "seeds: two"), "section.yaml:4: seeds"),
     "deeper.yaml": (TINY.replace("episodes: 2", "episodse: 2"), "did you mean 'episodes'"),
+    "task.yaml": (TINY.replace("[hopper-medium-replay-mini", "[hoper-medium-replay-mini"), "did you mean 'hopper"),
+    "setting.yaml": (TINY.replace("updates: [1]", "stepsize: [1e-6]"), "did you mean 'step_size'"),
 }
 
 
@@ -76,11 +78,12 @@ def test_what_is_wrong_with_a_yaml_is_said_before_anything_heavy_is_loaded(tmp_p
     for file, (content, _) in WRONG.items():
         if content:
             (tmp_path / file).write_text(content)
+    wrong = [spec for spec in WRONG if command != "sweep status" or spec not in ("task.yaml", "setting.yaml")]
     script = (
         "import sys\n"
         "from mpcwdwm.errors import UserError\n"
         "from sweeps.cli import app\n"
-        f"for spec in {list(WRONG)}:\n"
+        f"for spec in {wrong}:\n"
         f"    sys.argv = ['mpcwdwm', *'{command}'.split(), spec]\n"
         "    try: app()\n"
         "    except UserError as error: print(error)\n"
@@ -88,8 +91,8 @@ def test_what_is_wrong_with_a_yaml_is_said_before_anything_heavy_is_loaded(tmp_p
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     said = ended.stdout.splitlines()
-    assert said[1::2] == ["loaded: []"] * len(WRONG)
-    assert all(says in line for line, (_, says) in zip(said[::2], WRONG.values(), strict=True)), said
+    assert said[1::2] == ["loaded: []"] * len(wrong)
+    assert all(WRONG[spec][1] in line for line, spec in zip(said[::2], wrong, strict=True)), said
 
 
 def test_a_run_says_first_what_it_is_and_where_things_go_and_status_needs_neither_torch_nor_data(folder: Path) -> None:

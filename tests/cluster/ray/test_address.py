@@ -93,3 +93,26 @@ def test_what_ray_finds_itself_passes(text: str) -> None:
 def test_what_is_no_address_is_said(text: str) -> None:
     with pytest.raises(UserError, match="is no address of a Ray cluster"):
         check_reachable(wanted_address(text))
+
+
+@pytest.mark.parametrize(("found", "reason"), [("127.0.0.1:1", "Connection refused"), (None, "none runs on this")])
+@pytest.mark.parametrize("variable", ["auto", None])
+def test_auto_with_no_cluster_or_one_that_is_gone_is_said_at_once(
+    found: str | None, reason: str, variable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services
+
+    from cluster.ray.start import start
+
+    def find(address: str) -> str:
+        if found is None:
+            raise ConnectionError("Could not find any running Ray instance")
+        return found
+
+    monkeypatch.setattr(services, "canonicalize_bootstrap_address_or_die", find)
+    if variable:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"no Ray cluster answers at .*{reason}"):
+        start(None if variable else "auto")
+    assert time.monotonic() - began < 10
