@@ -77,7 +77,7 @@ def run(
     store = open_store(spec.storage)
     plan = build_plan(spec, store)
     with interruptible(), lines or ProgressLines() as lines:
-        for notice in (*plan.notices, *store.check()):
+        for notice in plan.notices:
             lines.note(f"note: {notice}")
         return Driver(spec, store, lines, verbose=verbose, compute=compute).carry_out(plan)
 
@@ -109,6 +109,8 @@ class Driver:
             if not self._is_complete():
                 check_capture(self.spec, gpus_here(self.spec.resources))
                 check_reachable(wanted_address(self.spec.resources.address))
+                for notice in self.store.check():
+                    self.lines.note(f"note: {notice}")
                 self.reporter.write()
             # A new MLflow store takes seconds, and so does Ray.
             recording = ThreadPoolExecutor(1).submit(self._record_plan)
