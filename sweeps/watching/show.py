@@ -53,7 +53,7 @@ def to_json(status: SweepStatus) -> str:
         for run in status.runs
     ]
     document: dict[str, Any] = {"sweep": status.sweep, "counts": counts, "runs": runs, "units": units}
-    return json.dumps(document, indent=1, ensure_ascii=False)
+    return json.dumps(document, indent=1)
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

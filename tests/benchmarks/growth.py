@@ -152,8 +152,8 @@ def commands(cells: int, cache: Path) -> dict[str, Cost]:
         taken = {"plan": cost(["sweep", "plan", "bench.yaml"], place, cache)}
         taken["first"] = cost(["sweep", "run", "bench.yaml"], begun, cache, until=FIRST)
         publish(spec)
-        taken["status"] = cost(["sweep", "status", "bench.yaml"], place, cache)
         taken["record"] = cost(["sweep", "run", "bench.yaml"], place, cache)
+        taken["status"] = cost(["sweep", "status", "bench.yaml"], place, cache)
         taken["table"] = cost(["table", "bench.yaml"], place, cache)
     print(f"{cells} cells: " + ", ".join(f"{part} {each.wall:.1f} s" for part, each in taken.items()), flush=True)
     return taken
