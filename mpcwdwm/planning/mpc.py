@@ -31,8 +31,11 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
     """Settings of adaptive MPC; the paper's versions disagree, see `docs/deviations.md`."""
 
     kind: Literal["policy"] = setting("policy", "kind of planner", paper="policy")
-    preset: Literal["none", "paper", "robust"] = setting(
-        "none", "named values of the other fields, where they are not given: docs/algorithm.md", paper="paper"
+    preset: Literal["none", "v1", "v2", "robust"] = setting(
+        "none",
+        "named values of the other fields, where they are not given: the paper's versions, or ours that gained "
+        "(docs/algorithm.md)",
+        paper="v1 or v2",
     )
     trust_region: Real | None = setting(
         None,
@@ -74,6 +77,12 @@ class MpcConfig(ObjectiveConfig, StepSizeConfig):
     @model_validator(mode="before")
     @classmethod
     def _of_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset") == "paper":
+            raise ValueError(
+                "preset: paper mixed the paper's two versions; give v1 (M 10, E 5, α 1e-3) or v2 (M 4096, E 1)"
+            )
+        if isinstance(given, dict) and given.get("preset") == "v2" and "step_size" not in given:
+            raise ValueError("preset: v2 names no step_size; the paper's second version takes 5e-7, 5e-6, 5e-5 or 5e-4")
         return filled(cls, given, POLICY)
 
 

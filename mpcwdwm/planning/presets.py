@@ -20,8 +20,10 @@ ROBUST = {
     "step_size": 0.1,
 }
 POLICY: Presets = {
-    # version 2 of the paper, where the versions disagree: docs/deviations.md
-    "paper": {"horizon": 5, "updates": 1, "reset": "episode"},
+    # The two versions of the paper, as independent readings have them: docs/deviations.md. ψ is reset at an episode's
+    # start in a re-implementation alone. v2 takes α from a grid, for each dataset, so it names none.
+    "v1": {"horizon": 5, "rollouts": 10, "updates": 5, "step_size": 1e-3, "reset": "episode"},
+    "v2": {"horizon": 5, "rollouts": 4096, "updates": 1, "reset": "episode"},
     "robust": ROBUST,
 }
 ACTION: Presets = {

@@ -13,7 +13,7 @@ from mpcwdwm.planning import PlannerConfig
 from sweeps.spec.grid import Choice, ResolvedTask, label
 from sweeps.spec.spec import Spec
 
-__all__ = ["Method", "baseline_methods", "component_of", "planner_methods", "within"]
+__all__ = ["Method", "baseline_methods", "component_of", "is_frozen", "planner_methods", "within"]
 
 MAX_METHODS = 200_000  # of one planner on one task; more is a mistake in the YAML
 
@@ -95,6 +95,11 @@ def _trained_with(
 def within(part: str, name: str) -> str:
     """Return the name under which a component is chosen that `part` alone builds on: the value of another policy."""
     return f"{part}/{name}"
+
+
+def is_frozen(method: Method) -> bool:
+    """Return whether a method's policy acts as it was trained."""
+    return method.planner is None or method.planner.config.kind == "none"
 
 
 def component_of(choice: str) -> str:

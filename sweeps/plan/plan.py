@@ -20,7 +20,7 @@ from mpcwdwm.components.registry import curve_played
 from sweeps.plan.checks import Checked, DatasetFacts, Learner, check
 from sweeps.plan.code import digest
 from sweeps.plan.keys import cell_code, cell_key, component_code, component_key
-from sweeps.plan.methods import Method, baseline_methods, component_of, planner_methods, within
+from sweeps.plan.methods import Method, baseline_methods, component_of, is_frozen, planner_methods, within
 from sweeps.spec.grid import Choice
 from sweeps.spec.schema import Evaluation, Select
 from sweeps.spec.spec import Spec
@@ -85,7 +85,7 @@ class _Units:
         played, tf32 = {"episodes": where.episodes, "env_seed": where.env_seed}, self.spec.compute.tf32
         if isinstance(where, Evaluation):
             played["traced_episodes"] = min(where.traced_episodes, where.episodes)
-        frozen = method.planner is None or method.planner.config.kind == "none"
+        frozen = is_frozen(method)
         cells = []
         for seed in seeds:
             units = {name: self.component(name, method.choices, seed) for name in method.parts}
@@ -288,7 +288,8 @@ def _notices(spec: Spec, methods: Iterable[Method]) -> list[str]:
     for name in spec.components:
         if name not in used:
             notices.append(f"components.{name} is set, but no method of this sweep uses {name}")
-    for base in sorted({method.base for method in methods} - set(spec.baselines)):
+    adapted = {method.base for method in methods if not is_frozen(method)}
+    for base in sorted(adapted - set(spec.baselines)):
         notices.append(f"baselines lack {base}, on which a planner is based: no gain over it can be shown")
     return notices
 

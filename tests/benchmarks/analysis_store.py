@@ -86,7 +86,7 @@ def load(folder: Path, cache: Path, script: str) -> float:
 def units() -> tuple[list[ComponentUnit], list[CellUnit]]:
     """Return the components and cells of the sweep."""
     configs = {name: component_config(name, {}, {}).to_dict() for name in NAMES}
-    planner = planner_config({"preset": "paper"}).to_dict()
+    planner = planner_config({"preset": "v1"}).to_dict()
     parts, cells = list[ComponentUnit](), list[CellUnit]()
     for of in TASKS:
         for seed in SEEDS:

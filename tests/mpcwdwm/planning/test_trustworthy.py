@@ -244,7 +244,8 @@ def test_an_action_that_nothing_moves_has_the_step_size_0():
 @pytest.mark.parametrize("preset", POLICY)
 def test_a_preset_fills_in_what_is_not_given_and_survives_being_resolved(preset):
     named = POLICY[preset]
-    resolved = planner_config({"preset": preset})
+    alpha = {} if "step_size" in named else {"step_size": 5e-6}  # v2 takes one from a grid
+    resolved = planner_config({"preset": preset, **alpha})
     assert all(getattr(resolved, name) == value for name, value in named.items())
     ours = planner_config({"preset": preset, "H": 2, "updates": 4, "reset": "step", "step_size": 1e-7})
     assert (ours.horizon, ours.updates, ours.reset, ours.step_size) == (2, 4, "step", 1e-7)
@@ -259,10 +260,12 @@ def test_a_preset_fills_in_what_is_not_given_and_survives_being_resolved(preset)
 
 
 def test_presets_are_chosen_and_misspelt_in_yaml(tmp_path):
-    spec = spec_with(tmp_path, "{preset: [paper, robust], H: 2}")
+    spec = spec_with(tmp_path, "{preset: [v1, robust], H: 2}")
     configs = [choice.config for choice in spec.tasks[0].planners["mine"]]
-    assert [(c.preset, c.horizon) for c in configs] == [("paper", 2), ("robust", 2)]
+    assert [(c.preset, c.horizon) for c in configs] == [("v1", 2), ("robust", 2)]
     for planner, message in (
+        ("{preset: paper}", r"s.yaml:5: planners.mine: preset: paper mixed .*; give v1 .* or v2"),
+        ("{preset: v2}", r"s.yaml:5: planners.mine: preset: v2 names no step_size; .* takes 5e-7, 5e-6, 5e-5 or 5e-4"),
         ("{preset: robst}", r"s.yaml:5: .*planners.mine.preset should be .*\"robst\" \(did you mean 'robust'"),
         ("{critic_from: none, objective: advantage}", r"s.yaml:5: planners.mine: .*need a critic"),
         ("{base: bc, uncertainty: 1}", r"s.yaml:5: planners.mine: .*need a critic"),

@@ -158,7 +158,7 @@ def test_the_source_of_ones_own_judge_counts_where_it_chooses(tmp_path: Path, mo
     file = tmp_path / "strangers_judges.py"
     file.write_text("def mine(parts, windows, base, candidate):\n    return 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    own = {"preset": "paper", "judge": "strangers_judges:mine"}
+    own = {"preset": "v1", "judge": "strangers_judges:mine"}
     asked, unasked = planner_config({**own, "step_size": "auto"}), planner_config(own)
     before = [cell_code(planner, {}) for planner in (asked, unasked)]
     file.write_text("def mine(parts, windows, base, candidate):\n    return 2\n")
@@ -306,12 +306,12 @@ def units() -> dict[str, Callable[[Path], str]]:
     trained.append(("unplayed", "rebrac", component_config("rebrac", {}, {"eval_episodes": 0})))
     planners = {
         "frozen": None,
-        "paper": {"preset": "paper"},
-        "endless": {"preset": "paper", "terminate": False},
+        "paper": {"preset": "v1"},
+        "endless": {"preset": "v1", "terminate": False},
         "robust": {"preset": "robust"},
-        "trust": {"preset": "paper", "trust_region": 0.1},
-        "gate": {"preset": "paper", "gate": 1.0},
-        "auto": {"preset": "paper", "step_size": "auto"},
+        "trust": {"preset": "v1", "trust_region": 0.1},
+        "gate": {"preset": "v1", "gate": 1.0},
+        "auto": {"preset": "v1", "step_size": "auto"},
         "action": {"kind": "action"},
         "mppi": {"kind": "mppi"},
         "random": {"kind": "random"},
@@ -365,6 +365,6 @@ def test_what_a_config_leaves_out_exists() -> None:
         config = component_config(name, {}, {})
         assert not curve_played(name, config)
         assert set(PLAYING) < set(closure(*config.code_roots, type(config).__module__))
-    paper = planner_config({"preset": "paper"})
+    paper = planner_config({"preset": "v1"})
     assert paper.idle_modules
     assert set(paper.idle_modules) < set(closure(*paper.code_roots, type(paper).__module__))

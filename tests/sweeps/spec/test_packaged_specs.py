@@ -27,7 +27,7 @@ CELLS = {  # counted by hand: five seeds of what is reported, one of what is cho
     "ablation_step_size": 3 * 5 * (1 + 5 * 2 + 5),
     "world_models": (GYM + MAZES) * 5 * (1 + 4),
 }
-STUDIES = ("hopper", "hopper-diffusion", "hopper-meanflow", "mazes", "robots")
+STUDIES = ("hopper", "hopper-diffusion", "hopper-meanflow", "mazes", "robots", "rows")
 named = pytest.mark.parametrize("name", [name for name, _ in packaged_specs()])
 
 
