@@ -36,7 +36,7 @@ from sweeps.submission import (
     run_options,
     submit,
 )
-from sweeps.watch_commands import watch_app
+from sweeps.watch_commands import how_far, watch_app
 
 if TYPE_CHECKING:
     from mpcwdwm.data import Dataset
@@ -161,10 +161,7 @@ def sweep_list() -> None:
     width = max((len(name) for name, *_ in found), default=0)
     for name, source, given in found:
         try:
-            plan, store = plan_named(given)
-            states = list(plan.states(store).values())
-            failed = f", {states.count('failed')} failed" if "failed" in states else ""
-            state = f"{states.count('cached')} of {len(states)} done{failed}"
+            state = how_far(given)
         except UserError as error:
             state = f"error: {error}"
         print(f"{name:<{width}}  {source}  {state}")

@@ -48,7 +48,7 @@ def print_failures(outcome: "Outcome") -> None:
     """Print what failed in a run or is set aside, and where it is written down, on stderr."""
     for key, failure in list(outcome.failed.items())[:FAILED_SHOWN]:
         state = "set aside" if key in outcome.set_aside else "failed"
-        print(f"{state}: {key}: {failure.error} (log: {failure.log})", file=sys.stderr)
+        print(f"{state}: {outcome.names.get(key, key)}: {failure.error} (log: {failure.log})", file=sys.stderr)
     if len(outcome.failed) > FAILED_SHOWN:
         print(f"and {len(outcome.failed) - FAILED_SHOWN} more: see `mpcwdwm sweep status`", file=sys.stderr)
     if outcome.set_aside:

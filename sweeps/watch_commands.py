@@ -6,6 +6,7 @@ that sees the storage, and disturb nothing. A sweep that was never run, or by an
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from cluster.store import Store
     from sweeps.watching.status import SweepStatus
 
-__all__ = ["watch_app"]
+__all__ = ["how_far", "watch_app"]
 
 watch_app = typer.Typer(rich_markup_mode=None)  # without a name: its commands are those of `mpcwdwm sweep`
 UnitsArgument = Annotated[
@@ -41,7 +42,7 @@ def sweep_status(
     """Show what is done, what runs where since when, what failed and why, and the time left; as it was run last."""
     if watch and as_json:
         raise UserError("--watch shows lines: leave out --json, or ask for it again and again")
-    look, _ = _looking(spec, sets, tasks, seeds)
+    look = _watching(spec, sets, tasks, seeds).look
     from sweeps.watching.show import to_json, to_lines
 
     if watch:
@@ -63,7 +64,8 @@ def sweep_logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on printing while the unit runs.")] = False,
 ) -> None:
     """Print the tracebacks of units that failed, or of a unit's earlier tries; by default of all that failed."""
-    look, store = _looking(spec, sets, tasks, seeds)
+    watching = _watching(spec, sets, tasks, seeds)
+    look, store = watching.look, watching.store
     from sweeps.watching.logs import follow_log, logs_of
 
     if follow:
@@ -81,7 +83,8 @@ def sweep_retry(
     seeds: SeedsOption = None,
 ) -> None:
     """Have the next run try units again that were set aside after three failures; by default all of them."""
-    look, store = _looking(spec, sets, tasks, seeds)
+    watching = _watching(spec, sets, tasks, seeds)
+    look, store = watching.look, watching.store
     from sweeps.watching.logs import named
 
     failed = [one for one in named(look(), units or []) if one.state in ("failed", "set aside")]
@@ -97,10 +100,32 @@ def sweep_retry(
 # Pieces
 
 
-def _looking(
-    spec: str, sets: list[str] | None, tasks: str | None, seeds: str | None
-) -> "tuple[Callable[[], SweepStatus], Store]":
-    """Return what looks at the sweep of a SPEC argument as it was run last, or as it is planned now; and its store.
+def how_far(spec: str) -> str:
+    """Return in a few words how far a sweep is, "12 of 14 done, 1 failed".
+
+    Raises:
+        UserError: its YAML is wrong.
+    """
+    watching = _watching(spec, note=False)
+    states = [one.state for one in watching.look().units]
+    counts = {state: states.count(state) for state in ("running", "interrupted", "failed", "set aside")}
+    shown = [f"{states.count('done')} of {len(states)} done", *(f"{n} {state}" for state, n in counts.items() if n)]
+    return ", ".join([*shown, "the YAML has changed since"] if watching.changed else shown)
+
+
+@dataclass(frozen=True)
+class _Watching:
+    """A sweep as it was run last, or as it is planned now if it never was."""
+
+    look: "Callable[[], SweepStatus]"
+    store: "Store"
+    changed: bool  # whether the YAML asks for another sweep since
+
+
+def _watching(
+    spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None, *, note: bool = True
+) -> _Watching:
+    """Return what looks at the sweep of a SPEC argument.
 
     Raises:
         UserError: there is no such sweep, or its YAML or an option is wrong.
@@ -118,10 +143,11 @@ def _looking(
 
         record = plan.spec.record  # options may come to the whole sweep
         planned = read_units(store, record) or watched_plan(plan.components, plan.cells, plan.awaiting_choice, asked)
-    if planned.asked != asked:
+    changed = planned.asked != asked
+    if changed and note:
         print(
             "note: this is the sweep as it was run last; the YAML has changed since: `mpcwdwm sweep plan` shows what"
             " it asks for now",
             file=sys.stderr,
         )
-    return lambda: status_of(record, read_units(store, record) or planned, store), store
+    return _Watching(lambda: status_of(record, read_units(store, record) or planned, store), store, changed)

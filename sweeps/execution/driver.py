@@ -54,6 +54,7 @@ class Outcome:
     evaluated: int = 0
     failed: dict[str, PackFailure] = field(default_factory=dict)  # key of a unit → why
     set_aside: set[str] = field(default_factory=set)  # those of them that the next run does not try again
+    names: dict[str, str] = field(default_factory=dict)  # key of a unit of the plan → what messages call it
 
 
 def run(
@@ -144,6 +145,8 @@ class Driver:
         self.plan = plan
         units: list[Unit] = [*plan.components, *plan.cells]
         self.units = {unit.key: unit for unit in units}
+        self.named = watched_plan(plan.components, plan.cells, plan.awaiting_choice, asked_by(self.spec.path))
+        self.outcome.names |= {unit.key: str(unit) for unit in self.named.units}
         # Code that is edited during a run gives other keys after a choice: what failed may no longer be planned.
         self._look_up()
         failures = self.store.failures(self.units.keys() - self.done["component"] - self.done["cell"])
@@ -208,8 +211,7 @@ class Driver:
 
     def _record_plan(self) -> None:
         plan, text = self.plan, self.spec.to_yaml()
-        named = watched_plan(plan.components, plan.cells, plan.awaiting_choice, asked_by(self.spec.path))
-        save_units(self.store, self.spec.record, named)  # for whoever watches, before MLflow takes seconds
+        save_units(self.store, self.spec.record, self.named)  # for whoever watches, before MLflow takes seconds
         units = (self.spec.record, plan.components, plan.cells)
         tasks = {unit.task.name: unit.task for unit in self.units.values()}
         self.tracker.start(plan_record(*units), text, parent_tags(*units, self.spec.options), tasks.values())
@@ -303,7 +305,7 @@ class Driver:
         self._failed[unit.kind] += unit.key in self.units and unit.key not in self.outcome.failed
         self.outcome.failed[unit.key] = failure
         self._waiting.settle(unit)
-        self.lines.note(f"failed: {unit.key}: {failure.error} (log: {failure.log})")
+        self.lines.note(f"failed: {self.outcome.names.get(unit.key, unit.key)}: {failure.error} (log: {failure.log})")
 
     def _released(self) -> Iterator[Pack]:
         """Yield the packs for whose parts nothing is left to wait; units whose parts have failed fail too."""

@@ -103,7 +103,7 @@ def _log_name(one: UnitStatus) -> str:
 
 
 def _names(units: Iterable[UnitStatus]) -> str:
-    return ", ".join(f"{one.unit.task}  {one.unit.name}  seed {one.unit.seed}" for one in units)
+    return ", ".join(str(one.unit) for one in units)
 
 
 def _progress(one: UnitStatus) -> str:

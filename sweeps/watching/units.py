@@ -35,6 +35,10 @@ class NamedUnit:
     seed: int
     settings: dict[str, Any] = field(default_factory=dict, hash=False)  # H, M and E of a planner that has them
 
+    def __str__(self) -> str:
+        """Return how messages call it."""
+        return f"{self.task}  {self.name}  seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Watched:

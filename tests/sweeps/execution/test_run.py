@@ -3,6 +3,7 @@
 import io
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from sweeps.execution.progress import ProgressLines
 from sweeps.plan.plan import build_plan, cell_packs
 from sweeps.spec.document import write_yaml
 from sweeps.spec.spec import Spec, load_spec
+from sweeps.watching.status import status_of
+from sweeps.watching.units import read_units
 
 BUNDLED = "hopper-medium-replay-mini-ppo-v0"
 TINY = {"steps": 20, "hidden_dim": 8, "batch_size": 16, "evaluations": 1}
@@ -78,6 +81,27 @@ def recorded(spec: Spec) -> dict[str, str]:
     return dict(rows)
 
 
+class Looking:
+    """Looks at a sweep again and again, as `sweep status` does, at least a hundred times."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.seen, self.ended = spec, list[set[str]](), threading.Event()
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+
+    def _look(self) -> None:
+        store = open_store(self.spec.storage)
+        while not self.ended.wait(0.05) or len(self.seen) < 100:
+            if planned := read_units(store, self.spec.record):
+                self.seen.append({one.state for one in status_of(self.spec.record, planned, store).units})
+
+    def end(self) -> list[set[str]]:
+        """Return the states that were seen, a set for each look."""
+        self.ended.set()
+        self.thread.join()
+        return self.seen
+
+
 def failing(component: str) -> Callable:
     """Return what computes all but one component."""
 
@@ -121,10 +145,18 @@ def test_what_depends_on_a_failed_component_fails_with_its_reason_and_all_else_i
 
 
 @pytest.mark.slow
-def test_what_failed_three_times_for_one_reason_is_set_aside_until_it_is_forgotten(tmp_path: Path) -> None:
+def test_what_failed_three_times_for_one_reason_is_set_aside_and_whoever_looks_meanwhile_disturbs_nothing(
+    tmp_path: Path,
+) -> None:
     spec = spec_in(tmp_path, planners={}, baselines=["bc", "iql"], seeds=1, resources={"retries": 2})
     store = open_store(spec.storage)
-    first, _ = run_quietly(spec, failing("bc"))
+    looked = Looking(spec)
+    try:
+        first, _ = run_quietly(spec, failing("bc"))
+    finally:
+        seen = looked.end()
+    assert len(seen) >= 100
+    assert {"running", "done", "set aside"} <= set().union(*seen)
     assert len(first.failed) == len(first.set_aside) == 2  # the component, and the cell that is built on it
     assert (first.trained, first.evaluated) == (1, 1)  # the rest goes on
     again, shown = run_quietly(spec)  # nothing would be in the way any more
