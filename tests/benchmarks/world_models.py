@@ -31,6 +31,10 @@ from mpcwdwm.training.loop import train
 KINDS: dict[str, dict[str, Any]] = {
     "diffusion, K = 10": {"kind": "diffusion", "denoising_steps": 10},
     "diffusion, K = 5": {"kind": "diffusion"},
+    "diffusion, K = 10, β": {"kind": "diffusion", "denoising_steps": 10, "variance": "beta"},
+    "diffusion, K = 5, β": {"kind": "diffusion", "variance": "beta"},
+    "diffusion, K = 10, posterior": {"kind": "diffusion", "denoising_steps": 10, "variance": "posterior"},
+    "diffusion, K = 5, posterior": {"kind": "diffusion", "variance": "posterior"},
     "flow, K = 5": {"kind": "flow"},
     "meanflow": {"kind": "meanflow"},
     "mlp, 5 Gaussian": {"kind": "mlp"},
@@ -105,15 +109,15 @@ def main() -> None:
     for path in arguments.datasets:
         print(f"\n{path.name}, {arguments.steps} updates: one step / {OPEN_LOOP_STEPS} steps")
         for name, point in errors(path, arguments.steps):
-            print(f"  {name:22} {point['heldout/rmse']:.3f} / {point[long]:.3f}", flush=True)
-        print(f"  {'no change':22} {point['heldout/rmse_no_change']:.3f} / {point[f'{long}_no_change']:.3f}")
+            print(f"  {name:28} {point['heldout/rmse']:.3f} / {point[long]:.3f}", flush=True)
+        print(f"  {'no change':28} {point['heldout/rmse_no_change']:.3f} / {point[f'{long}_no_change']:.3f}")
     print(f"\na sample with its gradient, {ROWS} rows, width 256, as a share of {next(iter(KINDS))}")
     for name, share in costs(sampling).items():
-        print(f"  {name:22} {share:.2f}")
+        print(f"  {name:28} {share:.2f}")
     for rollouts in ROLLOUTS:
         print(f"\na real step, {STEP}, M {rollouts}, {EPISODES} episodes, alike")
         for name, share in costs(partial(planning, rollouts=rollouts)).items():
-            print(f"  {name:22} {share:.2f}")
+            print(f"  {name:28} {share:.2f}")
 
 
 if __name__ == "__main__":

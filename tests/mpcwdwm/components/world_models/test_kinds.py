@@ -17,7 +17,7 @@ from tests.support.world_models import model, normal, randomised
 DOUBLE = torch.float64
 
 LEARNT = {  # kind → settings, and how far off the spread may be after a few hundred updates
-    "diffusion": ({"denoising_steps": 50, "variance": "beta"}, 0.06),
+    "diffusion": ({}, 0.06),
     "flow": ({"denoising_steps": 20}, 0.08),
     "meanflow": ({"lr": 1e-2}, 0.2),  # learns the spread slowly, from its own derivative; collapsed it would be 0
     "mlp": ({}, 0.04),
