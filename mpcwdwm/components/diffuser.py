@@ -18,7 +18,7 @@ from mpcwdwm.components.component import Batch, Component, ModelConfig, fit_qual
 from mpcwdwm.components.windows import Windows
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.nn.networks import Normalizer
+from mpcwdwm.nn.networks import Normalizer, ScaleFreeNormalizer
 from mpcwdwm.nn.temporal import TemporalUnet, TemporalValue, sinusoidal_features
 from mpcwdwm.random import Integers, Normal, generator
 
@@ -50,7 +50,11 @@ class DiffuserConfig(ModelConfig):
     first_action_weight: Real = setting(10.0, "weight of the first action in the loss", paper=10, gt=0)
     discount: Real = setting(0.997, "discount γ of the value", unit="per step", paper=0.997, gt=0, le=1)
     terminal_penalty: Real = setting(100.0, "taken off a terminal row's reward", unit="reward", paper=100, ge=0)
-    normalize_return: Flag = setting(False, "standardise the value's target", paper=False)
+    normalize_return: Flag = setting(
+        False,
+        "standardise the value's target, so that the unit of rewards has no influence on learning it",
+        paper=False,
+    )
     value_every: Int = setting(
         5, "updates of the denoiser per update of the value", unit="updates", paper="200k of 1M: 5", ge=1, le=100
     )
@@ -102,7 +106,7 @@ class Diffuser(Component):
         """Make both networks, their running averages, normalisers, and what the loss needs of the schedule."""
         c, width = self.config, self.act_dim + self.obs_dim
         self.normalizer = Normalizer(self.stack, width, dtype)
-        self.return_normalizer = Normalizer(self.stack, 1, dtype)
+        self.return_normalizer = ScaleFreeNormalizer(self.stack, 1, dtype)
         self.net = TemporalUnet(self.stack, width, c.hidden_dim, c.levels, dtype)
         self.value_net = TemporalValue(self.stack, width, c.horizon, c.hidden_dim, c.levels, dtype)
         for member, seed in enumerate(self.seeds):

@@ -28,7 +28,13 @@ class GuidedConfig(PlannerConfig):
         64, "plans sampled, of which the best acts", unit="plans", paper=64, alias="M", ge=1, le=10**5
     )
     guide_steps: Int = setting(2, "steps along the value's gradient per denoising step", paper=2, ge=0, le=100)
-    scale: Real = setting(0.1, "size of such a step", paper="0.1; halfcheetah: 1e-3; hopper-medium-expert: 1e-4", ge=0)
+    scale: Real = setting(
+        0.1,
+        "size of such a step; depends on the unit of rewards",
+        unit="per return",
+        paper="0.1; halfcheetah: 1e-3; hopper-medium-expert: 1e-4",
+        ge=0,
+    )
     guide_by: Literal["variance", "std", "none"] = setting(
         "variance",
         "what of the step's posterior multiplies the gradient: its variance makes `scale` the same tilt of the "

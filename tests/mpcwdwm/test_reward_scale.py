@@ -73,6 +73,25 @@ def test_rewards_times_a_power_of_two_give_the_same_models_and_plans_to_the_bit(
     assert torch.allclose(planned(other_reward, other_value), action, rtol=1e-9)
 
 
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_diffusers_value_is_the_same_to_the_bit_where_returns_are_standardised(scale):
+    fields = {"hidden_dim": 8, "multipliers": "1,2", "horizon": 8, "batch_size": 16, "terminal_penalty": 0}
+    config = component_config("diffuser", {}, {**fields, "steps": 10, "evaluations": 1, "normalize_return": True})
+    data = recorded(count=20, length=20)
+
+    def trained(scale):
+        scaled = dataclasses.replace(data, reward=data.reward * np.float32(scale))
+        training = Training("diffuser", config, scaled, (0,))
+        training.run()
+        return training.part
+
+    ours, theirs = trained(1.0), trained(scale)
+    for name, weights in ours.value_net.state_dict().items():
+        assert torch.equal(weights, theirs.value_net.state_dict()[name]), name
+    x = torch.randn(1, 5, *ours.window, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(theirs.value(x, 0), scale * ours.value(x, 0), rtol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_rewards_times_a_power_of_ten_are_learnt_as_well(plain, scale):
     reward, value = learnt(scale)
