@@ -33,7 +33,7 @@ def make_parts(seeds=(0,), base="rebrac", sampler="ddpm", predict="delta", scale
         policy = Iql(
             IqlConfig(hidden_dim=8, reward_scale=scale, reward_shift=shift, discount=0.9), OBS, ACT, seeds, DOUBLE
         )
-    world = DiffusionConfig(hidden_dim=8, denoising_steps=3, sampler=sampler, predict=predict)
+    world = DiffusionConfig(hidden_dim=8, denoising_steps=3, sampler=sampler, variance="posterior", predict=predict)
     model = DiffusionModel(world, OBS, ACT, seeds, DOUBLE)
     reward = Reward(RewardConfig(hidden_dim=8), OBS, ACT, seeds, DOUBLE)
     diffuser = Diffuser(DiffuserConfig(horizon=4, multipliers="1,2", denoising_steps=4), OBS, ACT, seeds, DOUBLE)
