@@ -181,7 +181,7 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
 
     units = [unit for unit in pack.units if isinstance(unit, ComponentUnit)]
     unit = units[0]  # the others differ in the seed alone
-    folders = {name: [store.folder("component", each.parts[name]) for each in units] for name in unit.parts}
+    folders = {name: [store.sound_folder("component", each.parts[name]) for each in units] for name in unit.parts}
     pace = _Pace(on_progress)
     trained = train(
         unit.component,
@@ -236,7 +236,7 @@ def _evaluate(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Prog
     compute = ComputeConfig(**pack.compute)
     planner = None if unit.planner is None else planner_config(unit.planner)
     started = time.monotonic()
-    folders = {name: [store.folder("component", each.parts[name]) for each in units] for name in unit.parts}
+    folders = {name: [store.sound_folder("component", each.parts[name]) for each in units] for name in unit.parts}
     parts = assemble(
         {name: load_component(paths) for name, paths in folders.items()},
         unit.base,

@@ -27,6 +27,7 @@ from sweeps.spec_argument import (
     plan_named,
     read_named,
 )
+from sweeps.store_commands import store_app
 from sweeps.submission import (
     SCHEDULERS,
     ClusterOption,
@@ -57,6 +58,7 @@ app.add_typer(sweep_app, name="sweep")
 sweep_app.add_typer(watch_app)
 app.add_typer(result_app)
 app.add_typer(data_app, name="data")
+app.add_typer(store_app, name="store")
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def checksummed(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
                     "bytes": path.stat().st_size,
                     "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
                 }
-    listed = {**manifest, FILES: files}
+    listed = {**{name: value for name, value in manifest.items() if name != DIGEST}, FILES: files}
     return {**listed, DIGEST: _digest(listed)}
 
 

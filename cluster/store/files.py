@@ -50,6 +50,14 @@ class StorageError(UserError, OSError):
     """The storage does not answer or refuses: one line for the user, and worth another try for a worker."""
 
 
+class Damaged(UserError):
+    """An artifact is not what its writer left."""
+
+    def __init__(self, kind: Kind, key: str, location: str, wrong: list[str]) -> None:
+        self.found = f"{kind} '{key}' in {location} is damaged ({'; '.join(wrong)})"
+        super().__init__(f"{self.found}: `mpcwdwm store verify {location} --repair`, then run the sweep again")
+
+
 class Store:
     """An artifact store in a folder. Names are relative paths below it, with "/"."""
 
@@ -76,7 +84,10 @@ class Store:
         text = self.read_text(f"{FOLDERS[kind]}/{_plain(key)}/{MANIFEST}")
         if text is None:
             raise UserError(f"{kind} '{key}' is not in the store {self.location}: run the sweep again")
-        return dict(json.loads(text))
+        manifest = parsed(text)
+        if manifest is None:
+            raise Damaged(kind, key, self.location, [f"{MANIFEST}: no JSON"])
+        return manifest
 
     def manifests(self, kind: Kind) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """Yield key and manifest of all artifacts of a kind; None for one whose manifest is missing or no JSON."""
@@ -94,6 +105,25 @@ class Store:
         """Return the folder of a published artifact, for reading; UserError if there is none."""
         self.manifest(kind, key)
         return self.root / FOLDERS[kind] / key
+
+    def sound_folder(self, kind: Kind, key: str) -> Path:
+        """Return what `folder` does, if the checksums are right; otherwise remove the artifact, to be made again.
+
+        Raises:
+            StorageError: it was damaged.
+        """
+        try:
+            folder = self.folder(kind, key)
+            self._check_sound(kind, key, folder)
+        except Damaged as error:
+            self.delete(kind, key)
+            raise StorageError(f"{error.found}; it is removed: run the sweep again") from None
+        return folder
+
+    def _check_sound(self, kind: Kind, key: str, folder: Path) -> None:
+        manifest = parsed((folder / MANIFEST).read_text(encoding="utf-8"))
+        if wrong := faults(manifest or {}, lambda name: content(folder / name)):
+            raise Damaged(kind, key, self.location, wrong)
 
     def publish(self, kind: Kind, key: str, write: Writer) -> bool:
         """Write an artifact and give it its name; False, and nothing changed, if it exists already."""
@@ -223,17 +253,14 @@ class Store:
             return None
 
     def _read_bytes(self, name: str) -> bytes | None:
-        try:
-            return (self.root / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return content(self.root / name)
 
-    def create(self, name: str, content: bytes) -> bool:
+    def create(self, name: str, text: bytes) -> bool:
         """Write a file unless there is one; return whether it was written. Of several writers one succeeds."""
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with self.temporary() as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(text)
             try:
                 os.link(temporary, target)
             except FileExistsError:
@@ -245,7 +272,7 @@ class Store:
                     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 except FileExistsError:
                     return False
-                os.write(descriptor, content)
+                os.write(descriptor, text)
                 os.close(descriptor)
         return True
 
@@ -340,6 +367,14 @@ def parsed(text: str | None) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def content(path: Path) -> bytes | None:
+    """Return the content of a file; None if there is none."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 # Names

@@ -88,7 +88,9 @@ class RemoteStore(Store):
                 found = self._files.cat(list(names.values()), on_error="return")
             for key, name in names.items():
                 content = found.get(name)
-                if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                if isinstance(content, FileNotFoundError):
+                    continue  # another writer is uploading it
+                if isinstance(content, Exception):
                     raise StorageError(f"storage '{self.place(name)}' failed: {content}")
                 yield key, parsed(content.decode(errors="replace")) if isinstance(content, bytes) else None
 
@@ -111,14 +113,16 @@ class RemoteStore(Store):
                     for path in self._files.ls(place, detail=False):
                         self._files.get_file(path, str(folder / _last(path)))
                 (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-                if wrong := checksums.faults(manifest, lambda name: _content(folder / name)):
-                    raise UserError(
-                        f"{kind} '{key}' in {self.location} is damaged ({'; '.join(wrong)}):"
-                        f" `mpcwdwm store verify {self.location} --repair`, then run the sweep again"
-                    )
+                self._check_sound(kind, key, folder)
 
             self._cache.publish(kind, key, download)
         return self._cache.folder(kind, key)
+
+    def sound_folder(self, kind: Kind, key: str) -> Path:
+        """Return what `folder` does, if the checksums are right; a damaged copy is downloaded again."""
+        if self._cache.has(kind, key) and self._cache.faults(kind, key):
+            self._cache.delete(kind, key)
+        return super().sound_folder(kind, key)
 
     def publish(self, kind: Kind, key: str, write: Writer) -> bool:
         """Upload an artifact, its manifest last; False, and nothing changed, if it exists already."""
@@ -320,10 +324,6 @@ class RemoteStore(Store):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise StorageError(f"storage '{self.location}' failed: {reason[:200]}") from error
-
-
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
 
 
 def _last(path: str) -> str:
