@@ -33,6 +33,7 @@ from analysis.statistics.intervals import (
     Interval,
     Spread,
     difference_interval,
+    least_p,
     proportion_interval,
     seed_spread,
 )
@@ -136,12 +137,19 @@ class Evidence:
     def p_value(self) -> float | None:
         """Return the p-value of a mean of 0 for new training seeds; None if the evidence bears no verdict.
 
-        That takes three seeds, the same on every task, and two episodes of one of them.
+        That takes three seeds, the same on every task, and two episodes of one of them. It is never below `least_p`.
         """
         if all(len(values) < 2 for task in self.tasks for values in task.values()):
             return None
         spread = self.over_new_seeds()
-        return spread.p_value(self.mean()) if spread else None
+        if spread is None:
+            return None
+        return max(spread.p_value(self.mean()), self.least_p())
+
+    def least_p(self) -> float:
+        """Return the p-value below which there is none for so few seeds and episodes."""
+        episodes = sum(len(values) for task in self.tasks for values in task.values())
+        return least_p(len(self.tasks[0]), episodes)
 
     # ---- parts of the variance -----------------------------------------------------------------------
 

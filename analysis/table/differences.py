@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.statistics import LEVEL, MIN_SEEDS, Evidence, Spread, are_successes, paired_differences
+from analysis.statistics import LEVEL, MIN_SEEDS, Evidence, Spread, are_successes, least_p, paired_differences
 
 __all__ = ["Difference", "Scores", "difference", "perhaps_best"]
 
@@ -40,8 +40,10 @@ class Difference:
 
     @property
     def p(self) -> float | None:
-        """Return the two-sided p-value of a difference of 0; None if it bears no verdict."""
-        return self.spread.p_value(self.mean) if self.spread and self.bears_verdict else None
+        """Return the two-sided p-value of a difference of 0, not below `least_p`; None if it bears no verdict."""
+        if self.spread is None or not self.bears_verdict:
+            return None
+        return max(self.spread.p_value(self.mean), least_p(self.n_seeds, self.n_episodes))
 
 
 def difference(method: Sequence[Scores], other: Sequence[Scores]) -> Difference:

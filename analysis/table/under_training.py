@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.rendering import number, seeds_text, signed, with_interval
-from analysis.statistics import MIN_SEEDS, Evidence, Spread, UnpairedError, holm, paired_differences, seed_spread
+from analysis.statistics import LEVEL, MIN_SEEDS, Evidence, Spread, UnpairedError, holm, paired_differences, seed_spread
 from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Cell, Group
 
 __all__ = ["Curve", "base_keys", "mark_averages", "mark_bases", "move"]
@@ -94,6 +94,7 @@ def mark_bases(
             compared = [_against_clone(base, clone) for clone in clones]
             levels += [estimate for estimate in (*compared, _against_dataset(base, groups, notes[task])) if estimate]
     moving, apart = _shown(moves), _shown(levels)
+    strict = 1 - (1 - LEVEL) / max(1, sum(one.spread is not None for one in moves))  # Holm's, of the largest move
     below = [is_apart and level.mean < 0 for level, is_apart in zip(levels, apart, strict=True)]
     marks: dict[str, dict[str, bool | None]] = {}  # key of a base → its marks
     for estimate, is_shown in zip(moves, moving, strict=True):
@@ -101,7 +102,7 @@ def mark_bases(
         own = [is_low for level, is_low in zip(levels, below, strict=True) if level.base is base]
         for cell in base.cells:
             marks[str(cell.facts["base_key"])] = {"still_moving": is_shown, "below_cloning": _joint(own)}
-        notes[base.row.task].append(_note_of_move(estimate, is_shown))
+        notes[base.row.task].append(_note_of_move(estimate, is_shown, strict))
     for level, is_apart in zip(levels, apart, strict=True):
         notes[level.base.row.task] += _note_of_level(level, is_apart)
     return {task: [_marked(group, marks) for group in groups] for task, groups in by_task.items()}, notes
@@ -193,7 +194,7 @@ def _shown(estimates: Sequence[Estimate]) -> list[bool | None]:
     return [kept.get(i) for i in range(len(estimates))]
 
 
-def _note_of_move(move: Estimate, is_shown: bool | None) -> str:
+def _note_of_move(move: Estimate, is_shown: bool | None, level: float) -> str:
     row = move.base.row
     if move.spread is None:
         return f"{row.task}: whether {row.label} is still moving cannot be judged: {move.what}"
@@ -202,7 +203,7 @@ def _note_of_move(move: Estimate, is_shown: bool | None) -> str:
         return f"{row.task}: {row.label} is still moving {STILL_MOVING}: its score moved by {said} over {RANGE}"
     return (
         f"{row.task}: {row.label} is not shown to be still moving: its score moved by {said} over {RANGE}; "
-        f"a move of {number(move.spread.detectable())} is seen in four of five cases"
+        f"a move of {number(move.spread.detectable(level))} is seen in four of five cases"
     )
 
 

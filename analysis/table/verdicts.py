@@ -3,7 +3,8 @@
 A gain or a harm is called shown for new training seeds: the policies at hand are a few draws from what training gives.
 All cells of a sweep, averages included, are one family of hypotheses, and Holm's procedure decides which are shown.
 So where nothing has an effect, at most one sweep in twenty has a sentence that says otherwise, however many cells it
-has and whatever they have in common. `tests/benchmarks/verdicts.py` measures this, and the power.
+has and whatever they have in common. Few seeds that agree by chance show little: `analysis.statistics.least_p`.
+`tests/benchmarks/verdicts.py` measures this, and the power.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,14 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from analysis.rendering import number, signed, with_interval
-from analysis.statistics import MIN_SEEDS, holm
+from analysis.statistics import LEVEL, MIN_SEEDS, Evidence, holm, least_p
 from analysis.table.rows import BELOW_CLONING, STILL_MOVING, Group
 
 __all__ = ["chosen_notes", "mixture_notes", "verdicts"]
 
 # May change numbers or times although they are not part of a key.
 COMPARABLE = ("device", "threads", "torch", "mujoco", "mpcwdwm")
+MOST_SEEDS = 100  # enough for a table of any size
 NAMED = 3  # cells that a sentence names; it counts the others
 
 
@@ -31,17 +33,32 @@ def verdicts(by_task: Mapping[str, Sequence[Group]]) -> list[str]:
     judged = [(group, p) for group in cells if group.gains and (p := group.gains.p_value()) is not None]
     kept = holm([p for _, p in judged])
     shown = {id(group): is_shown for (group, _), is_shown in zip(judged, kept, strict=True)}
-    sentences = (_sentence(task, [g for g in groups if g.is_planner], shown) for task, groups in by_task.items())
+    too_few = _too_few_for([group.gains for group, _ in judged if group.gains])
+    of_task = {task: [group for group in groups if group.is_planner] for task, groups in by_task.items()}
+    sentences = (_sentence(task, planners, shown, too_few) for task, planners in of_task.items())
     return [sentence for sentence in sentences if sentence]
 
 
-def _sentence(task: str, cells: Sequence[Group], shown: Mapping[int, bool]) -> str | None:
+def _too_few_for(evidence: Sequence[Evidence]) -> str:
+    """Return what it takes to show anything in a table of so many cells, if none has it; else nothing."""
+    k = len(evidence)
+    level = (1 - LEVEL) / max(1, k)  # Holm's, of the smallest p-value
+    if not evidence or min(own.least_p() for own in evidence) <= level:
+        return ""
+    have = max(len(own.tasks[0]) for own in evidence)
+    seeds = next(n for n in range(MIN_SEEDS, MOST_SEEDS) if least_p(n, MOST_SEEDS) <= level)
+    more = f"{seeds} training seeds" if seeds > have else "more episodes"
+    return f"; in a table of {k} cells it takes {more} to show anything"
+
+
+def _sentence(task: str, cells: Sequence[Group], shown: Mapping[int, bool], too_few: str) -> str | None:
     """Return the sentence of one task.
 
     Args:
         task: its name.
         cells: the rows of its planners.
         shown: id of a row that was judged → whether its gain or harm is shown.
+        too_few: what it takes to show anything, if no row of the table has it.
     """
     if not cells:
         return None
@@ -64,7 +81,7 @@ def _sentence(task: str, cells: Sequence[Group], shown: Mapping[int, bool]) -> s
         parts.append(f"neither shown in {len(open_)} of {k} cells, among them the largest estimate {_named(open_[0])}")
     if lacking:
         parts.append(f"no verdict on {len(lacking)} {'cell' if len(lacking) == 1 else 'cells'}: {_missing(lacking)}")
-    return f"{task}: {'; '.join(parts)}{_on_bases(judged)}"
+    return f"{task}: {'; '.join(parts)}{too_few}{_on_bases(judged)}"
 
 
 def _named(cell: Group) -> str:

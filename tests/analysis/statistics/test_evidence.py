@@ -78,6 +78,14 @@ def test_a_mean_without_spread_is_certain_unless_it_is_zero():
     assert Spread(((0.0, 2),)).p_value(0.0) == 1.0
 
 
+@pytest.mark.parametrize(("seeds", "episodes", "least"), [(3, 10, 2 * 0.16**3), (5, 10, 2 * 0.16**5), (3, 2, 2 / 2**6)])
+def test_so_few_numbers_are_never_more_certain_than_chance_would_be(seeds, episodes, least):
+    """All seeds of a method fail and none of the other's, where one training in five fails; or all signs are alike."""
+    evidence = Evidence((dict(enumerate(np.full((seeds, episodes), 60.0))),))
+    assert evidence.p_value() == pytest.approx(least)
+    assert evidence.for_new_seeds() == (60.0, 60.0)
+
+
 def test_a_detectable_effect_is_detected_in_four_of_five_cases():
     rng = np.random.default_rng(14)
     spread = Spread(((1.0, 30),))

@@ -15,6 +15,8 @@ NATURES = {
     "five seeds that differ": Nature(seeds=5, seed_sd=20.0, rest_sd=2.0),
     "rare falls": Nature(seed_sd=1.0, rest_sd=2.0, falls=0.05),
     "rates of success": Nature(outcomes=True),
+    "one training in five fails": Nature(seed_sd=0.5, rest_sd=0.5, broken=0.2),
+    "two episodes": Nature(seeds=10, episodes=2, seed_sd=0.0, start_sd=20.0),
 }
 SWEEPS = {1: 200, 8: 60, 64: 15}
 
@@ -102,6 +104,15 @@ def test_cells_beyond_the_third_are_counted():
     (sentence,) = verdicts({TASK: planned(rng, 6, QUIET, effects=(9.0,) * 5)})
     assert "in 5 of 6 cells" in sentence
     assert " and 2 more; neither shown in 1 of 6 cells" in sentence
+
+
+def test_a_table_of_more_cells_than_its_seeds_can_show_says_what_it_takes():
+    certain = Nature(seeds=3, episodes=10, seed_sd=0.0, rest_sd=0.1)
+    few, many = (planned(np.random.default_rng(14), cells, certain, effects=(9.0,)) for cells in (6, 7))
+    assert verdicts({TASK: few})[0].startswith(f"{TASK}: gain shown for new training seeds in 1 of 6 cells: cell 0 ")
+    (sentence,) = verdicts({TASK: many})
+    assert sentence.startswith(f"{TASK}: neither shown in 7 of 7 cells")
+    assert sentence.endswith("; in a table of 7 cells it takes 4 training seeds to show anything")
 
 
 def test_the_cells_of_all_tasks_count():
