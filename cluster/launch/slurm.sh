@@ -37,12 +37,12 @@ python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOK
 umask 022
 
 # Slurm sends USR1 some time before the limit. This script runs on the first node, as the driver does.
-again=
+again='' cancelled=''
 stop() { kill -TERM "$(cat -- "$run/pid" 2>/dev/null || echo "${step:-}")" || true; }
 trap 'again=1; stop' USR1
-trap 'stop' TERM
+trap 'cancelled=1; stop' TERM
 
-export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_USAGE_STATS_ENABLED=0
 unset RAY_ADDRESS  # it would confuse `ray start`
 # The driver's process and exit code are noted; the wait ends workers that linger after it.
 srun --kill-on-bad-exit=1 --wait=10 --cpus-per-task=16 \
@@ -56,6 +56,12 @@ while kill -0 "$step" 2>/dev/null; do  # a signal has ended the wait, not the st
   code=0
   wait "$step" || code=$?
 done
-if [ -s "$run/code" ]; then code=$(cat -- "$run/code"); fi
-if [ -n "$again" ] && [ "$code" -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ -s "$run/code" ]; then
+  code=$(cat -- "$run/code")
+else  # symmetric-run ends with 0, too
+  echo "Ray did not start on all nodes; attempt $((${SLURM_RESTART_COUNT:-0} + 1))" >&2
+  code=1
+  if [ "${SLURM_RESTART_COUNT:-0}" -lt 2 ]; then again=1; fi
+fi
+if [ -n "$again" ] && [ -z "$cancelled" ] && [ "$code" -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"

@@ -122,6 +122,25 @@ def test_before_the_time_limit_the_driver_is_stopped_and_the_job_queued_again(no
     assert (nodes / "scontrol").read_text() == "requeue 7\n"
 
 
+def test_a_job_whose_ray_did_not_start_fails_and_is_tried_again(nodes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(nodes / "bin", "srun", "exit 0")  # as symmetric-run ends where `ray start` failed
+    script = slurm_script(site(nodes), "trial", nodes, [])
+    for count, queued in (("0", True), ("1", True), ("2", False)):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+        done = execute(script)
+        assert done.returncode == 1
+        assert f"attempt {int(count) + 1}" in done.stderr
+        assert (nodes / "scontrol").exists() == queued
+        (nodes / "scontrol").unlink(missing_ok=True)
+
+
+def test_a_cancelled_job_is_not_queued_again(nodes: Path) -> None:
+    stand_in(nodes / "bin", "srun", "trap 'exit 143' TERM; kill -TERM $JOB; for i in {1..100}; do sleep 0.1; done")
+    script = slurm_script(site(nodes), "trial", nodes, []).replace("\nstop() ", "\nexport JOB=$$\nstop() ", 1)
+    assert execute(script).returncode == 1
+    assert not (nodes / "scontrol").exists()
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_that_slurm_reads_takes_no_more_than_a_word(field: str, tmp_path: Path) -> None:
     for text in [*hostile(tmp_path / "mark"), "", "a,b --x", "a\n#SBATCH --uid=0"]:
