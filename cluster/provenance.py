@@ -1,5 +1,6 @@
 """Host, process, versions and commit of a computation: part of every manifest and lease."""
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import psutil
 
 import mpcwdwm
 
-__all__ = ["cores", "git_sha", "host_name", "is_dead", "now", "process", "provenance"]
+__all__ = ["code_digest", "cores", "git_sha", "host_name", "is_dead", "now", "process", "provenance"]
 
 
 def host_name() -> str:
@@ -65,6 +66,16 @@ def git_sha() -> str:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+@cache
+def code_digest() -> str:
+    """Return the hash of this package's source, files of `mpcwdwm` and `cluster`, to compare machines by."""
+    digest = hashlib.sha256()
+    for package in (Path(mpcwdwm.__file__).parent, Path(__file__).parent):
+        for path in sorted(package.rglob("*.py")):
+            digest.update(f"{path.relative_to(package.parent)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 _version = cache(version)  # looking one up reads a file, which takes milliseconds

@@ -244,8 +244,20 @@ class Driver:
         check_capture(self.spec, self._workers.gpus)
         for notice in self._workers.notices:
             self.lines.note(f"note: {notice}")
+        self._check_nodes(self._workers)
         packs.sweep_up(self.store)
         return self._workers
+
+    def _check_nodes(self, workers: "Workers") -> None:
+        """Note in what nodes are not as this machine is; UserError where work there would fail or be wrong."""
+        found = workers.check_nodes(sorted({unit.task.dataset for unit in self.units.values()}))
+        for difference in found:
+            self.lines.note(str(difference))
+        if nodes := {difference.node for difference in found if difference.hinders}:
+            raise UserError(
+                f"{len(nodes)} of the cluster's nodes are not as the driver's machine is, as said above:"
+                " install the same there and mount the same folders, or take them out of the cluster"
+            )
 
     def _work_off(self, workers: "Workers") -> None:
         """Run what the plan lacks until everything is published or has failed."""

@@ -3,8 +3,11 @@
 This module imports Ray, which takes seconds; the driver imports it once there is something to compute.
 """
 
+from collections.abc import Sequence
+
 from cluster.ray import start as ray_cluster
 from cluster.ray.attempts import Finished, Heard
+from cluster.ray.nodes import Difference, check_nodes
 from cluster.ray.pool import Pool
 from cluster.store import Store
 from cluster.units import Kind, Pack
@@ -45,8 +48,13 @@ class Workers:
         fitting = (ray_cluster.capacity(cpus, gpus), ray_cluster.capacity(trial_cpus, trial_gpus))
         # actors at once while no trial runs; trials at once
         self._actors, self._trials = (min(most, wants.concurrency or most) for most in fitting)
+        self._store = store
         self._pool = Pool(store, slots=self._actors, cpus=cpus, gpus=gpus, retries=wants.retries, compute=compute)
         self._trial_pool = TrialPool(store, cpus=trial_cpus, gpus=trial_gpus, retries=wants.retries, compute=compute)
+
+    def check_nodes(self, datasets: Sequence[str]) -> list[Difference]:
+        """Return in what the cluster's nodes are not as this machine is; ``datasets`` are the paths that packs read."""
+        return check_nodes(self._store, datasets)
 
     def submit(self, pack: Pack) -> None:
         """Queue a pack whose parts are published."""

@@ -8,7 +8,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster.ray import start as ray_cluster
+from cluster.ray.nodes import check_nodes
 from cluster.store import open_store
+from mpcwdwm.errors import UserError
 from sweeps.execution.driver import run
 from sweeps.plan.plan import build_plan
 from sweeps.spec.document import write_yaml
@@ -91,6 +93,38 @@ def test_a_sweep_uses_both_nodes_of_the_cluster_its_yaml_names(nodes: Cluster, t
     for units in (plan.components, plan.cells):  # of a pack, the first unit is noted
         keys = {unit.key for unit in units}
         assert len({node for node, key, _ in notes_in(tmp_path / "notes") if key in keys}) == 2
+
+
+def test_every_node_is_asked_before_work_starts(nodes: Cluster, tmp_path: Path) -> None:
+    store, data, absent = open_store(tmp_path / "runs"), tmp_path / "data.hdf5", str(tmp_path / "absent.hdf5")
+    data.write_bytes(b"12345")
+    ray.init(nodes.address)
+    assert check_nodes(store, [str(data)]) == []
+    other = "a tree that is not the driver's"  # as on a node that was not brought up to date
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("cluster.ray.nodes.code_digest", lambda: other)
+        patched.setattr("cluster.ray.nodes._size", lambda path: 7)
+        found = check_nodes(store, [str(data), absent])
+    assert len(found) == 6
+    assert {(each.what, each.expected, each.hinders) for each in found} == {
+        ("code of mpcwdwm", other, True),
+        (str(data), "7 bytes", True),
+        (absent, "7 bytes", True),
+    }
+    assert {each.found for each in found if each.what == absent} == {"no such file"}
+    assert len({each.node for each in found}) == 2
+    assert not store.names("checks")
+
+
+def test_a_sweep_does_not_begin_on_nodes_that_lack_what_it_reads(
+    nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cluster.ray.nodes._size", lambda path: 7)  # on this machine alone: workers load their own
+    spec = spec_in(tmp_path, nodes.address)
+    with pytest.raises(UserError, match="2 of the cluster's nodes are not as the driver's machine is"):
+        run(spec, compute=noting(tmp_path))
+    assert "should be 7 bytes, found" in capsys.readouterr().err
+    assert not open_store(spec.storage).keys("component")
 
 
 def test_the_gpus_of_a_cluster_are_used_though_the_drivers_machine_has_none(
