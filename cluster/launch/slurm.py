@@ -68,7 +68,8 @@ stop() {{ kill -TERM "$(cat -- "$run/pid" 2>/dev/null || echo "${{step:-}}")" ||
 trap 'again=1; stop' USR1
 trap 'cancelled=1; stop' TERM
 
-export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT={start_timeout} RAY_USAGE_STATS_ENABLED=0
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT={start_timeout} RAY_raylet_start_wait_time_s={start_timeout}
+export RAY_USAGE_STATS_ENABLED=0
 unset RAY_ADDRESS  # it would confuse `ray start`
 # The driver's process and exit code are noted; the wait ends workers that linger after it.
 srun --kill-on-bad-exit=1 --wait=10 --cpus-per-task={cpus} \\
