@@ -61,6 +61,9 @@ def print_places(reading: "Reading") -> None:
     logs = f"{storage}{'/' if '://' in storage else os.sep}logs"
     print(f"sweep {reading.file.name} ({reading.found.path}): artifacts in {storage}, logs in {logs}", file=sys.stderr)
     print(f"MLflow: {records}; how far it is: `mpcwdwm sweep status {reading.file.name}`", file=sys.stderr, flush=True)
+    elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if elsewhere not in ("", reading.tracking_uri):
+        print("note: MLFLOW_TRACKING_URI is not used: the YAML's tracking.uri names where records go", file=sys.stderr)
 
 
 def note_changes(spec: "Spec") -> None:

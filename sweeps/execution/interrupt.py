@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 __all__ = ["EXIT_CODE", "catch_signals", "interruptible", "leave"]
@@ -45,6 +45,7 @@ def _handle(number: signal.Signals, handler: Any) -> None:
 
 def leave(code: int) -> NoReturn:
     """Exit at once: nothing is left to be written, and threads of libraries are not waited for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):  # whoever read it has ended, as in `mpcwdwm sweep run SPEC | head -1`
+            stream.flush()
     os._exit(code)

@@ -126,6 +126,32 @@ def test_a_run_says_first_what_it_is_and_where_things_go_and_status_needs_neithe
     assert not store.failed()
 
 
+def test_a_run_whose_output_nobody_reads_ends_without_a_traceback(tmp_path: Path) -> None:
+    script = "import sys; from sweeps.execution.interrupt import leave; print('table'); sys.stdin.read(); leave(3)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    process.stdin.close()
+    assert (process.stderr.read(), process.wait(60)) == ("", 3)
+
+
+def test_a_variable_that_does_not_count_is_said(folder: Path) -> None:
+    place = "http://127.0.0.1:1"
+    ended = mpcwdwm("sweep", "run", "tiny", "--tasks", "x", folder=folder, MLFLOW_TRACKING_URI=place)
+    assert "note: MLFLOW_TRACKING_URI is not used" in ended.stderr
+    here = mpcwdwm("sweep", "run", "tiny", "--tasks", "x", folder=folder)
+    assert "MLFLOW_TRACKING_URI" not in here.stderr
+
+
 def test_status_says_that_the_yaml_has_changed_since_the_run(folder: Path) -> None:
     store = open_store(str(folder / "runs"))
     save_units(store, "tiny", watched_plan([], [baseline("x", "rebrac", 0)], 0, "of another YAML"))
