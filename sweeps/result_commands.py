@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["print_table", "result_app"]
 
-Form = Literal["text", "markdown", "latex", "html", "csv"]
 Layout = Literal["long", "paper"]
-CompareForm = Literal["text", "markdown", "latex", "html", "csv", "json"]
+Form = Literal["text", "markdown", "latex", "html", "csv", "json"]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")]
 COMMIT = re.compile(r"(.+)@([0-9a-f]{4,40}(?:-dirty)?)")
 NOT_PLAIN = re.compile(r"[^A-Za-z0-9.-]+")  # characters that stay out of a file's name
@@ -61,7 +60,7 @@ def table(
     ] = None,
     out: OutOption = None,
 ) -> None:
-    """Print a sweep's table, in the terminal, as Markdown, LaTeX, CSV or HTML; also write it beside the results."""
+    """Print a sweep's table as text, Markdown, LaTeX, HTML, CSV or JSON; also write it beside the results."""
     check_named(spec, sets, tasks, seeds)  # what is wrong there is said before pandas is imported
     from analysis.table.published_scores import PUBLISHED_METHODS, methods_named
     from sweeps.reports import note_changes, print_or_write, terminal_width
@@ -80,7 +79,7 @@ def table(
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="SPEC, or SPEC@COMMIT: the cells recorded at that commit.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The same; differences are B minus A.")],
-    form: Annotated[CompareForm, typer.Option("--format", help="What it is printed or written as.")] = "text",
+    form: Annotated[Form, typer.Option("--format", help="What it is printed or written as.")] = "text",
     out: OutOption = None,
 ) -> None:
     """Compare two sweeps, or two commits of one: differences with intervals, and what only one of them has."""

@@ -35,7 +35,7 @@ from analysis.table.verdicts import chosen_notes, mixture_notes, verdicts
 
 __all__ = ["Form", "Layout", "Table", "build_table", "cells_by_task", "row_texts"]
 
-Form = Literal["text", "markdown", "latex", "html", "csv"]
+Form = Literal["text", "markdown", "latex", "html", "csv", "json"]
 Layout = Literal["long", "paper"]
 NOT_IN_TEXT = ("score, new seeds", "hours", "seeds × episodes")  # columns for which a terminal has no room
 WRITERS = {"markdown": rendering.to_markdown, "latex": to_latex, "html": to_html}
@@ -91,7 +91,9 @@ class Table:
         width: int = 100,
         published: Sequence[str] = PUBLISHED_METHODS,
     ) -> str:
-        """Return the table as text for a terminal, a Markdown or HTML page, LaTeX to be included, or CSV.
+        """Return the table as text for a terminal, a Markdown or HTML page, LaTeX to be included, CSV or JSON.
+
+        The JSON has the rows of the long layout with all their fields, whatever the layout.
 
         Args:
             form: which of these.
@@ -100,6 +102,9 @@ class Table:
             width: columns of the terminal.
             published: methods of which published scores have a column in the paper's layout.
         """
+        if form == "json":
+            content = {"sweep": self.sweep, "verdicts": self.verdicts, "rows": list(map(vars, self.rows))}
+            return json.dumps({**content, "notes": self.notes}, indent=1, ensure_ascii=False) + "\n"
         if layout == "paper":
             groups = with_published(self.groups, published)
             grids = paper_grids(groups)

@@ -38,9 +38,13 @@ NATURES = {
     "5x20-falls-5%": Nature(seeds=5, episodes=20, seed_sd=1.0, rest_sd=2.0, falls=0.05),
     "3x10-broken-20%": Nature(seed_sd=2.0, rest_sd=5.0, broken=0.2),
     "5x10-broken-20%": Nature(seeds=5, seed_sd=2.0, rest_sd=5.0, broken=0.2),
+    "3x10-broken-20%-alike": Nature(seed_sd=0.5, rest_sd=0.5, broken=0.2),
+    "5x10-broken-20%-alike": Nature(seeds=5, seed_sd=0.5, rest_sd=0.5, broken=0.2),
     "3x10-outcomes": Nature(outcomes=True),
     "5x20-outcomes": Nature(seeds=5, episodes=20, outcomes=True),
     "3x2": Nature(episodes=2),
+    "10x3": Nature(seeds=10, episodes=3),
+    "10x10": Nature(seeds=10),
 }
 TASKS = 3  # of sweeps with an average row
 CELLS = (1, 8, 64)

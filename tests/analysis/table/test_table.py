@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 from dataclasses import fields, replace
 
 import numpy as np
@@ -107,6 +108,9 @@ def test_network_evaluations_stand_beside_the_time_of_a_step(store, tmp_path):
     for text in (table.to_text(), table.to_markdown(), table.render("html", "long"), table.render("latex", "long")):
         assert "evals" in text
         assert "150" in text
+    told = json.loads(table.render("json"))
+    assert [row["evaluations_per_step"] for row in told["rows"]] == [None, None, 150.0]
+    assert (told["sweep"], told["verdicts"]) == ("cost", table.verdicts)
 
 
 def test_the_dataset_stands_first_and_bundled_data_gets_no_published_score(known):
