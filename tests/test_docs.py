@@ -115,7 +115,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 def test_fields_of_the_deviations_exist() -> None:
     code = "".join(path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-    fields = set(re.findall(r"^    (\w+): .*= setting\(", code, re.MULTILINE)) | {"world_model", "reward", "value"}
+    fields = set(re.findall(r"^    (\w+): .*= setting\(", code, re.MULTILINE)) | set(COMPONENTS.own)
     for row in re.findall(r"^\|.*\|$", (ROOT / "docs" / "deviations.md").read_text(), re.MULTILINE):
         cells = row.strip("| ").split(" | ")
         named = re.findall(r"`([\w.*]+)`", cells[3]) if len(cells) == 4 else []

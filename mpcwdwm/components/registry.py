@@ -37,6 +37,7 @@ COMPONENTS: Registry[type[Component]] = Registry(
         "world_model": "mpcwdwm.components.world_models.diffusion:DiffusionModel",  # others: WORLD_MODELS
         "reward": "mpcwdwm.components.reward:Reward",
         "value": "mpcwdwm.components.value:Value",
+        "mopo": "mpcwdwm.components.mopo:Mopo",
         "improved": "mpcwdwm.planning.improved:Improved",
         "diffuser": "mpcwdwm.components.diffuser:Diffuser",
     },

@@ -20,13 +20,14 @@ PARTS = {  # every component, and the world model in its other kinds: name → (
     **{name: (name, {}) for name in COMPONENTS},
     **{f"world_model-{name}": ("world_model", KINDS[name]) for name in ("flow", "meanflow", "mlp")},
     "value": ("value", {"episodes": 20, "length": 12, "halt": 4.0, "ensemble": 2}),  # some end before
+    "mopo": ("mopo", {"rollout_length": 3, "real_share": 0.25}),
     "improved": ("improved", {"states": 60, "imagined": 5, "length": 6, "rounds": 2}),
     "diffuser": (
         "diffuser",
         {"horizon": 8, "multipliers": "1,2", "denoising_steps": 4, "ema_start": 20},
     ),
 }
-BASE = {"world_model": KINDS["flow"]}  # settings of what others are built on, beside a small width
+BASE = {"world_model": KINDS["mlp"]}  # settings of what others are built on, beside a small width
 
 
 def part_of(dataset: Dataset, start: int, stop: int) -> Dataset:

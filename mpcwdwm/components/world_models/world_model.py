@@ -7,7 +7,7 @@ metrics on held-out episodes are common to all.
 
 import copy
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,7 +19,16 @@ from mpcwdwm.imagination import unroll
 from mpcwdwm.nn.networks import Mlp, Normalizer, uniform_init
 from mpcwdwm.random import Normal
 
-__all__ = ["WorldModel", "WorldModelConfig"]
+__all__ = ["Disagreeing", "WorldModel", "WorldModelConfig"]
+
+
+@runtime_checkable
+class Disagreeing(Protocol):
+    """A model that estimates its own error."""
+
+    def disagreement(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return how far its networks lie apart, in standard deviations of the state: (…, B)."""
+        ...
 
 
 class WorldModelConfig(ModelConfig):

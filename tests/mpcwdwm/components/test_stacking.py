@@ -22,6 +22,7 @@ COMPONENTS = {
     **{f"world_model-{name}": KINDS[name] for name in ("flow", "meanflow", "mlp")},
     "reward": {"clip_norm": 0.05},  # always active: the norm must be each member's own
     "value": PARTS["value"][1],
+    "mopo": PARTS["mopo"][1],
     "improved": {**PARTS["improved"][1], "rounds": 1, "steps": 50},
     "improved-direct": {
         **PARTS["improved"][1],

@@ -188,7 +188,7 @@ def test_the_source_of_ones_own_environment_counts_where_it_is_played(
 # Which keys move when a module is edited
 
 # Units: "unplayed" is ReBRAC without a curve, "endless" the paper's planner with rollouts that never end.
-PLAYED, KINDS = "rebrac iql bc improved", "diffusion flow meanflow mlp"
+PLAYED, KINDS = "rebrac iql bc mopo improved", "diffusion flow meanflow mlp"
 TRAINED = f"{PLAYED} unplayed reward value diffuser {KINDS}"
 ASCENDING = "paper endless robust trust gate auto"  # the policy's parameters
 ADAPTED = f"{ASCENDING} action mppi"
@@ -206,14 +206,15 @@ MOVES = {
     "collecting.walker": NONE,
     "collecting.waypoints": NONE,
     "components.actor_critic": f"{PLAYED} unplayed {CELLS}",
-    "components.artifact": f"value {CELLS} improved",
+    "components.artifact": f"value {CELLS} improved mopo",
     "components.bc": "bc",
     "components.component": ALL,
     "components.diffuser": "diffuser guided",
     "components.iql": "iql",
-    "components.loading": f"value {CELLS} improved",
-    "components.rebrac": f"rebrac unplayed {CELLS}",
+    "components.loading": f"value {CELLS} improved mopo",
+    "components.rebrac": f"rebrac unplayed {CELLS} mopo",
     "components.registry": NONE,
+    "components.mopo": "mopo",
     "components.reward": f"reward {ADAPTED}",
     "components.value": "value robust improved",
     "components.windows": "diffuser guided",
@@ -221,7 +222,7 @@ MOVES = {
     "components.world_models.flow": "flow meanflow",
     "components.world_models.meanflow": "meanflow",
     "components.world_models.mlp": "mlp",
-    "components.world_models.world_model": f"{KINDS} value {ADAPTED} improved",
+    "components.world_models.world_model": f"{KINDS} value {ADAPTED} improved mopo",
     "config": NONE,  # the resolved values are in the key
     "data.audit": NONE,
     "data.conversion": NONE,  # the copy's hash is in the key
@@ -247,13 +248,13 @@ MOVES = {
     "envs.mazes": NONE,
     "envs.pointmaze": NONE,
     "envs.registration": NONE,  # what it says of an environment is in the key
-    "envs.termination": "value paper robust trust gate auto action mppi improved",
+    "envs.termination": "value paper robust trust gate auto action mppi improved mopo",
     "errors": NONE,
     "evaluation.evaluate": f"{CELLS} improved",
     "evaluation.film": NONE,
     "evaluation.trace": f"{CELLS} improved",
     "evaluation.rollout": f"{PLAYED} {CELLS}",
-    "imagination": f"value {KINDS} {ADAPTED} improved",
+    "imagination": f"value {KINDS} {ADAPTED} improved mopo",
     "nn.compute": ALL,
     "nn.compute_config": ALL,
     "nn.networks": ALL,
@@ -298,7 +299,7 @@ def units() -> dict[str, Callable[[Path], str]]:
     """Name → the hash of a unit's code in a copy of the package."""
     configs = {
         name: component_config(name, {}, {})
-        for name in ("rebrac", "iql", "bc", "reward", "value", "improved", "diffuser")
+        for name in ("rebrac", "iql", "bc", "reward", "value", "mopo", "improved", "diffuser")
     }
     models = {kind: component_config("world_model", {}, {"kind": kind}) for kind in KINDS.split()}
     trained = [(name, name, config) for name, config in configs.items()]
