@@ -248,7 +248,7 @@ class Store:
     def read_text(self, name: str) -> str | None:
         """Return the content of a file; None if there is none."""
         try:
-            return (self.root / name).read_text(encoding="utf-8")
+            return (self.root / name).read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -40,9 +40,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        if not isinstance(manifest, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:  # text that is not UTF-8 included
         raise UserError(f"{path}: not a readable manifest ({error}); delete the folder and run again") from None
-    return dict(manifest)
+    return manifest
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ made; when either changes, it is made again. Everything else reads the copy.
 import contextlib
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.hdf5 import Arrays
+from mpcwdwm.data.opening import DAMAGE, opened
 from mpcwdwm.data.writing import named_arrays, write_arrays
 from mpcwdwm.errors import UserError, did_you_mean
 
@@ -77,7 +79,7 @@ def in_d4rl_layout(path: Path, columns: Mapping[str, str] | None = None) -> Path
 
 
 def _made_of(copy: Path, origin: Mapping[str, str]) -> bool:
-    with contextlib.suppress(OSError), h5py.File(copy, "r", locking=False) as file:
+    with contextlib.suppress(UserError), opened(copy) as file:
         return all(file.attrs.get(name) == value for name, value in origin.items())
     return False
 
@@ -86,7 +88,7 @@ def _reader(path: Path, columns: Mapping[str, str]) -> Callable[[Path, Mapping[s
     """Return what reads this layout, None for D4RL's own (and for what is no dataset at all: its reader says so)."""
     if zipfile.is_zipfile(path):
         return _from_npz
-    with contextlib.suppress(OSError), h5py.File(path, "r", locking=False) as file:
+    with contextlib.suppress(UserError), opened(path) as file:
         if f"{EPISODE}0" in file:
             return _from_minari
     return _from_hdf5 if columns else None
@@ -99,17 +101,14 @@ def _from_npz(path: Path, columns: Mapping[str, str]) -> Stored:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[columns.get(name, name)] for name in COLUMNS if columns.get(name, name) in file}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (*DAMAGE, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"dataset '{path}' is not an NPZ file of plain arrays: {error}") from None
 
 
 def _from_hdf5(path: Path, columns: Mapping[str, str]) -> Stored:
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            nodes = {name: file.get(columns.get(name, name)) for name in COLUMNS}
-            return {name: node[()] for name, node in nodes.items() if isinstance(node, h5py.Dataset)}
-    except OSError as error:
-        raise UserError(f"dataset '{path}' is not a complete HDF5 file: {error}") from None
+    with opened(path) as file:
+        nodes = {name: file.get(columns.get(name, name)) for name in COLUMNS}
+        return {name: node[()] for name, node in nodes.items() if isinstance(node, h5py.Dataset)}
 
 
 def _from_minari(path: Path, columns: Mapping[str, str]) -> Stored:
@@ -117,7 +116,7 @@ def _from_minari(path: Path, columns: Mapping[str, str]) -> Stored:
     if columns:
         raise UserError(f"dataset '{path}' has Minari's layout, whose names are fixed: leave 'columns' out")
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
-    with h5py.File(path, "r", locking=False) as file:
+    with opened(path) as file:
         for name in sorted((name for name in file if name.startswith(EPISODE)), key=lambda name: int(name[8:])):
             episode = file[name]
             for needed in ("observations", "actions", "rewards", "terminations", "truncations"):

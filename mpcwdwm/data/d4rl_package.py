@@ -24,6 +24,7 @@ from mpcwdwm.data import d4rl_side
 from mpcwdwm.data.dataset import Dataset, read_dataset
 from mpcwdwm.data.fingerprint import cache_folder
 from mpcwdwm.data.hdf5 import ACTION_EXCESS
+from mpcwdwm.data.opening import opened
 from mpcwdwm.data.writing import named_arrays, write_arrays
 from mpcwdwm.errors import UserError
 
@@ -47,7 +48,7 @@ class Told:
     @classmethod
     def recorded(cls, path: Path) -> Self:
         """Return what is recorded in a file that `ask_d4rl` wrote."""
-        with h5py.File(path, "r", locking=False) as file:
+        with opened(path) as file:
             kept = file.attrs
             return cls(str(kept["d4rl"]), int(kept["qlearning_transitions"]), int(kept["qlearning_otherwise"]))
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from mpcwdwm.data.dataset import continues
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.hdf5 import Arrays, Flags, read_arrays
+from mpcwdwm.data.opening import opened
 from mpcwdwm.data.writing import write_arrays
 from mpcwdwm.errors import UserError
 
@@ -131,7 +131,7 @@ def reread(path: Path, *, terminals: TerminalsBy, ends: EndsBy, rule: str | None
     reading = "-".join(["terminals", rule or ""] * (terminals == "rule") + ["jumps"] * (ends == "jumps"))
     copy = path.with_name(f"{path.name}.{reading.replace(':', '-')}.d4rl.hdf5")
     made_of: Mapping[str, str] = {"read_from_sha256": sha256_of(path), "reading": json.dumps([terminals, ends, rule])}
-    with contextlib.suppress(OSError), h5py.File(copy, "r", locking=False) as file:
+    with contextlib.suppress(UserError), opened(copy) as file:
         if all(file.attrs.get(name) == value for name, value in made_of.items()):
             return copy
     write_arrays(copy, _read_by(read_arrays(path), terminals, ends, rule), attributes=made_of)

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from mpcwdwm.data.opening import DAMAGE, opened, reason
 from mpcwdwm.errors import UserError
 
 __all__ = ["Arrays", "read_arrays"]
@@ -45,18 +46,14 @@ def read_arrays(path: Path | str) -> Arrays:
     """Return the validated arrays of a file in D4RL's layout.
 
     Raises:
-        UserError: the file is absent, not HDF5 or truncated; an array is missing, not numeric, of the wrong
+        UserError: the file is absent, not HDF5, truncated or damaged; an array is missing, not numeric, of the wrong
             shape or length, holds a NaN or an infinity, an action outside [-1, 1], or a flag that is neither
             0 nor 1; or there are too few rows. The message names the file, the array and the row.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"dataset '{path}' {'is not a file' if path.exists() else 'not found'}")
-    try:
-        file = h5py.File(path, "r", locking=False)  # shared file systems may refuse locks
-    except OSError as error:
-        raise UserError(f"dataset '{path}' is not a complete HDF5 file: {_reason(error)}") from None
-    with file:
+    with opened(path) as file:
         obs = _numbers(path, file, "observations", ndim=2)
         rows = len(obs)
         action = _numbers(path, file, "actions", ndim=2, rows=rows)
@@ -75,12 +72,6 @@ def read_arrays(path: Path | str) -> Arrays:
     return Arrays(obs, _within_bounds(path, action), reward, terminal, timeout, next_obs)
 
 
-def _reason(error: Exception) -> str:
-    """Return what HDF5 says in its brackets, without its prefix."""
-    text = str(error)
-    return text[text.find("(") + 1 : text.rfind(")")] if "(" in text else text
-
-
 def _stored(path: Path, file: Any, name: str, ndim: int, rows: int | None) -> NDArray[Any]:
     """Return an array as stored, after checking that it is there, numeric, and of the right shape."""
     if name not in file:
@@ -93,8 +84,8 @@ def _stored(path: Path, file: Any, name: str, ndim: int, rows: int | None) -> ND
         raise UserError(f"dataset '{path}': array '{name}' is not numeric (dtype {node.dtype})")
     try:
         array = np.asarray(node[()])
-    except OSError as error:
-        raise UserError(f"dataset '{path}': array '{name}' cannot be read: {_reason(error)}") from None
+    except DAMAGE as error:
+        raise UserError(f"dataset '{path}': array '{name}' cannot be read: {reason(error)}") from None
     shape = array.shape
     if ndim == 1 and array.ndim == 2 and shape[1] == 1:
         array = array[:, 0]  # D4RL stores some rewards and terminals as columns

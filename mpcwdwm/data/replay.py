@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mpcwdwm.data.dataset import Dataset, from_arrays
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.hdf5 import Arrays
+from mpcwdwm.data.opening import opened
 from mpcwdwm.envs.antmaze import AntMaze
 from mpcwdwm.envs.factory import env_spec, make_env
 from mpcwdwm.errors import UserError
@@ -49,7 +50,7 @@ class Recording:
         """Return the recording in a file in D4RL's layout, of which these are the arrays."""
         data = from_arrays(arrays, sha256_of(path), path)
         found: dict[str, Array | None] = {}
-        with h5py.File(path, "r", locking=False) as file:
+        with opened(path) as file:
             for name in ("qpos", "qvel", "goal"):
                 stored = file.get(f"infos/{name}")
                 fits = isinstance(stored, h5py.Dataset) and stored.ndim == 2 and len(stored) == len(data.obs)

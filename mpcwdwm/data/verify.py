@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from mpcwdwm.data.hdf5 import Arrays, read_arrays
+from mpcwdwm.data.opening import opened
 from mpcwdwm.data.replay import AGREES, Array, Recording, Rows, Simulator, States, dims_of, error_of_rows
 from mpcwdwm.envs.registration import MAZE_IDS
 from mpcwdwm.errors import UserError
@@ -71,11 +71,8 @@ def _first(rows: tuple[int, ...]) -> str:
 
 def recorded_env(path: Path | str) -> str | None:
     """Return the Gymnasium id that the file's attribute ``env_id`` names, None without one."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            named = file.attrs.get("env_id")
-    except OSError as error:
-        raise UserError(f"dataset '{path}' cannot be read: {error}") from None
+    with opened(path) as file:
+        named = file.attrs.get("env_id")
     return named if isinstance(named, str) else None
 
 

@@ -36,6 +36,8 @@ __all__ = [
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
         raise ValueError(f"'{value}' cannot be a name: names are letters, digits, '.', '_' and '-', and never a path")
+    if len(value) > MAX_NAME:
+        raise ValueError(f"{shortened(value)} is a name of {len(value)} characters; at most {MAX_NAME} are allowed")
     return value
 
 
@@ -55,6 +57,7 @@ def _seeds(value: Any) -> Any:
     return tuple(value)
 
 
+MAX_NAME = 100  # characters: folders are called by names with a hash and more, and 255 is what file systems allow
 MAX_SEEDS = 1000  # of "seeds: n"; more is a mistyped list
 GPU_SHARE = 0.25  # of a GPU for each actor and trial by default: the networks are small, four fit on one
 Name = Annotated[str, Strict(), AfterValidator(_name)]

@@ -236,6 +236,7 @@ MOVES = {
     "data.hyperparameters": NONE,
     "data.mapped": TRAINED,
     "data.recognised": NONE,
+    "data.opening": ALL,
     "data.replay": NONE,
     "data.scores": f"{PLAYED} {CELLS}",
     "data.sidecar": NONE,

@@ -1,0 +1,113 @@
+"""YAML files and words of the command line that were changed: one line, or they are right.
+
+``MPCWDWM_FUZZ=10000`` for the long version.
+"""
+
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from mpcwdwm.errors import UserError
+from sweeps.cli import app
+from sweeps.spec.spec import load_spec
+from tests.support import ROOT
+from tests.support.mutations import FUZZED, INPUTS, changed_text, within
+from tests.support.parts import BUNDLED
+
+SPEC = f"""
+name: mine
+tasks: [{BUNDLED}, {{name: other, dataset: x.hdf5, env: Hopper-v4, terminals: rule}}]
+seeds: [0, 1]
+components: {{rebrac: {{steps: 100, actor_bc_coef: [0.1, 0.4]}}, world_model: {{kind: diffusion, denoising_steps: 5}}}}
+planners:
+  mpc: {{kind: policy, horizon: [1, 3], rollouts: 8, updates: [1, 2], step_size: 1e-5}}
+baselines: [rebrac, iql, bc]
+overrides: [{{tasks: ["hopper-*"], planners: {{mpc: {{step_size: 1e-6}}}}}}]
+evaluation: {{episodes: 10, env_seed: 0, select: {{seeds: [100], env_seed: 1000, episodes: 10}}}}
+resources: {{concurrency: 2, actor: {{cpus: 1, gpus: 0.25}}}}
+cluster:
+  slurm: {{nodes: 4, cpus_per_node: 16, partition: gpu, time: "24:00:00", variables: {{A: b}}}}
+  kubernetes: {{image: x/y, claim: z, workers: 2, cpus_per_node: 4}}
+compute: {{capture: auto, tf32: false}}
+storage: runs
+tracking: {{uri: "sqlite:///runs/mlflow.db"}}
+"""
+SHIPPED = [
+    "\n".join(line for line in path.read_text().split("\n") if not line.lstrip().startswith("#"))
+    for path in (ROOT / "quickstart.yaml", ROOT / "sweeps/specs/table2.yaml", ROOT / "sweeps/specs/mazes.yaml")
+]
+COMMANDS = [
+    "sweep status nothing --json",
+    "sweep logs nothing mpc --seeds 0,1",
+    "sweep run nothing --set evaluation.episodes=3 --tasks hopper-* --cluster slurm --dry-run",
+    "sweep plan nothing --seeds 3",
+    "table nothing --format latex --layout paper --out table.tex",
+    "compare one@abc two --format json",
+    "data audit nothing --env Hopper-v4",
+    "data verify nothing.hdf5 --env Hopper-v4 --rows 10",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("words")
+
+
+def check(text: str, folder: Path) -> None:
+    path = folder / "s.yaml"
+    path.write_text(text, encoding="utf-8")
+    with within(), suppress(UserError):
+        load_spec(path)
+
+
+@FUZZED
+@given(text=changed_text([SPEC]))
+def test_a_changed_yaml_is_right_or_refused_in_one_line(text: str, folder: Path) -> None:
+    check(text, folder)
+
+
+@settings(FUZZED, max_examples=max(1, INPUTS // 8))  # they take longer
+@given(text=changed_text(SHIPPED))
+def test_a_changed_yaml_of_ours_is_right_or_refused_in_one_line(text: str, folder: Path) -> None:
+    check(text, folder)
+
+
+@pytest.mark.parametrize("text", [SPEC, *SHIPPED])
+def test_what_is_changed_was_right(text: str, folder: Path) -> None:
+    (folder / "right.yaml").write_text(text)
+    assert load_spec(folder / "right.yaml").tasks
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)),
+        "name: mine\ntasks: " + "[" * 5000 + "]" * 5000,
+        "name: mine\ntasks: &t [*t]\n",
+        SPEC.replace("seeds: [0, 1]", "seeds: 99999999999"),
+        SPEC.replace("horizon: [1, 3]", "horizon: 99999999999999999999999"),
+        SPEC.replace("mine", "x" * 100_000),
+    ],
+    ids=["aliases of aliases", "deep lists", "a list in itself", "many seeds", "a large number", "a long name"],
+)
+def test_a_yaml_that_would_take_all_memory_is_refused(text: str, folder: Path) -> None:
+    path = folder / "s.yaml"
+    path.write_text(text)
+    with within(), pytest.raises(UserError):
+        load_spec(path)
+
+
+@settings(FUZZED, max_examples=max(1, INPUTS // 4))
+@given(text=changed_text(COMMANDS))
+def test_changed_words_of_a_command_are_answered(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words are split as a shell does; nothing that they could name exists."""
+    monkeypatch.chdir(folder)
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return
+    with within(), suppress(UserError, SystemExit):
+        app(words, prog_name="mpcwdwm")
