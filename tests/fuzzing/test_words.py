@@ -100,6 +100,24 @@ def test_a_yaml_that_would_take_all_memory_is_refused(text: str, folder: Path) -
         load_spec(path)
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".hidden", "~", "a b", "$HOME", "x" * 101])
+@pytest.mark.parametrize("place", ["name: mine", "name: other", "mpc: {kind"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(place: str, name: str, folder: Path) -> None:
+    """Of a sweep, a task, a planner: folders and files are called by them."""
+    changed = f"'{name}': {{kind" if "kind" in place else f"name: '{name}'"
+    (folder / "s.yaml").write_text(SPEC.replace(place, changed, 1))
+    with pytest.raises(UserError, match="name"):
+        load_spec(folder / "s.yaml")
+
+
+def test_a_tag_makes_no_object(folder: Path) -> None:
+    text = SPEC.replace("name: mine", f"name: !!python/object/apply:os.mkdir ['{folder}/made']")
+    (folder / "s.yaml").write_text(text)
+    with pytest.raises(UserError):
+        load_spec(folder / "s.yaml")
+    assert not (folder / "made").exists()
+
+
 @settings(FUZZED, max_examples=max(1, INPUTS // 4))
 @given(text=changed_text(COMMANDS))
 def test_changed_words_of_a_command_are_answered(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
