@@ -33,14 +33,21 @@ class MopoConfig(RebracConfig):
     batch_size: Int = setting(256, "transitions per update, imagined ones included", unit="rows", paper=256, ge=2)
     actor_lr: Real = setting(3e-4, "Adam step size of the actor", paper=3e-4, gt=0)
     critic_lr: Real = setting(3e-4, "Adam step size of the critics", paper=3e-4, gt=0)
-    actor_bc_coef: Real = setting(0.0, "behaviour cloning in the actor loss, at recorded states", paper=0, ge=0)
+    discount: Real = setting(0.99, "discount γ", unit="per step", paper=0.99, ge=0, lt=1)
+    actor_bc_coef: Real = setting(
+        0.0,
+        "behaviour cloning in the actor loss; has to be 0, imagined states have no recorded action",
+        paper=0,
+        ge=0,
+        le=0,
+    )
     critic_bc_coef: Real = setting(0.0, "behaviour penalty in the critic target; has to be 0", paper=0, ge=0, le=0)
     rollout_length: Int = setting(5, "steps of a branch", unit="steps", paper="1 or 5, per dataset", ge=1, le=1000)
     penalty: Real = setting(
         1.0, "λ: weight of the spread of the model's networks, in standard deviations of the state",
         unit="reward per standard deviation", paper="0.5 to 5, of the largest predicted variance", ge=0,
     )  # fmt: skip
-    real_share: Real = setting(0.05, "share of recorded transitions in a batch", paper=0.05, ge=0, le=1)
+    real_share: Real = setting(0.05, "share of recorded transitions in a batch", paper=0.05, ge=0, lt=1)
     exploration: Real = setting(0.1, "std of the noise on the branches' actions", unit="action", paper="SAC's", ge=0)
     halt: Real = setting(
         10.0, "a branch ends so many standard deviations from the data's mean, at a pessimistic value",
@@ -69,8 +76,11 @@ class MopoConfig(RebracConfig):
 
     @model_validator(mode="after")
     def _branches_fit(self) -> Self:
-        if self.branches > self.batch_size:
-            raise ValueError("rollout_length and real_share ask for more branches than the batch has states")
+        if self.rollout_length > self.batch_size - self.recorded:
+            raise ValueError(
+                f"rollout_length is {self.rollout_length}, longer than the {self.batch_size - self.recorded} imagined "
+                "transitions of a batch; give a larger batch_size"
+            )
         return self
 
 
@@ -146,10 +156,12 @@ class Mopo(Rebrac):
             over = torch.zeros_like(spread, dtype=torch.bool)
             if self._ended is not None:
                 over = self._ended(state, action, following)
-            left = ~over & ~(self.extent(following).abs() <= c.halt).all(-1)  # also where it is not finite
-            following = torch.where(left.unsqueeze(-1), state, following)
+            broken = ~following.isfinite().all(-1)  # of which a rule may say anything
+            left = broken | (~over & (self.extent(following).abs() > c.halt).any(-1))
+            stopped = over | left
+            following = torch.where(stopped.unsqueeze(-1), state, following)  # 0 · nan would be nan
             earned = reward(state, action) - c.penalty * spread + c.discount * self._behind * left
-            going = (~(over | left)).to(spread.dtype)
+            going = (~stopped).to(spread.dtype)
             steps.append(Batch(state, action, earned, following, torch.zeros_like(action), going))
             spreads.append(spread)
             state = torch.where(going.unsqueeze(-1) > 0, following, start)

@@ -27,6 +27,7 @@ from mpcwdwm.nn.networks import Normalizer, uniform_init
 from mpcwdwm.planning.action import ActionAscent, ActionConfig
 from mpcwdwm.planning.ascent import ascent
 from mpcwdwm.planning.assemble import assemble
+from mpcwdwm.planning.objectives import PenalisedConfig
 from mpcwdwm.planning.parts import Parts
 from mpcwdwm.planning.planner import Planner, PlannerConfig
 from mpcwdwm.planning.registry import PlannerFields, planner_class, planner_config
@@ -51,7 +52,7 @@ class ImprovedConfig(ComponentConfig):
     method: Literal["distil", "direct"] = setting(
         "distil",
         "distil: regress on the planner's actions; direct: on steps along the gradient of its objective from the "
-        "policy's own action (kind: action with planned: first)",
+        "policy's own action (kind: action with planned: first; its step size and updates do not count)",
         paper="none",
     )
     radius: Real = setting(
@@ -81,12 +82,25 @@ class ImprovedConfig(ComponentConfig):
     @model_validator(mode="after")
     def _teaches(self) -> Self:
         teacher = self.teacher
-        if teacher.kind == "none":
-            raise ValueError("planner: kind none improves nothing; give a planner that adapts")
-        if self.method == "direct" and not (isinstance(teacher, ActionConfig) and teacher.planned == "first"):
-            raise ValueError("method: direct climbs the action itself; give planner: {kind: action, preset: robust}")
+        if "improved" in self.builds_on:
+            raise ValueError(
+                "planner: it would be built on itself; give another base (rounds: 2 goes on from its policy)"
+            )
+        still = teacher.to_dict().get("updates") == 0 or teacher.to_dict().get("step_size") == 0
+        if teacher.kind in ("none", "random") or still:
+            raise ValueError(
+                "planner: it improves nothing; give a planner that adapts, with updates and a step size above 0"
+            )
+        climbs = isinstance(teacher, ActionConfig) and teacher.planned == "first" and teacher.step_size != "auto"
+        if self.method == "direct" and not climbs:
+            raise ValueError(
+                "method: direct climbs the action itself, by direct_step; give planner: {kind: action, preset: robust}"
+            )
         if self.rounds > 1 and "value" not in teacher.needs:
             raise ValueError("rounds above 1 fit the value again; give a planner with critic_from: value, or one round")
+        anchored = isinstance(teacher, PenalisedConfig) and teacher.asks_clone
+        if self.rounds > 1 and anchored and self.improves == "bc":
+            raise ValueError("rounds above 1 would anchor to the improved policy in place of bc; give another base")
         return self
 
     @property

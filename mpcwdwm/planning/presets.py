@@ -47,8 +47,8 @@ MPPI: Presets = {
 
 def filled(config: type[Config], given: Any, presets: Presets) -> Any:
     """Return the fields of a config with its preset's values where the user gives none."""
-    if not isinstance(given, dict) or given.get("preset") not in presets:
+    if not isinstance(given, dict) or not isinstance(name := given.get("preset"), str) or name not in presets:
         return given
     long = {field.alias: name for name, field in config.model_fields.items() if field.alias}
     named = {long.get(name, name) for name in given}
-    return {**{name: value for name, value in presets[given["preset"]].items() if name not in named}, **given}
+    return {**{field: value for field, value in presets[name].items() if field not in named}, **given}

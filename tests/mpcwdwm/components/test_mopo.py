@@ -65,7 +65,8 @@ def test_branches_are_those_written_out_by_hand(penalty):
             over = ended(following)
             assert torch.allclose(batch.obs[:, place], state)
             assert torch.allclose(batch.action[:, place], action)
-            assert torch.allclose(batch.next_obs[:, place], following)
+            kept = torch.where(over.unsqueeze(-1), state, following)  # nothing behind an end is looked at
+            assert torch.allclose(batch.next_obs[:, place], kept)
             assert torch.allclose(batch.reward[:, place], FUNCTIONS["reward"](state, action) - penalty * own)
             assert torch.equal(batch.mask[:, place], (~over).double())
             state = torch.where(over.unsqueeze(-1), start[:, row], following)  # it begins again where it began
@@ -89,6 +90,34 @@ def test_a_branch_that_leaves_the_data_ends_at_a_pessimistic_value():
     surplus = batch.reward - FUNCTIONS["reward"](batch.obs, batch.action)
     assert torch.allclose(surplus, left * behind.unsqueeze(1))
     assert torch.equal(batch.next_obs[left], batch.obs[left])  # nothing that is far away reaches the critic
+
+
+def test_what_is_not_finite_reaches_no_network_whatever_the_rule_says_of_it():
+    broken = {**FUNCTIONS, "sample": lambda obs, action, noise: torch.where(obs > 0.2, torch.nan, obs + action)}
+    config = component_config("mopo", {}, {**SMALL, "penalty": 0.0, "steps": 6})
+    for rule in (None, lambda obs: ~(obs[..., 0] < 0.45)):  # which takes nan for an end
+        bases = {"world_model": Spread(SEEDS, sample=broken["sample"]), "reward": Given(SEEDS, reward=broken["reward"])}
+        training = Training("mopo", config, rows(), SEEDS, bases=bases, termination=rule, dtype=DOUBLE)
+        noise = draws_at(training.draws, 0)
+        batch, _ = training.part.imagined(training.buffer.gather(noise["rows"]).obs[:, -6:], noise)
+        assert (batch.mask == 0).any()
+        assert all(values.isfinite().all() for values in vars(batch).values())
+        training.run()
+        assert all(parameter.isfinite().all() for parameter in training.part.parameters())
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"discount": 1}, "discount"),
+        ({"real_share": 1}, "real_share"),
+        ({"actor_bc_coef": 0.4}, "actor_bc_coef"),
+        ({"rollout_length": 100, "batch_size": 64}, "longer than the 61 imagined transitions"),
+    ],
+)
+def test_what_cannot_be_is_refused(fields, says):
+    with pytest.raises(ValueError, match=says):
+        component_config("mopo", {}, fields)
 
 
 def test_a_batch_begins_with_recorded_rows():

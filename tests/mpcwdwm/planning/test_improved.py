@@ -147,7 +147,14 @@ def test_what_it_builds_on_is_what_its_planner_needs():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ("planner: {kind: none}", "kind none improves nothing"),
+        ("planner: {kind: none}", "improves nothing"),
+        ("planner: {kind: random}", "improves nothing"),
+        ("planner: {preset: robust, E: 0}", "improves nothing"),
+        ("planner: {kind: action, preset: robust, base: improved}", "built on itself"),
+        ("planner: [{preset: robust}, {preset: robust, base: improved}]", "built on itself"),
+        ("planner: {kind: action, preset: [robust]}", "planner"),
+        ("planner: {preset: robust, base: bc, anchor: 1.0}, rounds: 2", "anchor to the improved policy"),
+        ("planner: {kind: action, preset: robust, step_size: auto}, method: direct", "by direct_step"),
         ("planner: {kind: nonsense}", "unknown planner kind 'nonsense'"),
         ("planner: {kind: action, horison: 3}", "unknown key 'horison'.*did you mean 'horizon'"),
         ("planner: {kind: action, H: -1}", "H should be greater than or equal to 0"),
