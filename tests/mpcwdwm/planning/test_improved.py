@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from mpcwdwm.components import component_config
+from mpcwdwm.components.component import Context
 from mpcwdwm.errors import UserError
-from mpcwdwm.planning import PLANNERS, assemble
+from mpcwdwm.planning import PLANNERS, assemble, improved
 from mpcwdwm.planning.improved import Improved, ImprovedConfig, within
+from mpcwdwm.training.buffer import usable_rows
 from mpcwdwm.training.loop import Training
 from tests.support.parts import bases_of, part_of
 from tests.support.plans import spec_with
@@ -132,6 +134,40 @@ def test_a_second_round_improves_on_the_first_with_a_value_of_its_own(rows):
     assert torch.allclose(step, torch.tensor(0.1, dtype=DOUBLE), atol=0.02)
     again = once.part._target[:, :100] - once.part._base[:, :100]
     assert not torch.allclose(again, (twice.part._target - twice.part._base)[:, :100], atol=1e-3)
+
+
+def test_the_value_of_a_second_round_is_that_of_the_first_rounds_policy(rows):
+    training = training_of(rows, rounds=2, steps=60, states=100, imagined=4)
+    bases = {name: base.to(DOUBLE) for name, base in bases_of(training.config, rows, SEEDS).items()}
+    context = Context([rows] * 2, [usable_rows(rows, "all", heldout=None)] * 2)
+    found = training.part.next_round(bases, context)
+    assert found["rebrac"] is not bases["rebrac"]
+    assert found["world_model"] is bases["world_model"]
+    policy = {name: found[name] for name in ("rebrac", "world_model", "reward")}
+    expected = Training("value", bases["value"].config, rows, SEEDS, bases=policy, dtype=DOUBLE)
+    expected.run()
+    assert largest(found["value"], expected.part) < 1e-12
+    other = Training(
+        "value", bases["value"].config, rows, SEEDS, bases={**policy, "rebrac": bases["rebrac"]}, dtype=DOUBLE
+    )
+    other.run()
+    assert largest(found["value"], other.part) > 1e-6  # the base's own value is another
+
+
+def largest(one, other):
+    """The largest difference of two components' weights."""
+    return max(float((a - b).abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_every_state_is_planned_as_at_an_episodes_start(rows, monkeypatch):
+    monkeypatch.setattr(improved, "PLANNED_ROWS", 20)
+    carried = {"H": 0, "step_size": 1e-2, "reset": "episode"}  # of which a planner keeps ψ from step to step
+    part = training_of(rows, planner=carried, imagined=0, states=20).part
+    bases = {name: base.to(DOUBLE) for name, base in bases_of(part.config, rows, SEEDS).items()}
+    parts = assemble(bases, "rebrac", dataset=rows)
+    twice = part.planned(parts, torch.cat([part._obs, part._obs], 1))
+    assert torch.allclose(twice[:, :20], twice[:, 20:], rtol=0, atol=1e-12)
+    assert (twice[:, :20] - part._base).norm(dim=-1).min() > 1e-6
 
 
 def test_what_it_builds_on_is_what_its_planner_needs():
