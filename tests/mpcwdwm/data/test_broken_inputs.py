@@ -53,7 +53,8 @@ def check(folder, monkeypatch, capsys, *says):
     before = sorted(path.name for path in folder.iterdir())
     code, err = outcome(folder, monkeypatch, capsys, "sweep", "run", "s.yaml")
     assert code == 2
-    (line,) = err.splitlines()
+    *places, line = err.splitlines()  # a run says first where things go
+    assert [one.split()[0] for one in places] in ([], ["sweep", "MLflow:"])
     assert line.startswith("error: ")
     for part in says:
         assert part in line

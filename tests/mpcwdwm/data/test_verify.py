@@ -156,5 +156,5 @@ def test_an_environment_that_cannot_be_put_into_a_state_is_one_line(tmp_path, ho
 def test_the_environment_may_stand_in_the_files_attributes(tmp_path, hopper):
     assert recorded_env(write_hdf5(tmp_path / "a.hdf5", hopper)) is None
     (tmp_path / "b.hdf5").write_bytes(b"x")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is not a complete HDF5 file"):
         recorded_env(tmp_path / "b.hdf5")
