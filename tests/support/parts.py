@@ -21,7 +21,7 @@ PARTS = {  # every component, and the world model in its other kinds: name → (
     **{f"world_model-{name}": ("world_model", KINDS[name]) for name in ("flow", "meanflow", "mlp")},
     "value": ("value", {"episodes": 20, "length": 12, "halt": 4.0, "ensemble": 2}),  # some end before
     "mopo": ("mopo", {"rollout_length": 3, "real_share": 0.25}),
-    "improved": ("improved", {"states": 60, "imagined": 5, "length": 6, "rounds": 2}),
+    "improved": ("improved", {"states": 60, "imagined": 5, "length": 6}),
     "diffuser": (
         "diffuser",
         {"horizon": 8, "multipliers": "1,2", "denoising_steps": 4, "ema_start": 20},

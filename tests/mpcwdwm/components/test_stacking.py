@@ -23,10 +23,9 @@ COMPONENTS = {
     "reward": {"clip_norm": 0.05},  # always active: the norm must be each member's own
     "value": PARTS["value"][1],
     "mopo": PARTS["mopo"][1],
-    "improved": {**PARTS["improved"][1], "rounds": 1, "steps": 50},
+    "improved": {**PARTS["improved"][1], "steps": 50},
     "improved-direct": {
         **PARTS["improved"][1],
-        "rounds": 1,
         "steps": 50,
         "planner": {"kind": "action", "preset": "robust", "H": 1, "M": 2},
         "method": "direct",
