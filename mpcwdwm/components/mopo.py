@@ -15,12 +15,13 @@ from pydantic import model_validator
 from torch import Tensor
 
 from mpcwdwm.components.component import Batch, Component, Context
+from mpcwdwm.components.imagined_episodes import ended_in, worth_of_halted
 from mpcwdwm.components.rebrac import Rebrac, RebracConfig
 from mpcwdwm.components.world_models.world_model import Disagreeing, WorldModel
 from mpcwdwm.config import Int, Real, setting
 from mpcwdwm.data import Dataset
 from mpcwdwm.errors import UserError
-from mpcwdwm.imagination import WORST_STEPS, ending, halted_value
+from mpcwdwm.imagination import WORST_STEPS
 from mpcwdwm.nn.networks import Normalizer
 from mpcwdwm.random import Normal
 
@@ -109,13 +110,8 @@ class Mopo(Rebrac):
             _check_disagreement(model, self.obs_dim, self.act_dim)
         # Not registered as parts of this module: they are artifacts of their own.
         self._imagining = (model, reward)
-        goal = context.goal_reward
-        reached = None if goal is None else (lambda obs, action: reward(obs, action) > goal)
-        self._ended = ending(context.termination, reached)
-        used = zip(context.datasets, context.rows, strict=True)
-        worst = [data.worst_reward(WORST_STEPS, self.config.discount, rows.numpy()) for data, rows in used]
-        behind = [halted_value(least, self.config.discount) for least in worst]
-        self._behind = self.extent.mean.new_tensor(behind).unsqueeze(-1)  # (S, 1)
+        self._ended = ended_in(context, reward)
+        self._behind = worth_of_halted(context, WORST_STEPS, self.config.discount, self.extent.mean)
 
     # ---------------------------------------------------------------------------------- training
 

@@ -26,11 +26,11 @@ from mpcwdwm.components.component import (
     fit_quality,
     polyak_update,
 )
+from mpcwdwm.components.imagined_episodes import imagined_episodes, worth_of_halted
 from mpcwdwm.components.registry import ValueOf
-from mpcwdwm.components.world_models.world_model import WorldModel
 from mpcwdwm.config import Flag, Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.imagination import WORST_STEPS, ending, halted_value, unroll
+from mpcwdwm.imagination import WORST_STEPS
 from mpcwdwm.nn.networks import Mlp, Normalizer, ScaleFreeNormalizer, uniform_init
 from mpcwdwm.random import Integers, generator
 
@@ -183,9 +183,8 @@ class Value(Component):
     def imagine(self, bases: Mapping[str, Component], context: Context) -> Episodes:
         """Roll the policy with exploration through the world model, from rows that the member learns from."""
         c, device, dtype = self.config, self.normalizer.mean.device, self.normalizer.mean.dtype
-        policy, model, reward = bases[c.policy], bases["world_model"], bases["reward"]
+        policy, reward = bases[c.policy], bases["reward"]
         assert isinstance(policy, ActorComponent)
-        assert isinstance(model, WorldModel)
         streams = [generator(seed, "value/episodes", device=device) for seed in self.seeds]
         starts = []
         for dataset, rows, seed in zip(context.datasets, context.rows, self.seeds, strict=True):
@@ -193,26 +192,18 @@ class Value(Component):
             starts.append(torch.from_numpy(dataset.obs)[rows[picked]])
         start = torch.stack(starts).to(device, dtype)
 
-        def normal(*shape: int) -> Tensor:  # (S, n, *shape), every member's from its own stream
-            return torch.stack(
-                [torch.randn(c.episodes, *shape, generator=g, device=device, dtype=dtype) for g in streams]
-            )
-
-        def act(_: int, obs: Tensor) -> Tensor:
-            return (policy.actor(obs) + c.exploration * normal(self.act_dim)).clamp(-1, 1)
-
-        def transition(_: int, obs: Tensor, action: Tensor) -> Tensor:
-            return model.sample(obs, action, normal(*model.noise_shape))
-
-        def left(obs: Tensor) -> Tensor:
-            return (self.extent(obs).abs() > c.halt).any(-1)
-
-        goal = context.goal_reward
-        reached = None if goal is None else (lambda obs, action: reward(obs, action) > goal)
-        rolled = unroll(start, c.length, act, transition, ending(context.termination, reached), left)
-        used = zip(context.datasets, context.rows, strict=True)
-        lowest = [dataset.worst_reward(c.worst_steps, c.discount, rows.numpy()) for dataset, rows in used]
-        behind = start.new_tensor([halted_value(least, c.discount) for least in lowest]).unsqueeze(-1)  # (S, 1)
+        rolled = imagined_episodes(
+            policy,
+            bases,
+            context,
+            start,
+            self.act_dim,
+            length=c.length,
+            exploration=c.exploration,
+            left=lambda obs: (self.extent(obs).abs() > c.halt).any(-1),
+            streams=streams,
+        )
+        behind = worth_of_halted(context, c.worst_steps, c.discount, start)
         steps = zip(rolled.obs[:-1], rolled.action, rolled.halted, strict=True)
         rewards = [reward(obs, action) + c.discount * behind * halted for obs, action, halted in steps]
         return Episodes(torch.stack(rolled.obs, 2), torch.stack(rewards, 2), torch.stack(rolled.alive, 2))

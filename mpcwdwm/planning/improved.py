@@ -17,11 +17,10 @@ from torch import Tensor
 
 from mpcwdwm.components.actor_critic import Actor
 from mpcwdwm.components.component import ActorComponent, Batch, Component, ComponentConfig, Context
+from mpcwdwm.components.imagined_episodes import imagined_episodes
 from mpcwdwm.components.value import Value
-from mpcwdwm.components.world_models.world_model import WorldModel
 from mpcwdwm.config import Int, Real, setting
 from mpcwdwm.data import Dataset
-from mpcwdwm.imagination import ending, unroll
 from mpcwdwm.nn.compute import ComputeConfig
 from mpcwdwm.nn.networks import Normalizer, uniform_init
 from mpcwdwm.planning.action import ActionAscent, ActionConfig
@@ -229,38 +228,21 @@ class Improved(ActorComponent):
             starts.append(obs[c.states :])
         found = drawn
         if c.imagined:
-            episodes, alive = self.imagined(base, bases, torch.stack(starts), context)  # (S, n, T, ·), (S, n, T)
+            rolled = imagined_episodes(
+                base,
+                bases,
+                context,
+                torch.stack(starts),
+                self.act_dim,
+                length=c.length,
+                exploration=c.exploration,
+                left=lambda obs: (self.extent(obs).abs() > c.halt).any(-1),
+                streams=[generator(seed, "improved/episodes", device=mean.device) for seed in self.seeds],
+            )
+            episodes, alive = torch.stack(rolled.obs[:-1], 2), torch.stack(rolled.alive[:-1], 2)  # (S, n, T, …)
             found = [torch.cat([own, more[lives > 0]]) for own, more, lives in zip(drawn, episodes, alive, strict=True)]
         counts = torch.tensor([len(own) for own in found], device=mean.device)
         return torch.nn.utils.rnn.pad_sequence(found, batch_first=True), counts
-
-    def imagined(
-        self, base: ActorComponent, bases: Mapping[str, Component], start: Tensor, context: Context
-    ) -> tuple[Tensor, Tensor]:
-        """Roll the base with exploration through the world model from `start`, (S, n, obs_dim)."""
-        c, model, reward = self.config, bases["world_model"], bases["reward"]
-        assert isinstance(model, WorldModel)
-        streams = [generator(seed, "improved/episodes", device=start.device) for seed in self.seeds]
-
-        def normal(*shape: int) -> Tensor:  # (S, n, *shape), every member's from its own stream
-            size = (start.shape[1], *shape)
-            return torch.stack(
-                [torch.randn(size, generator=g, device=start.device, dtype=start.dtype) for g in streams]
-            )
-
-        def act(_: int, obs: Tensor) -> Tensor:
-            return (base.actor(obs) + c.exploration * normal(self.act_dim)).clamp(-1, 1)
-
-        def transition(_: int, obs: Tensor, action: Tensor) -> Tensor:
-            return model.sample(obs, action, normal(*model.noise_shape))
-
-        def left(obs: Tensor) -> Tensor:
-            return (self.extent(obs).abs() > c.halt).any(-1)
-
-        goal = context.goal_reward
-        reached = None if goal is None else (lambda obs, action: reward(obs, action) > goal)
-        rolled = unroll(start, c.length, act, transition, ending(context.termination, reached), left)
-        return torch.stack(rolled.obs[:-1], 2), torch.stack(rolled.alive[:-1], 2)
 
     def teacher_of(self, parts: Parts, rows: int) -> Planner:
         """Return the planner with so many states of every member side by side, run eagerly."""

@@ -214,6 +214,7 @@ MOVES = {
     "components.loading": f"value {CELLS} improved mopo",
     "components.rebrac": f"rebrac unplayed {CELLS} mopo",
     "components.registry": NONE,
+    "components.imagined_episodes": "value mopo improved robust",
     "components.mopo": "mopo",
     "components.reward": f"reward {ADAPTED}",
     "components.value": "value robust improved",
