@@ -82,10 +82,13 @@ def recorded(spec: Spec) -> dict[str, str]:
 
 
 class Looking:
-    """Looks at a sweep again and again, as `sweep status` does, at least a hundred times."""
+    """Looks at a sweep again and again, as `sweep status` does, at least a hundred times.
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec, self.seen, self.ended = spec, list[set[str]](), threading.Event()
+    It makes a file once it has seen something run.
+    """
+
+    def __init__(self, spec: Spec, saw_running: Path) -> None:
+        self.spec, self.seen, self.ended, self.saw_running = spec, list[set[str]](), threading.Event(), saw_running
         self.thread = threading.Thread(target=self._look)
         self.thread.start()
 
@@ -94,6 +97,8 @@ class Looking:
         while not self.ended.wait(0.05) or len(self.seen) < 100:
             if planned := read_units(store, self.spec.record):
                 self.seen.append({one.state for one in status_of(self.spec.record, planned, store).units})
+                if "running" in self.seen[-1]:
+                    self.saw_running.touch()
 
     def end(self) -> list[set[str]]:
         """Return the states that were seen, a set for each look."""
@@ -102,12 +107,17 @@ class Looking:
         return self.seen
 
 
-def failing(component: str) -> Callable:
-    """Return what computes all but one component."""
+def failing(component: str, wait_for: Path | None = None) -> Callable:
+    """Return what computes all but one component, each once a file is there, or after half a minute."""
 
     def compute(store, pack, device, threads, on_progress):  # nested: pickled by value
+        import time
+
         from cluster.work import compute_pack
 
+        latest = time.monotonic() + 30
+        while wait_for and not wait_for.exists() and time.monotonic() < latest:
+            time.sleep(0.05)
         if getattr(pack.units[0], "component", "") == component:
             raise ZeroDivisionError("no such luck")
         return compute_pack(store, pack, device, threads, on_progress)
@@ -150,9 +160,9 @@ def test_what_failed_three_times_for_one_reason_is_set_aside_and_whoever_looks_m
 ) -> None:
     spec = spec_in(tmp_path, planners={}, baselines=["bc", "iql"], seeds=1, resources={"retries": 2})
     store = open_store(spec.storage)
-    looked = Looking(spec)
+    looked = Looking(spec, tmp_path / "saw it run")
     try:
-        first, _ = run_quietly(spec, failing("bc"))
+        first, _ = run_quietly(spec, failing("bc", wait_for=tmp_path / "saw it run"))
     finally:
         seen = looked.end()
     assert len(seen) >= 100
