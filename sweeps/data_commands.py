@@ -1,5 +1,6 @@
 """The commands below ``mpcwdwm data``: datasets listed, fetched, checked, replayed and recorded."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -172,7 +173,7 @@ def dataset_named(what: str, env: str | None = None) -> "tuple[Path, Task | None
     from mpcwdwm.data.conversion import in_d4rl_layout
 
     path = Path(what)
-    if what not in TASKS and (path.exists() or path.suffix in (".hdf5", ".h5", ".npz")):
+    if what not in TASKS and (os.path.exists(path) or path.suffix in (".hdf5", ".h5", ".npz")):
         plain = in_d4rl_layout(path)
         return plain, None if env is None else _task_of_file(plain, env)
     task = find_task(what)

@@ -6,6 +6,7 @@ made; when either changes, it is made again. Everything else reads the copy.
 
 import contextlib
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -68,6 +69,8 @@ def in_d4rl_layout(path: Path, columns: Mapping[str, str] | None = None) -> Path
             raise UserError(
                 f"columns: unknown array '{name}'{did_you_mean(name, COLUMNS)}; known: {', '.join(COLUMNS)}"
             )
+    if os.path.exists(path) and not path.is_file():  # a device such as /dev/zero would be read without end
+        raise UserError(f"dataset '{path}' is not a file")
     read = _reader(path, columns)
     if read is None:
         return path

@@ -5,6 +5,7 @@ likewise (the environment ended the episode), and usually `timeouts` (something 
 limit) and `next_observations` (N, o). Everything else in the file (`infos/*`, `metadata/*`) is ignored.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ def read_arrays(path: Path | str) -> Arrays:
             0 nor 1; or there are too few rows. The message names the file, the array and the row.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"dataset '{path}' {'is not a file' if path.exists() else 'not found'}")
+    if not os.path.isfile(path):
+        raise UserError(f"dataset '{path}' {'is not a file' if os.path.exists(path) else 'not found'}")
     with opened(path) as file:
         obs = _numbers(path, file, "observations", ndim=2)
         rows = len(obs)

@@ -233,10 +233,10 @@ def dataset_path(task: Task) -> Path:
         UserError: the file is absent (the message says what to put where) or has changed; or d4rl does not give it.
     """
     path = expected_path(task)
-    if task.python is not None and not path.exists():
+    if task.python is not None and not os.path.exists(path):
         ask_d4rl(task.name, task.python, task.max_episode_steps)
-    if not path.is_file():
-        if path.exists():
+    if not os.path.isfile(path):
+        if os.path.exists(path):
             raise UserError(f"dataset of task '{task.name}': '{path}' is not a file")
         if task.source == "d4rl":
             raise UserError(

@@ -10,6 +10,7 @@ a name of its own, below the sweep's, so that the records of the whole sweep sta
 
 import difflib
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def find_spec(spec: str | Path, folder: Path) -> Found:
         UserError: there is no such file and no such sweep (the closest names are suggested), or two of that name.
     """
     path = folder / spec  # an absolute one stays as it is
-    if path.is_file() or (path.suffix in SUFFIXES and path.exists()):
+    # of os: a name that no file could have, such as one of 1,000 characters, is an error to those of pathlib
+    if os.path.isfile(path) or (path.suffix in SUFFIXES and os.path.exists(path)):
         return Found(path.resolve(), path.resolve().parent)
     here, packaged = list_specs(folder), packaged_specs()
     found = [file for name, file in here if name == str(spec)]
@@ -106,4 +108,6 @@ def part_name(sweep: str, options: Sequence[str]) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
+    if not os.path.isdir(folder):
+        return []
     return sorted(path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}"))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from mpcwdwm.errors import UserError
 from sweeps.cli import app
@@ -120,6 +120,10 @@ def test_a_tag_makes_no_object(folder: Path) -> None:
 
 @settings(FUZZED, max_examples=max(1, INPUTS // 4))
 @given(text=changed_text(COMMANDS))
+@example(text="data audit /dev/zero --env Hopper-v4")
+@example(text="sweep status " + "a" * 300)
+@example(text="data audit " + "a" * 300 + ".hdf5 --env Hopper-v4")
+@example(text="sweep plan " + "a" * 300 + "/mine.yaml")
 def test_changed_words_of_a_command_are_answered(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The words are split as a shell does; nothing that they could name exists."""
     monkeypatch.chdir(folder)

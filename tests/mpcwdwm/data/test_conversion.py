@@ -1,6 +1,8 @@
 """NPZ, HDF5 with other names and Minari's layout give the transitions that D4RL's layout gives."""
 
+import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium
@@ -121,6 +123,16 @@ def test_an_unfit_file_is_one_line(tmp_path, change, columns, says):
     with pytest.raises(UserError, match=says) as caught:
         in_d4rl_layout(tmp_path / "a.npz", columns)
     assert "\n" not in str(caught.value)
+
+
+def test_what_has_no_end_or_cannot_be_is_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opened, it would wait for ever
+    for path in (Path("/dev/zero"), tmp_path / "pipe", tmp_path):
+        with pytest.raises(UserError, match="is not a file"):
+            in_d4rl_layout(path)
+    for name in ("a" * 1000 + ".hdf5", "a" * 1000):
+        with pytest.raises(UserError, match="not found"):
+            read_dataset(in_d4rl_layout(tmp_path / name))
 
 
 def test_minaris_dict_observations_are_refused_in_one_line(tmp_path):
