@@ -1,9 +1,9 @@
-"""The exception for what a user gave wrong."""
+"""The exceptions for what a user gave wrong, and for work that has to stop."""
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "did_you_mean"]
+__all__ = ["Interrupted", "UserError", "did_you_mean"]
 
 
 class UserError(ValueError):
@@ -14,6 +14,10 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))  # one line, whatever was interpolated
+
+
+class Interrupted(Exception):
+    """The process has to end: a training that its progress callback tells so saves its checkpoint first."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -7,9 +7,12 @@ In a folder the lease is ``flock`` on ``work/<pack id>/lease``: the kernel relea
 holder ends, however it ends, on NFS also across machines. Behind a URL, and on file systems without
 locks, it is a heartbeat: a record that one process alone can create, renewed every few seconds, and
 taken over once it has expired. A holder that cannot renew it until then has lost the lease, and
-`Lease.check` says so. Clocks that disagree by more than a minute, or two that take over the same
-expired record within one second, can let two processes in; that costs time, not correctness, because
-publishing never overwrites.
+`Lease.check` says so.
+
+Who waits believes no other machine's clock (`Watch`): a record that its clock calls old is watched until it should
+have been renewed twice, and one that is not renewed for the time of an expiry is old, whatever time stands in it. Who
+does not wait has only the clocks. Two that take over the same expired record within one second can both get in; that
+costs time, not correctness, because publishing never overwrites.
 
 Nodes with and without locks may share a folder: each reads the record of the other. A lock's record
 does not expire, but is cleared on release.
@@ -31,12 +34,14 @@ from typing import Any
 
 from cluster.provenance import is_dead, process
 from cluster.store.files import Store
+from mpcwdwm.errors import Interrupted
 
 __all__ = ["Busy", "Lease", "Lost", "hold", "holder", "is_held"]
 
 POLL = 0.2  # seconds between two looks while waiting: short against any work, long against a syscall
 RENEW = 15.0  # seconds between two heartbeats
 EXPIRY = 90.0  # seconds without a heartbeat until the holder counts as dead: several were missed
+CONFIRM = 2 * RENEW  # seconds that a record has to stay as it is for a clock to be believed that calls it old
 SETTLE = 1.0  # seconds between writing a heartbeat and trusting it: another taker would show by then
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of file systems without flock
 
@@ -45,8 +50,8 @@ class Busy(RuntimeError):
     """Another process holds the lease; the message names it."""
 
 
-class Lost(RuntimeError):
-    """The lease expired under its holder: another process may hold it now."""
+class Lost(OSError):
+    """The lease expired under its holder, through its storage or clocks: another process may hold it now."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,14 @@ class Lease:
 
 
 @contextmanager
-def hold(store: Store, pack_id: str, *, wait: bool, on_wait: Callable[[str], None] | None = None) -> Iterator[Lease]:
+def hold(
+    store: Store,
+    pack_id: str,
+    *,
+    wait: bool,
+    on_wait: Callable[[str], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[Lease]:
     """Hold the lease of a pack within the block.
 
     After waiting, look again at what is published: the previous holder has probably done the work.
@@ -73,9 +85,10 @@ def hold(store: Store, pack_id: str, *, wait: bool, on_wait: Callable[[str], Non
         pack_id: `cluster.units.Pack.id`.
         wait: wait until the lease is free; otherwise raise `Busy` at once.
         on_wait: called with "another process (pid … on …) is computing …, waiting", once per holder.
+        stop: set from outside to give up waiting: `Interrupted`.
     """
-    told = ""
-    while (lease := _take(store, pack_id)) is None:
+    told, watch = "", Watch() if wait else None
+    while (lease := _take(store, pack_id, watch)) is None:
         record = holder(store, pack_id)
         message = f"{_describe(record)} is computing {pack_id}"
         if not wait:
@@ -83,6 +96,8 @@ def hold(store: Store, pack_id: str, *, wait: bool, on_wait: Callable[[str], Non
         if on_wait and record and message != told:  # no record: it is being released
             told = message
             on_wait(f"{message}, waiting")
+        if stop and stop.is_set():
+            raise Interrupted(message)
         time.sleep(POLL)
     try:
         yield lease
@@ -102,10 +117,34 @@ def _record(text: str | None) -> dict[str, Any] | None:
         return None  # released, or read between truncation and writing
 
 
-def _is_alive(record: dict[str, Any]) -> bool:
+def _is_alive(record: dict[str, Any], watch: "Watch | None" = None) -> bool:
     """Say whether a record is that of a living holder; the record of a lock does not expire."""
-    fresh = time.time() - record.get("renewed", time.time()) < EXPIRY
-    return fresh and not is_dead(record["host"], record["pid"])
+    if is_dead(record["host"], record["pid"]):
+        return False
+    if "renewed" not in record:
+        return True
+    looks_fresh = time.time() - record["renewed"] < EXPIRY
+    return looks_fresh if watch is None else watch.sees_life(record, looks_fresh=looks_fresh)
+
+
+class Watch:
+    """What a process that waits has seen of a heartbeat, by a clock that nobody sets."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Any, Any] | None = None
+        self._since = 0.0
+
+    def sees_life(self, record: dict[str, Any], *, looks_fresh: bool) -> bool:
+        """Take note of the record and return whether its holder may live.
+
+        Args:
+            record: the heartbeat's, as it is now.
+            looks_fresh: whether it is, if this machine's clock and the holder's agree.
+        """
+        seen = (record.get("token"), record["renewed"])
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
+        return time.monotonic() - self._since < (EXPIRY if looks_fresh else CONFIRM)
 
 
 def is_held(store: Store, pack_id: str) -> bool:
@@ -125,20 +164,20 @@ def _describe(record: dict[str, Any] | None) -> str:
     return f"another process (pid {record['pid']} on {record['host']})" if record else "another process"
 
 
-def _take(store: Store, pack_id: str) -> Lease | None:
+def _take(store: Store, pack_id: str, watch: Watch | None) -> Lease | None:
     if store.has_locks:
         try:
-            return _lock(store.root / _name(pack_id))
+            return _lock(store.root / _name(pack_id), watch)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-    return _beat(store, pack_id)
+    return _beat(store, pack_id, watch)
 
 
 # The lock of a folder
 
 
-def _lock(path: Path) -> Lease | None:
+def _lock(path: Path, watch: Watch | None) -> Lease | None:
     """Lock the file; None if another process has it, or renews a heartbeat in it from a node without locks."""
     while True:
         try:
@@ -159,16 +198,22 @@ def _lock(path: Path) -> Lease | None:
             os.close(descriptor)
             raise
         os.close(descriptor)  # we locked a file that was removed while we opened it: a lock on nothing
-    record = _record(path.read_text(encoding="utf-8"))
-    if record and "renewed" in record and _is_alive(record):
+    try:
+        record = _record(path.read_text(encoding="utf-8"))
+        if record and "renewed" in record and _is_alive(record, watch):
+            os.close(descriptor)
+            return None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(process()).encode())
+    except OSError:  # the disk is full: a lock that is not closed would keep this process, too, from the work
         os.close(descriptor)
-        return None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, json.dumps(process()).encode())
+        raise
 
     def release() -> None:
-        os.ftruncate(descriptor, 0)
-        os.close(descriptor)
+        try:
+            os.ftruncate(descriptor, 0)
+        finally:
+            os.close(descriptor)
 
     return Lease(release, lambda: False)
 
@@ -184,11 +229,11 @@ def _is_at(descriptor: int, path: Path) -> bool:
 # The heartbeat behind a URL
 
 
-def _beat(store: Store, pack_id: str) -> Lease | None:
+def _beat(store: Store, pack_id: str, watch: Watch | None) -> Lease | None:
     """Start a heartbeat; None if another process's is fresh."""
     name, token = _name(pack_id), uuid.uuid4().hex
     record = holder(store, pack_id)
-    if record and _is_alive(record):
+    if record and _is_alive(record, watch):
         return None
     me = {**process(), "token": token}
     taken, stopped = threading.Event(), threading.Event()
@@ -209,7 +254,7 @@ def _beat(store: Store, pack_id: str) -> Lease | None:
     if not alone:  # one that has expired or was released, or a store where two can create
         record = holder(store, pack_id) or {}
         if record.get("token") != token:  # it is ours if only the answer to `create` was lost
-            if record and _is_alive(record):
+            if record and _is_alive(record, watch):
                 return None
             renewed = renew()
         time.sleep(SETTLE)

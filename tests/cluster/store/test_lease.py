@@ -1,6 +1,7 @@
 """Leases: one holder, and none that is dead."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import pytest
 
 from cluster.store import Store, lease, open_store
 from cluster.store.lease import Busy, Lost, hold, holder, is_held
+from mpcwdwm.errors import Interrupted
 
 HOLD_AND_SLEEP = """
 import sys, time
@@ -34,6 +36,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(lease, "SETTLE", 0.02)
     monkeypatch.setattr(lease, "RENEW", 0.05)
     monkeypatch.setattr(lease, "EXPIRY", 0.5)
+    monkeypatch.setattr(lease, "CONFIRM", 0.1)
     if request.param == "S3":
         monkeypatch.setattr(lease, "EXPIRY", 20.0)  # a request takes a tenth of a second on a busy machine
         return open_store(request.getfixturevalue("s3").bucket())
@@ -227,6 +230,80 @@ def test_removing_the_work_folder_never_lets_two_in(tmp_path: Path, monkeypatch:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert [len((tmp_path / f"count-{name}").read_text()) for name in range(3)] == [60, 60, 60]
+
+
+@pytest.mark.parametrize("store", ["folder"], indirect=True)
+def test_a_full_disk_leaves_the_lease_free(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(lease.os, "write", full)
+        with pytest.raises(OSError, match="No space left"), hold(store, "pack", wait=False):
+            pytest.fail("held without a record")
+    with hold(store, "pack", wait=False):
+        pass
+
+
+# Clocks that are wrong
+
+
+def beat_elsewhere(store: Store, ahead: float, until: float = 0.0) -> None:
+    """Write the heartbeat of a process of another machine, whose clock is ahead; renew it until then."""
+    while True:
+        record = {"host": "elsewhere", "pid": 1, "token": "t", "renewed": time.time() + ahead}
+        store.write_text("work/pack/lease", json.dumps(record))
+        if time.monotonic() >= until:
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("store", ["memory", "S3"], indirect=True)
+def test_a_dead_holder_whose_clock_was_ahead_is_waited_for_no_longer_than_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "EXPIRY", 0.5)
+    beat_elsewhere(store, ahead=86400.0)
+    assert is_held(store, "pack")  # who does not wait has the clocks alone
+    stop = threading.Event()
+    threading.Timer(15.0, stop.set).start()
+    began = time.monotonic()
+    with hold(store, "pack", wait=True, stop=stop):
+        assert time.monotonic() - began >= 0.5
+
+
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+@pytest.mark.parametrize("ahead", [-86400.0, 86400.0])
+def test_a_living_holder_keeps_its_lease_whatever_its_clock_says(
+    store: Store, ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "CONFIRM", 0.5)
+    beat_elsewhere(store, ahead)
+    began = time.monotonic()
+    holding = threading.Thread(target=beat_elsewhere, args=(store, ahead, began + 1.2))
+    holding.start()
+    with hold(store, "pack", wait=True) as held:
+        assert time.monotonic() - began > 1.2
+        held.check()
+    holding.join()
+
+
+def test_a_clock_that_jumps_does_not_lose_a_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = time.time
+    with hold(store, "pack", wait=False) as held:
+        for jump in (3600.0, -3600.0):
+            monkeypatch.setattr(lease.time, "time", lambda jump=jump: clock() + jump)
+            time.sleep(0.3)  # renewals by that clock
+            held.check()
+            assert is_held(store, "pack")
+
+
+def test_waiting_can_be_given_up(store: Store) -> None:
+    stop = threading.Event()
+    with hold(store, "pack", wait=False):
+        threading.Timer(0.1, stop.set).start()
+        with pytest.raises(Interrupted), hold(store, "pack", wait=True, stop=stop):
+            pytest.fail("two holders")
 
 
 # Storage that fails, and nodes with and without locks on one file system
