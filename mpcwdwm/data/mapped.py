@@ -20,6 +20,7 @@ from mpcwdwm.data import dataset as dataset_module
 from mpcwdwm.data import hdf5 as hdf5_module
 from mpcwdwm.data.dataset import Dataset, read_dataset
 from mpcwdwm.data.fingerprint import cache_folder, sha256_of
+from mpcwdwm.errors import UserError
 
 __all__ = ["mapped_dataset"]
 
@@ -32,7 +33,7 @@ def mapped_dataset(path: Path | str) -> Dataset:
     Where the cache cannot be written the arrays are this process's own.
 
     Raises:
-        UserError: as `read_dataset`.
+        UserError: as `read_dataset`, and if the file changes while it is read.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,6 +43,8 @@ def mapped_dataset(path: Path | str) -> Dataset:
     with contextlib.suppress(OSError, ValueError, TypeError):  # absent or damaged: made anew
         return _mapped(folder, sha256, path)
     read = read_dataset(path)
+    if read.sha256 != sha256:  # its arrays may be of either version, or of both
+        raise UserError(f"{path}: the file was changed while it was read: run this again once it is complete")
     with contextlib.suppress(OSError, ValueError, TypeError):  # no room, or no right to write
         _write(folder, read)
         return _mapped(folder, sha256, path)

@@ -12,6 +12,7 @@ import torch
 
 from mpcwdwm.data import Dataset, dataset_path, find_task, mapped, read_dataset
 from mpcwdwm.data.mapped import mapped_dataset
+from mpcwdwm.errors import UserError
 
 BUNDLED = dataset_path(find_task("hopper-medium-replay-mini-ppo-v0"))
 
@@ -90,3 +91,23 @@ def test_where_the_cache_cannot_be_written_the_file_is_read(tmp_path: Path, data
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert_same(mapped_dataset(BUNDLED), dataset)
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_taken_for_the_one_it_was(
+    cache: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, hashed = tmp_path / "mine.hdf5", mapped.sha256_of
+    shutil.copyfile(BUNDLED, path)
+
+    def replaced_once_hashed(file: Path) -> str:
+        sha256 = hashed(file)
+        with path.open("ab") as opened:
+            opened.write(b"more")
+        return sha256
+
+    monkeypatch.setattr(mapped, "sha256_of", replaced_once_hashed)
+    with pytest.raises(UserError, match="was changed while it was read"):
+        mapped_dataset(path)
+    monkeypatch.setattr(mapped, "sha256_of", hashed)
+    assert not cache.exists()
+    assert mapped_dataset(path).sha256 == hashed(path) != dataset.sha256
