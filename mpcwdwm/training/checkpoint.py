@@ -1,11 +1,13 @@
-"""Checkpoints of a training run: one safetensors file, replaced atomically; nothing is unpickled."""
+"""Checkpoints of a training run: one safetensors file, replaced atomically, with a hash; nothing is unpickled."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,10 +19,14 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
     """Replace the checkpoint at `path` atomically: a kill leaves the old one or the new one."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, temporary, metadata={"facts": json.dumps(dict(facts))})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    text = json.dumps(dict(facts))
+    try:
+        save_file(contiguous, temporary, metadata={"facts": text, "sha256": _digest(contiguous, text)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # what a full disk has cut short
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -30,6 +36,18 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return load_file(path), json.loads(metadata["facts"])
+        tensors = load_file(path)
+        if metadata["sha256"] != _digest(tensors, metadata["facts"]):
+            return None
+        return tensors, json.loads(metadata["facts"])
     except (SafetensorError, KeyError, json.JSONDecodeError):
         return None  # a damaged checkpoint only costs the time to train anew
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """Return the hash of a checkpoint's content: what a disk has changed would be learnt from unnoticed."""
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

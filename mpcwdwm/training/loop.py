@@ -22,7 +22,7 @@ from torch import Tensor
 from mpcwdwm.components.component import ActorComponent, Component, ComponentConfig, Context, Member
 from mpcwdwm.components.registry import component_class
 from mpcwdwm.data import Dataset
-from mpcwdwm.errors import UserError
+from mpcwdwm.errors import Interrupted, UserError
 from mpcwdwm.nn.compute import Captured, arithmetic, compiled, execution_of, library_of, record
 from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.nn.networks import member_state
@@ -122,7 +122,11 @@ class Training:
         evaluate: Callable[[Component], list[dict[str, float]]] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Train to the end (or to step `until`), writing checkpoints on the way."""
+        """Train to the end (or to step `until`), writing checkpoints on the way.
+
+        Raises:
+            Interrupted: `on_progress` has raised it; where there is a checkpoint it is of that step.
+        """
         steps = self.config.steps if until is None else min(until, self.config.steps)
         saved = time.monotonic()
         while self.step < steps:
@@ -131,7 +135,12 @@ class Training:
             if self.step in self._points:
                 self._add_point(evaluate(self.part) if evaluate else [{} for _ in self.seeds])
             if on_progress and (self.step % PROGRESS_STEPS == 0 or self.step == steps):
-                on_progress(self.step, self.config.steps)
+                try:
+                    on_progress(self.step, self.config.steps)
+                except Interrupted:
+                    if checkpoint:
+                        self.save(checkpoint)
+                    raise
             if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or self.step == steps):
                 self.save(checkpoint)
                 saved = time.monotonic()
@@ -299,11 +308,12 @@ def train(
         env_kwargs: what the environment is made with.
         max_episode_steps: episodes of the curve are cut here.
         reference: D4RL's (min, max) return, for normalized scores in the curve.
-        on_progress: called with (steps done, steps in all).
+        on_progress: called with (steps done, steps in all); it may raise `Interrupted`.
         compute: how updates are run.
 
     Raises:
         UserError: see `Training`.
+        Interrupted: see `Training.run`.
     """
     training = Training(
         name,

@@ -10,7 +10,7 @@ import torch
 from mpcwdwm.components import component_config
 from mpcwdwm.components.component import clip_norm
 from mpcwdwm.data import find_task, published_config
-from mpcwdwm.errors import UserError
+from mpcwdwm.errors import Interrupted, UserError
 from mpcwdwm.nn.networks import Mlp, orthogonal_init, uniform_init
 from mpcwdwm.random import generator
 from mpcwdwm.training.buffer import Buffer, usable_rows
@@ -70,9 +70,33 @@ def test_a_damaged_checkpoint_costs_only_time(small, tmp_path):
     path = tmp_path / "checkpoint"
     training = Training("bc", config_of("bc"), small, [0])
     training.save(path)
-    path.write_bytes(path.read_bytes()[:100])
-    assert read_checkpoint(path) is None
-    assert not training.load(path)
+    sound = path.read_bytes()
+    assert training.load(path)
+    for damaged in (
+        sound[:100],
+        sound[:-1] + bytes([sound[-1] ^ 1]),
+        sound.replace(b'\\"step\\": 0', b'\\"step\\": 9'),
+    ):
+        assert damaged != sound
+        path.write_bytes(damaged)
+        assert read_checkpoint(path) is None
+        assert not training.load(path)
+
+
+def test_a_training_that_is_interrupted_saves_its_step_and_goes_on_from_there(small, tmp_path):
+    path, heard = tmp_path / "checkpoint", []
+
+    def interrupt(step, steps):
+        heard.append(step)
+        raise Interrupted
+
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train("bc", config_of("bc", steps=120), small, [4], checkpoint=path, on_progress=interrupt)
+    assert heard == [50, 100]
+    (whole,) = train("bc", config_of("bc", steps=120), small, [4])
+    (continued,) = train("bc", config_of("bc", steps=120), small, [4], checkpoint=path)
+    assert all(torch.equal(whole.tensors[key], continued.tensors[key]) for key in whole.tensors)
 
 
 def test_train_writes_a_checkpoint_and_a_finished_one_costs_no_further_step(small, tmp_path):
