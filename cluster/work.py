@@ -146,6 +146,9 @@ def error_line(error: BaseException) -> str:
     message = " ".join(str(error).split()) or "no message"
     if isinstance(error, UserError):
         return message
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; what it could allocate is capped by the share of a GPU
+        share = "resources.actor.gpus or resources.trial.gpus, or fewer seeds in resources.seeds_per_pack"
+        return f"{'. '.join(message.split('. ')[:2])}: the process needs a larger share of a GPU ({share})"
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if any(Path(frame.filename).is_relative_to(package) for package in PACKAGES)]
     where = (ours or frames)[-1:]

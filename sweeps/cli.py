@@ -23,6 +23,7 @@ from sweeps.spec_argument import (
     SetOption,
     SpecArgument,
     TasksOption,
+    check_named,
     load_named,
     plan_named,
     read_named,
@@ -34,6 +35,7 @@ from sweeps.submission import (
     DryRunOption,
     at_cluster,
     check_cluster,
+    check_site,
     run_options,
     submit,
 )
@@ -132,7 +134,9 @@ def sweep_run(
         with interruptible():
             from sweeps.reports import print_failures, print_places
 
-            if cluster not in SCHEDULERS:
+            if cluster in SCHEDULERS:
+                check_site(check_named(spec, sets, tasks, seeds), cluster, dry_run=dry_run)
+            else:
                 print_places(read_named(spec, sets, tasks, seeds))
             loaded = at_cluster(load_named(spec, sets, tasks, seeds), cluster)
             if cluster in SCHEDULERS:

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.launch.kubernetes import KubernetesSite, dns_name, kubectl, kubernetes_objects, to_yaml
-from cluster.launch.slurm import SlurmSite, sbatch, slurm_script
-from cluster.ray.address import HERE, Address
+from cluster.launch.kubernetes import (
+    KubernetesSite,
+    check_kubectl,
+    dns_name,
+    kubectl,
+    kubernetes_objects,
+    to_yaml,
+)
+from cluster.launch.slurm import SlurmSite, check_sbatch, sbatch, slurm_script
+from cluster.ray.address import FOUND_BY_RAY, HERE, Address
+from cluster.ray.gpu_share import fitting
 from mpcwdwm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from sweeps.spec.reading import Reading
+    from sweeps.spec.schema import Cluster
     from sweeps.spec.spec import Spec
 
 __all__ = [
@@ -22,12 +32,14 @@ __all__ = [
     "DryRunOption",
     "at_cluster",
     "check_cluster",
+    "check_site",
     "run_options",
     "submit",
 ]
 
 SLURM, KUBERNETES = "slurm", "kubernetes"
 SCHEDULERS = (SLURM, KUBERNETES)
+ALSO_CALLED = {"k8s": KUBERNETES, "kube": KUBERNETES, "kuberay": KUBERNETES, "sbatch": SLURM, "localhost": HERE}
 ClusterOption = Annotated[
     str | None,
     typer.Option(
@@ -47,9 +59,43 @@ def check_cluster(cluster: str | None, *, dry_run: bool) -> None:
         raise UserError("--dry-run prints a job: give --cluster slurm or kubernetes; `sweep plan` shows other runs")
     if cluster is None or cluster in (HERE, *SCHEDULERS):
         return
-    if ":" not in cluster and (hint := did_you_mean(cluster, [HERE, *SCHEDULERS])):
-        raise UserError(f"--cluster {cluster}: neither an address nor one of {HERE}, {', '.join(SCHEDULERS)}{hint}")
+    if ":" not in cluster and cluster != FOUND_BY_RAY:
+        hint = did_you_mean(ALSO_CALLED.get(cluster.lower(), cluster.lower()), [HERE, *SCHEDULERS])
+        known = f"one of {HERE}, {', '.join(SCHEDULERS)}"
+        raise UserError(f"--cluster {cluster}: neither {known} nor the address host:port of a Ray cluster{hint}")
     _ = Address(cluster, "--cluster").host_and_port
+
+
+def check_site(reading: "Reading", scheduler: str, *, dry_run: bool) -> None:
+    """Raise UserError where a job cannot be submitted, as far as it shows without torch, which takes seconds to load.
+
+    Args:
+        reading: the sweep's YAML.
+        scheduler: one of `SCHEDULERS`.
+        dry_run: it is only printed; the scheduler's command is not needed.
+    """
+    name, nodes = reading.found.path.name, nodes_of(reading.file.cluster, scheduler, reading.found.path.name)
+    if not dry_run:
+        (check_sbatch if scheduler == SLURM else check_kubectl)()
+    resources = reading.file.resources.given(sum(gpus for _, gpus in nodes))
+    for role, share in (("actor", resources.actor), ("trial", resources.trial)):
+        if not fitting(nodes, share.cpus, share.gpus or 0.0):
+            cpus, gpus = nodes[0]
+            raise UserError(
+                f"{name}: resources.{role} asks for {share.cpus:g} CPUs and {share.gpus or 0:g} GPUs, but a node of"
+                f" cluster.{scheduler} has {cpus:g} and {gpus:g}: ask for less, or for larger nodes"
+            )
+
+
+def nodes_of(cluster: "Cluster", scheduler: str, name: str) -> list[tuple[float, float]]:
+    """Return the processor cores and GPUs of each node of the job; UserError if the YAML says nothing of the site."""
+    if scheduler == SLURM:
+        if (site := cluster.slurm) is None:
+            raise _lacking(name, SLURM, "{nodes: 2, cpus_per_node: 16}")
+        return [(float(site.cpus_per_node), float(site.gpus_per_node))] * site.nodes
+    if (pods := cluster.kubernetes) is None:
+        raise _lacking(name, KUBERNETES, "{image: registry.org/mpcwdwm:1, claim: shared}")
+    return [(float(pods.cpus_per_node), float(pods.gpus_per_node))] * pods.workers
 
 
 def at_cluster(spec: "Spec", cluster: str | None) -> "Spec":
@@ -77,28 +123,33 @@ def submit(spec: "Spec", scheduler: str, argument: str, options: Sequence[str], 
         dry_run: print, submit nothing.
 
     Raises:
-        UserError: the YAML says nothing of such a site, or the job was refused.
+        UserError: the job was refused.
     """
-    if spec.tracking_uri.startswith("sqlite:"):
-        print(
-            "note: tracking.uri is an SQLite file: on a network volume it loses its locks; an MLflow server does not",
-            file=sys.stderr,
-        )
-    if scheduler == SLURM:
-        site = spec.cluster.slurm
-        if site is None:
-            raise _lacking(spec, SLURM, "{nodes: 2, cpus_per_node: 16}")
+    for note in _notes(spec, scheduler):
+        print(f"note: {note}", file=sys.stderr)
+    if scheduler == SLURM and (site := spec.cluster.slurm):
         _to_slurm(spec, site, argument, options, dry_run=dry_run)
-    else:
-        pods = spec.cluster.kubernetes
-        if pods is None:
-            raise _lacking(spec, KUBERNETES, "{image: registry.org/mpcwdwm:1, claim: shared}")
+    if scheduler == KUBERNETES and (pods := spec.cluster.kubernetes):
         _to_kubernetes(spec, pods, options, dry_run=dry_run)
 
 
-def _lacking(spec: "Spec", scheduler: str, example: str) -> UserError:
+def _notes(spec: "Spec", scheduler: str) -> list[str]:
+    """Return what will probably not be as it is wanted, a line each."""
+    from sweeps.plan.gpus import idle_gpus
+
+    nodes = nodes_of(spec.cluster, scheduler, spec.path.name)
+    notes = idle_gpus(spec.resources.given(sum(gpus for _, gpus in nodes)), nodes)
+    if spec.tracking_uri.startswith("sqlite:"):
+        notes.append("tracking.uri is an SQLite file: on a network volume it loses its locks; an MLflow server does not")
+    venv = spec.cluster.slurm.venv if scheduler == SLURM and spec.cluster.slurm else None
+    if venv and not Path(venv, "bin", "mpcwdwm").exists():
+        notes.append(f"there is no {venv}/bin/mpcwdwm on this machine: cluster.slurm.venv has to be on every node")
+    return notes
+
+
+def _lacking(name: str, scheduler: str, example: str) -> UserError:
     section = f"cluster: {{{scheduler}: {example}}}"
-    return UserError(f"{spec.path.name}: --cluster {scheduler} needs a section, as in {section}")
+    return UserError(f"{name}: --cluster {scheduler} needs a section, as in {section}")
 
 
 def _to_slurm(spec: "Spec", site: SlurmSite, argument: str, options: Sequence[str], *, dry_run: bool) -> None:

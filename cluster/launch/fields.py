@@ -13,8 +13,29 @@ from pydantic import AfterValidator, Strict
 
 from mpcwdwm.validation import shortened
 
-__all__ = ["AbsolutePath", "Command", "DnsName", "Image", "SlurmTime", "Variables", "Word", "exports", "quoted"]
+__all__ = [
+    "MOST_CORES",
+    "MOST_GPUS",
+    "MOST_NODES",
+    "AbsolutePath",
+    "Command",
+    "DnsName",
+    "Features",
+    "Image",
+    "LabelName",
+    "LabelValue",
+    "Partitions",
+    "Quantity",
+    "SlurmMemory",
+    "SlurmTime",
+    "Variables",
+    "Word",
+    "exports",
+    "quoted",
+    "seconds_of",
+]
 
+MOST_NODES, MOST_CORES, MOST_GPUS = 10_000, 4096, 64  # of a job, of a node; more is a slip
 SHELL_SYNTAX = "$`;&|<>(){}*?[]!#\\"
 CREDENTIAL = re.compile(r"(?i).*(SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|API_?KEY|ACCESS_KEY).*")
 
@@ -57,11 +78,36 @@ def _variables(given: dict[str, str]) -> dict[str, str]:
 Word = Annotated[
     str, Strict(), _like(r"[A-Za-z0-9][A-Za-z0-9_.:@+-]{0,127}", "a word of letters, digits and any of _.:@+-")
 ]
-"""A name that a site gives: of a partition, an account, a quality of service."""
+"""A name that a site gives: of an account, a quality of service."""
+Partitions = Annotated[
+    str, Strict(), _like(r"[A-Za-z0-9][A-Za-z0-9_.:@+,-]{0,255}", "a partition, or several with commas and no blanks")
+]
+Features = Annotated[
+    str,
+    Strict(),
+    _like(r"[A-Za-z0-9\[(][A-Za-z0-9_.:&|*,()\[\]-]{0,255}", 'features of nodes without blanks, such as "a100|h100"'),
+]
+SlurmMemory = Annotated[str, Strict(), _like(r"[1-9][0-9]{0,8}[KMGT]?", "a size such as 128G")]
+Quantity = Annotated[str, Strict(), _like(r"[1-9][0-9]{0,11}([KMGT]i|[kMGT])?", "a size such as 32Gi")]
+"""Of memory, in Kubernetes."""
+LabelName = Annotated[
+    str,
+    Strict(),
+    _like(
+        r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?",
+        "the name of a label, such as nvidia.com/gpu.product",
+    ),
+]
+LabelValue = Annotated[
+    str, Strict(), _like(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", "the value of a label")
+]
 DnsName = Annotated[
     str,
     Strict(),
-    _like(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", "a name of lower-case letters, digits, '-' and '.'"),
+    _like(
+        r"(?=.{1,63}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*",
+        "a name of lower-case letters, digits, '-' and '.'",
+    ),
 ]
 """A name of an object of Kubernetes."""
 Image = Annotated[
@@ -74,10 +120,21 @@ SlurmTime = Annotated[
     Strict(),
     _like(r"([0-9]{1,3}-)?[0-9]{1,4}(:[0-9]{2}){0,2}", "a time such as 24:00:00 or 2-12 (days-hours), in quotes"),
 ]
-AbsolutePath = Annotated[str, Strict(), _like(r"/[^\x00-\x1f\x7f]{0,1023}", "an absolute path")]
+# PATH is split at colons, and Kubernetes mounts at no path with one
+AbsolutePath = Annotated[str, Strict(), _like(r"/[^:\x00-\x1f\x7f]{1,1023}", "an absolute path without colons")]
 Command = Annotated[str, Strict(), AfterValidator(_command)]
 """A command with its arguments: words and quotation marks, no other syntax of a shell."""
 Variables = Annotated[dict[str, str], AfterValidator(_variables)]
+
+
+def seconds_of(time: str) -> int:
+    """Return the length of a `SlurmTime`: minutes, m:s, h:m:s, days-h, days-h:m or days-h:m:s."""
+    days, dash, rest = time.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    if dash:
+        return sum(number * unit for number, unit in zip([int(days), *numbers], (86400, 3600, 60, 1), strict=False))
+    units = (3600, 60, 1) if len(numbers) == 3 else (60, 1)
+    return sum(number * unit for number, unit in zip(numbers, units, strict=False))
 
 
 def quoted(line: str) -> str:

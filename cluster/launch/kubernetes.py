@@ -15,17 +15,30 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import LiteralScalarString
 
-from cluster.launch.fields import AbsolutePath, DnsName, Image, Variables, Word
+from cluster.launch.fields import (
+    MOST_CORES,
+    MOST_GPUS,
+    MOST_NODES,
+    AbsolutePath,
+    DnsName,
+    Image,
+    LabelName,
+    LabelValue,
+    Quantity,
+    Variables,
+)
 from mpcwdwm.config import Config, Int, setting
 from mpcwdwm.errors import UserError
 
-__all__ = ["KubernetesSite", "dns_name", "kubectl", "kubernetes_objects", "to_yaml"]
+__all__ = ["KubernetesSite", "check_kubectl", "dns_name", "kubectl", "kubernetes_objects", "to_yaml"]
 
 OPERATOR_API = "ray.io/v1"
 FILES = "/etc/mpcwdwm"  # where the ConfigMap is mounted
 SCRIPT, SPEC = "run.sh", "spec.yaml"
 NAME_LENGTH = 47  # the operator's limit for a RayJob: names of pods are longer
 GPU = "nvidia.com/gpu"
+ANSWER_SECONDS = 60  # kubectl itself waits much longer for a cluster that is not there
+LONGEST = 2**31 - 1  # the operator's seconds have 32 bits
 
 
 class KubernetesSite(Config):
@@ -38,18 +51,20 @@ class KubernetesSite(Config):
     queue: DnsName | None = setting(None, "Kueue's LocalQueue that admits the job; unset: none")
     priority_class: DnsName | None = setting(None, "PriorityClass of the pods; unset: the cluster's default")
     service_account: DnsName | None = setting(None, "ServiceAccount of the pods; unset: the namespace's")
-    workers: Int = setting(1, "pods that compute", ge=1)
-    cpus_per_node: Int = setting(8, "processor cores of each of them", ge=1)
-    memory_per_node: Word = setting("32Gi", "memory of each: near it Ray kills workers, and the pack is tried again")
-    gpus_per_node: Int = setting(0, "GPUs of each", ge=0)
-    head_cpus: Int = setting(2, "processor cores of the pod of the driver, which computes nothing", ge=1)
-    head_memory: Word = setting("8Gi", "memory of the pod of the driver")
-    node_selector: dict[Word, Word] = setting({}, "labels that nodes need to have, such as a kind of GPU")
+    workers: Int = setting(1, "pods that compute", ge=1, le=MOST_NODES)
+    cpus_per_node: Int = setting(8, "processor cores of each of them", ge=1, le=MOST_CORES)
+    memory_per_node: Quantity = setting(
+        "32Gi", "memory of each: near it Ray kills workers, and the pack is tried again"
+    )
+    gpus_per_node: Int = setting(0, "GPUs of each", ge=0, le=MOST_GPUS)
+    head_cpus: Int = setting(2, "processor cores of the pod of the driver, which computes nothing", ge=1, le=MOST_CORES)
+    head_memory: Quantity = setting("8Gi", "memory of the pod of the driver")
+    node_selector: dict[LabelName, LabelValue] = setting({}, "labels that nodes need to have, such as a kind of GPU")
     secrets: list[DnsName] = setting([], "Secrets whose entries become environment variables: credentials")
     variables: Variables = setting({}, "environment variables; no credentials")
-    retries: Int = setting(3, "new clusters if one is lost; what was published is kept", ge=0)
-    keep: Int = setting(300, "after its end the cluster is deleted", unit="s", ge=0)
-    deadline: Int | None = setting(None, "the job is ended after so long; unset: never", unit="s", ge=60)
+    retries: Int = setting(3, "new clusters if one is lost; what was published is kept", ge=0, le=1000)
+    keep: Int = setting(300, "after its end the cluster is deleted", unit="s", ge=0, le=LONGEST)
+    deadline: Int | None = setting(None, "the job is ended after so long; unset: never", unit="s", ge=60, le=LONGEST)
 
 
 def dns_name(record: str) -> str:
@@ -155,16 +170,28 @@ def to_yaml(objects: Sequence[Mapping[str, Any]], header: str = "") -> str:
     return comment + out.getvalue()
 
 
+def check_kubectl() -> None:
+    """Raise UserError unless there is a `kubectl`."""
+    if not shutil.which("kubectl"):
+        raise UserError("--cluster kubernetes: there is no `kubectl` here; install it, or see the job with --dry-run")
+
+
 def kubectl(objects: Sequence[Mapping[str, Any]]) -> str:
     """Create the objects in the cluster of kubectl's context and return what it says.
 
     Raises:
-        UserError: there is no kubectl, the job exists already, or the cluster refuses it.
+        UserError: there is no kubectl, the job exists already, or the cluster refuses it or does not answer.
     """
-    if not shutil.which("kubectl"):
-        raise UserError("--cluster kubernetes: there is no `kubectl` here; install it, or see the job with --dry-run")
+    check_kubectl()
     command = ["kubectl", "create", "-f", "-"]
-    ended = subprocess.run(command, input=to_yaml(objects), capture_output=True, encoding="utf-8")
+    try:
+        ended = subprocess.run(
+            command, input=to_yaml(objects), capture_output=True, encoding="utf-8", timeout=ANSWER_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"Kubernetes has not answered in {ANSWER_SECONDS} s: does `kubectl get pods` work here?"
+        ) from None
     if ended.returncode:
         said = " ".join(ended.stderr.split())
         metadata = objects[-1]["metadata"]

@@ -40,14 +40,23 @@ umask 022
 again='' cancelled=''
 stop() { kill -TERM "$(cat -- "$run/pid" 2>/dev/null || echo "${step:-}")" || true; }
 trap 'again=1; stop' USR1
-trap 'cancelled=1; stop' TERM
+trap 'cancelled=1' TERM  # Slurm has sent it to the driver, too, which a second one would kill
 
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_raylet_start_wait_time_s=600
 export RAY_USAGE_STATS_ENABLED=0
 unset RAY_ADDRESS  # it would confuse `ray start`
+# A site may not count daemons among a job's processes: a Ray that an earlier job has left is ended first, and one whose
+# symmetric-run was killed before it could stop it.
+node='
+trap : TERM
+if pgrep -u "$UID" -x raylet || pgrep -u "$UID" -x gcs_server; then ray stop --force; fi >/dev/null
+code=0
+ray symmetric-run "$@" || code=$?
+if [ "$code" -ge 128 ]; then ray stop --force; fi
+exit "$code"'
 # The driver's process and exit code are noted; the wait ends workers that linger after it.
-srun --kill-on-bad-exit=1 --wait=10 --cpus-per-task=16 \
-  ray symmetric-run --address "$address" --min-nodes 4 --num-cpus 16 --num-gpus 4 \
+srun --kill-on-bad-exit=1 --wait=10 --cpus-per-task=16 bash -c "$node" node \
+  --address "$address" --min-nodes 4 --num-cpus 16 --num-gpus 4 \
   -- bash -c '"$@" & echo $! >"$0/pid"; wait $!; code=$?; echo $code >"$0/code"; exit $code' "$run" \
   mpcwdwm sweep run --cluster "$address" -- quickstart.yaml &
 step=$!
@@ -59,6 +68,8 @@ while kill -0 "$step" 2>/dev/null; do  # a signal has ended the wait, not the st
 done
 if [ -s "$run/code" ]; then
   code=$(cat -- "$run/code")
+elif [ -n "$cancelled" ]; then
+  code=143
 else  # symmetric-run ends with 0, too
   echo "Ray did not start on all nodes; attempt $((${SLURM_RESTART_COUNT:-0} + 1))" >&2
   code=1

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.ray.attempts import Attempts, Finished, Heard
+from cluster.ray.gpu_share import cap_gpu_memory
 from cluster.store import Store
 from cluster.units import Pack, pack_from_dict
 from cluster.work import Compute, PackFailure, PackResult, attempt_pack
@@ -25,9 +26,10 @@ NOTHING: Heard = (0.0, "")
 class Worker:
     """Runs one pack at a time; its progress can be asked for meanwhile, on the actor's second thread."""
 
-    def __init__(self, store_location: str, device: str, threads: int) -> None:
+    def __init__(self, store_location: str, threads: int, gpus: float) -> None:
+        cap_gpu_memory(gpus)
         self.store_location = store_location
-        self.options: dict[str, Any] = {"device": device, "threads": threads}
+        self.options: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": threads}
         self.state = NOTHING
 
     def run(self, pack: dict[str, Any], compute: Compute | None) -> PackResult | PackFailure:
@@ -70,7 +72,7 @@ class Pool:
         store: where the packs' components are found and published.
         slots: actors at once.
         cpus: CPUs of an actor; also its threads, at least one.
-        gpus: GPUs of an actor, fractions allowed; with any, it computes on "cuda".
+        gpus: GPUs of an actor, or 1/k of one, also the part of its memory; with any, it computes on "cuda".
         retries: further tries after the first.
         compute: what computes a pack, `cluster.work.compute_pack` by default.
     """
@@ -92,7 +94,7 @@ class Pool:
             max_concurrency=2,  # one for the pack, one for questions
             max_restarts=0,  # we replace actors ourselves
         )
-        self._arguments = (store.location, "cuda" if gpus else "cpu", max(1, int(cpus)))
+        self._arguments = (store.location, max(1, int(cpus)), gpus)
         self._attempts = Attempts(store, retries)
         self._queue: deque[Pack] = deque()
         self._busy: dict[Any, _Slot] = {}  # reference to the running call → its actor

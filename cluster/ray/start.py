@@ -11,6 +11,7 @@ import ray
 from ray._private import auto_init_hook, ray_constants, services
 
 from cluster.ray.address import FOUND_BY_RAY, HERE, Address, check_reachable, wanted_address
+from cluster.ray.gpu_share import fitting
 from mpcwdwm.errors import UserError
 
 __all__ = ["THREAD_CAPS", "capacity", "resources", "start", "stop"]
@@ -131,10 +132,10 @@ def capacity(cpus: float, gpus: float = 0.0) -> int:
         UserError: not even one.
     """
     nodes = resources()
-    fits = [min(int(have / each) for have, each in zip(node, (cpus, gpus), strict=True) if each) for node in nodes]
-    if sum(fits) < 1:
+    fits = fitting(nodes, cpus, gpus)
+    if fits < 1:
         have = " and ".join(f"{node_cpus:g} CPUs, {node_gpus:g} GPUs" for node_cpus, node_gpus in nodes)
         raise UserError(
             f"resources: an actor is to have {cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {have}: ask for less"
         )
-    return sum(fits)
+    return fits

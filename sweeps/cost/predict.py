@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from cluster.provenance import cores, host_name
+from cluster.ray.gpu_share import on_gpus
 from cluster.store import Store
 from cluster.units import KINDS, ComponentUnit, Kind, Pack
 from mpcwdwm.components import component_config
@@ -116,7 +117,7 @@ def slots(share: Share, resources: Resources) -> int:
     """Return how many such processes run at a time on this machine, at least one."""
     fitting = [cores() / share.cpus, resources.concurrency or math.inf]
     if share.gpus:
-        fitting.append(max(1, torch.cuda.device_count()) / share.gpus)
+        fitting.append(on_gpus(max(1, torch.cuda.device_count()), share.gpus))
     return max(1, int(min(fitting)))
 
 

@@ -29,6 +29,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from cluster.ray.attempts import Finished, Heard
+from cluster.ray.gpu_share import cap_gpu_memory
 from cluster.store import Store
 from cluster.units import Pack, pack_from_dict
 from cluster.work import Compute, PackFailure, attempt_pack
@@ -56,7 +57,7 @@ class TrialPool:
     Args:
         store: where the packs' components are found and the results are published.
         cpus: processor cores of one trial; also its number of threads.
-        gpus: GPUs, or the fraction of one, of one trial.
+        gpus: GPUs, or 1/k of one, of one trial.
         retries: how often a failed pack is tried again.
         compute: what computes a pack, `cluster.work.compute_pack` by default.
     """
@@ -78,6 +79,7 @@ class TrialPool:
             "threads": max(1, int(cpus)),
             "compute": compute,
         }
+        self._gpus = gpus
         self._search = ReadyPacks(store, retries)
         self._tuner: threading.Thread | None = None
         self._folder = ""
@@ -150,7 +152,9 @@ class TrialPool:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it logs of lost processes is recorded
         try:
             tune.Tuner(
-                tune.with_resources(tune.with_parameters(CellTrial, options=self._options), self._resources),
+                tune.with_resources(
+                    tune.with_parameters(CellTrial, options=self._options, gpus=self._gpus), self._resources
+                ),
                 tune_config=tune.TuneConfig(
                     search_alg=self._search,
                     scheduler=NewTrialsFirst(),
@@ -181,8 +185,9 @@ class TrialPool:
 class CellTrial(tune.Trainable):
     """Evaluates one pack of cells; between trials the process, with its imports, is kept."""
 
-    def setup(self, config: dict[str, Any], options: dict[str, Any]) -> None:
-        """Take the pack to run, and what `cluster.work.attempt_pack` needs besides."""
+    def setup(self, config: dict[str, Any], options: dict[str, Any], gpus: float) -> None:
+        """Take the pack to run, what `cluster.work.attempt_pack` needs besides, and the process's GPUs."""
+        cap_gpu_memory(gpus)
         self._options = options
         self.reset_config(config)
 

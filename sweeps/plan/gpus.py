@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from cluster.ray.address import HERE, wanted_address
+from cluster.ray.gpu_share import fitting
 from sweeps.spec.schema import Resources
 
 __all__ = ["gpus_here", "idle_gpus"]
@@ -36,10 +37,9 @@ def idle_gpus(resources: Resources, nodes: Sequence[tuple[float, float]]) -> lis
             lines.append(f"resources.{role}.gpus is 0: {what} runs on processors, though Ray has {gpus:g} GPUs")
             continue
         cpus = sum(node_cpus for node_cpus, node_gpus in nodes if node_gpus)
+        fits = fitting(nodes, share.cpus, share.gpus)
         limits = {
-            f"resources.{role}.cpus is {share.cpus:g} and the nodes with GPUs have {cpus:g} CPUs": sum(
-                int(min(node_cpus / share.cpus, node_gpus / share.gpus)) for node_cpus, node_gpus in nodes
-            ),
+            f"resources.{role}.cpus is {share.cpus:g} and the nodes with GPUs have {cpus:g} CPUs": fits,
             f"resources.concurrency is {resources.concurrency}": resources.concurrency or math.inf,
         }
         reason, most = min(limits.items(), key=lambda limit: limit[1])

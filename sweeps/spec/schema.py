@@ -57,11 +57,38 @@ def _seeds(value: Any) -> Any:
     return tuple(value)
 
 
+def _gpus(value: Any) -> Any:
+    """Read "1/3" as a number."""
+    match = re.fullmatch(r"1\s*/\s*([1-9][0-9]{0,3})", value.strip()) if isinstance(value, str) else None
+    return 1 / int(match[1]) if match else value
+
+
+def _whole_or_one_of_k(value: float) -> float:
+    """Return a number of GPUs that Ray fills: a whole one, or 1/k rounded so that k processes fit on a GPU."""
+    if value > 1 and value != int(value):
+        raise ValueError(f"above 1 it should be a whole number, not {value}")
+    if value in (0, 1) or value > 1:
+        return value
+    processes = round(1 / value) if value * MOST_ON_A_GPU >= 1 - ROUNDED else 0
+    if not processes:
+        raise ValueError(f"should be 0 or at least 1/{MOST_ON_A_GPU}, not {value:g}")
+    if abs(processes * value - 1) > ROUNDED:
+        fitting = int(1 / value)
+        raise ValueError(
+            f"should be 1/k, so that k processes fill a GPU, not {value:g}: give 1/{fitting} or 1/{fitting + 1}"
+        )
+    return (RAY_STEPS // processes) / RAY_STEPS
+
+
 MAX_NAME = 100  # characters: folders are called by names with a hash and more, and 255 is what file systems allow
 MAX_SEEDS = 1000  # of "seeds: n"; more is a mistyped list
-GPU_SHARE = 0.25  # of a GPU for each actor and trial by default: the networks are small, four fit on one
+MOST_ON_A_GPU = 100  # processes; each has a CUDA context of its own, half a gigabyte
+RAY_STEPS = 10_000  # Ray counts resources in ten-thousandths, and rounds up: six times 0.1667 is more than one
+ROUNDED = 0.05  # of a share: 0.33, 0.17 and 0.12 are meant as 1/3, 1/6 and 1/8
+GPU_SHARE = 1 / 4  # of a GPU for each actor and trial by default: the networks are small, four fit on one
 Name = Annotated[str, Strict(), AfterValidator(_name)]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds)]
+Gpus = Annotated[Real, BeforeValidator(_gpus), AfterValidator(_whole_or_one_of_k)]
 
 
 class Section(Config):
@@ -77,13 +104,9 @@ class Share(Section):
     """Resources of one Ray process."""
 
     cpus: Real = setting(1.0, "processor cores, also the number of threads", gt=0)
-    gpus: Real | None = setting(None, "GPUs or a fraction of one; unset: 0.25 where Ray has any", ge=0)
-
-    @model_validator(mode="after")
-    def _ray_can_grant_it(self) -> "Share":
-        if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"gpus above 1 should be a whole number, not {self.gpus}")
-        return self
+    gpus: Gpus | None = setting(
+        None, "GPUs: a whole number, or 1/k of one, also the part of its memory; unset: 1/4 where Ray has any", ge=0
+    )
 
 
 class Resources(Section):

@@ -46,11 +46,13 @@ MpiDefault=none
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 JobRequeue=1
-KillWait=5
+KillWait=30
 SlurmdParameters=config_overrides
-NodeName=node[1-{nodes}] NodeAddr=10.77.0.1[1-{nodes}] CPUs=2 RealMemory=4000
+GresTypes=gpu
+NodeName=node[1-{nodes}] NodeAddr=10.77.0.1[1-{nodes}] CPUs=2 RealMemory=4000 Gres=gpu:2
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+GPUS = "Name=gpu File=/dev/zero\nName=gpu File=/dev/full\n"  # of each node: any two devices that exist
 # The controller's namespaces: a bridge, munge, and the nodes', which a pair of devices joins to the bridge.
 CONTROLLER = """\
 set -e
@@ -83,7 +85,8 @@ until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
 ip addr add 10.77.0.1$1/24 dev eth0
 ip link set eth0 up
 until [ -S {folder}/munge.sock ]; do sleep 0.05; done
-exec slurmd -D -N node$1
+slurmd -D -N node$1 &
+wait $!  # the first process of a namespace has to reap what ends in it, as slurmd does not
 """
 
 
@@ -141,6 +144,7 @@ def slurm() -> Iterator[Slurm]:
     (folder / "munge.key").touch(mode=0o600)
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "slurm.conf").write_text(CONF.format(folder=folder, nodes=NODES))
+    (folder / "gres.conf").write_text(GPUS)
     (folder / "resolv.conf").touch()  # a name server that cannot be reached would be waited for
     hosts = [("127.0.0.1", "localhost"), ("10.77.0.1", "controller")]
     hosts += [(f"10.77.0.1{i + 1}", f"node{i + 1}") for i in range(NODES)]

@@ -31,7 +31,7 @@ FULL = {
     "cpus_per_node": 16,
     "memory_per_node": "64Gi",
     "gpus_per_node": 2,
-    "node_selector": {"gpu": "a100"},
+    "node_selector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "gpu": ""},
     "secrets": ["s3", "mlflow"],
     "variables": {"NCCL_DEBUG": "WARN"},
     "retries": 0,
@@ -107,6 +107,15 @@ def test_a_job_has_what_the_yaml_says() -> None:
 def test_names_are_ones_that_the_operator_takes(record: str) -> None:
     check(objects(SMALL, record))
     assert dns_name(f"{'x' * 80}/s-3fa2b1") != dns_name(f"{'x' * 80}/s-3fa2b2")
+
+
+@pytest.mark.parametrize("text", ["32GB", "32 Gi", "0", "-1Gi", "1e3", "Gi", "1.5.2", "32gi"])
+def test_a_size_that_kubernetes_does_not_read_is_refused(text: str) -> None:
+    for field in ("memory_per_node", "head_memory"):
+        with pytest.raises(ValidationError):
+            KubernetesSite.model_validate({**SMALL, field: text})
+    for size in ("32Gi", "32G", "512Mi", "34359738368"):
+        check(objects({**SMALL, "memory_per_node": size}))
 
 
 @pytest.mark.parametrize("field", ["image", "claim", "namespace", "queue", "memory_per_node", "service_account"])

@@ -19,8 +19,9 @@ pytestmark = [pytest.mark.services, pytest.mark.slow]
 PATIENCE = 90.0  # seconds for a job to get somewhere
 # On the first node Ray runs the driver; the other lingers, as Ray's workers do for a minute after the end.
 RAY = """\
+if [ "$1" = stop ]; then exit 0; fi
 while [ "$1" != --address ]; do shift; done
-echo "ray on $(hostname): $*"
+echo "GPUs $CUDA_VISIBLE_DEVICES; ray on $(hostname): $*"
 if [ "$(hostname)" != node1 ]; then exec sleep 60; fi
 while [ "$1" != -- ]; do shift; done
 shift
@@ -42,7 +43,8 @@ def submit(cluster: Slurm, folder: Path, driver: str) -> tuple[str, Path]:
     stand_in(folder / "venv" / "bin", "ray", RAY)
     stand_in(folder / "venv" / "bin", "mpcwdwm", driver)
     (folder / "venv" / "bin" / "python").symlink_to(sys.executable)
-    site = SlurmSite(nodes=2, cpus_per_node=1, time="00:10:00", venv=str(folder / "venv"), partition="all")
+    size = {"nodes": 2, "cpus_per_node": 1, "gpus_per_node": 2}
+    site = SlurmSite(**size, time="00:10:00", venv=str(folder / "venv"), partition="all")
     (folder / "job.sh").write_text(slurm_script(site, "trial", folder, ["--seeds=0", "--", "a b.yaml"]))
     number = cluster.run("sbatch", "--parsable", f"{folder}/job.sh", cwd=folder).stdout.strip()
     return number, folder / f"mpcwdwm-trial-{number}.log"
@@ -66,9 +68,11 @@ def test_a_job_is_stopped_as_before_its_time_limit_queued_again_and_finished(clu
         cluster, tmp_path, f'echo "driver $*"\nif [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ]; then exit 0; fi\n{stopped}'
     )
     wait_for(cluster, log, "begun", has_said(log, "driver "))
+    wait_for(cluster, log, "on both nodes", has_said(log, "ray on node2"))
     said = log.read_text()
     assert "driver sweep run --cluster 10.77.0.11:6379 --seeds=0 -- a b.yaml\n" in said
-    assert "ray on node1: --address 10.77.0.11:6379 --min-nodes 2 --num-cpus 1 --num-gpus 0 --" in said
+    for node in ("node1", "node2"):
+        assert f"GPUs 0,1; ray on {node}: --address 10.77.0.11:6379 --min-nodes 2 --num-cpus 1 --num-gpus 2 --" in said
     assert len(list((cluster.folder / "home" / ".ray").iterdir())) == 1
     cluster.run("scancel", "--batch", "--signal=USR1", number)  # what Slurm does before the time limit
     wait_for(cluster, log, "stopped", has_said(log, "stopping"))

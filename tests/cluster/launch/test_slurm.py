@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cluster.launch.fields import seconds_of
 from cluster.launch.slurm import SlurmSite, sbatch, slurm_script
 from mpcwdwm.errors import UserError
 from tests.support.shells import hostile, stand_in
@@ -56,9 +57,8 @@ def test_the_driver_gets_its_options_and_ray_its_sizes(nodes: Path) -> None:
     assert words == ["sweep", "run", "--cluster", "10.0.0.1:6379", "--seeds=0,1", "--", "x.yaml"]
     assert (nodes / "folder").read_text().strip() == str(nodes)
     asked = " ".join((nodes / "srun").read_text().split("\n"))
-    assert (
-        "--cpus-per-task=16 ray symmetric-run --address 10.0.0.1:6379 --min-nodes 2 --num-cpus 16 --num-gpus 4" in asked
-    )
+    assert "--cpus-per-task=16 bash -c" in asked
+    assert "node --address 10.0.0.1:6379 --min-nodes 2 --num-cpus 16 --num-gpus 4 -- bash" in asked
     environment = dict(entry.split("=", 1) for entry in (nodes / "env").read_text().split("\0") if "=" in entry)
     assert environment["RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"] == "600"
     assert environment["RAY_AUTH_MODE"] == "token"
@@ -135,10 +135,34 @@ def test_a_job_whose_ray_did_not_start_fails_and_is_tried_again(nodes: Path, mon
 
 
 def test_a_cancelled_job_is_not_queued_again(nodes: Path) -> None:
-    stand_in(nodes / "bin", "srun", "trap 'exit 143' TERM; kill -TERM $JOB; for i in {1..100}; do sleep 0.1; done")
+    stand_in(nodes / "bin", "srun", "kill -TERM $JOB; sleep 0.5; exit 143")  # Slurm ends the step, too
     script = slurm_script(site(nodes), "trial", nodes, []).replace("\nstop() ", "\nexport JOB=$$\nstop() ", 1)
-    assert execute(script).returncode == 1
+    done = execute(script)
+    assert done.returncode == 143
+    assert "did not start" not in done.stderr
     assert not (nodes / "scontrol").exists()
+
+
+@pytest.mark.parametrize(
+    ("left", "symmetric_run", "said"),
+    [
+        ("", "exit 0", "symmetric-run --address a:1 -- driver"),
+        ("", "exit 7", "symmetric-run --address a:1 -- driver"),
+        ("exit 0", "exit 0", "stop --force; symmetric-run --address a:1 -- driver"),
+        ("", "kill -TERM $$", "symmetric-run --address a:1 -- driver; stop --force"),
+    ],
+    ids=["runs", "fails", "an earlier Ray is left", "is killed"],
+)
+def test_what_is_left_of_ray_on_a_node_is_stopped(nodes: Path, left: str, symmetric_run: str, said: str) -> None:
+    """What each node runs, with a stand-in for Ray: around symmetric-run, which stops Ray itself unless it is killed."""
+    stand_in(nodes / "bin", "pgrep", left or "exit 1")
+    ray = f'echo -n "; $*" >>{nodes}/ray\nif [ $1 = symmetric-run ]; then {symmetric_run}; fi'
+    stand_in(nodes / "bin", "ray", ray)
+    script = slurm_script(site(nodes), "trial", nodes, [])
+    body = script[script.index("node='") + 6 : script.index("exit \"$code\"'")] + 'exit "$code"'
+    done = subprocess.run(["bash", "-c", body, "node", "--address", "a:1", "--", "driver"], timeout=60)
+    assert (nodes / "ray").read_text() == f"; {said}"
+    assert done.returncode == {"exit 7": 7, "exit 0": 0}.get(symmetric_run, 143)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -146,6 +170,36 @@ def test_a_field_that_slurm_reads_takes_no_more_than_a_word(field: str, tmp_path
     for text in [*hostile(tmp_path / "mark"), "", "a,b --x", "a\n#SBATCH --uid=0"]:
         with pytest.raises(ValidationError):
             SlurmSite.model_validate({"cpus_per_node": 1, field: text})
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ("30", 1800),
+        ("30:10", 1810),
+        ("24:00:00", 86400),
+        ("2-12", 216_000),
+        ("1-0:30", 88_200),
+        ("1-00:00:05", 86_405),
+    ],
+)
+def test_a_time_is_as_long_as_slurm_reads_it(time: str, seconds: int) -> None:
+    """The formats are those of sbatch's manual: minutes, minutes:seconds, hours:minutes:seconds, days-hours, …"""
+    assert seconds_of(time) == seconds
+    assert SlurmSite(cpus_per_node=1, time=time).time == time
+
+
+def test_a_job_that_would_be_stopped_as_soon_as_it_starts_is_refused() -> None:
+    assert SlurmSite(cpus_per_node=1, time="4", grace=120).grace == 120
+    with pytest.raises(UserError, match=r"time is 3:59 \(239 s\), of which the last 120 s are grace"):
+        SlurmSite(cpus_per_node=1, time="3:59", grace=120)
+
+
+def test_words_that_sites_use_are_taken() -> None:
+    given = {"partition": "gpu,gpu-long", "constraint": "(a100|h100)&nvlink", "memory_per_node": "128G", "port": 20000}
+    script = slurm_script(SlurmSite.model_validate({"cpus_per_node": 1, **given}), "trial", Path("/"), [])
+    assert "\n#SBATCH --partition=gpu,gpu-long\n" in script
+    assert "\n#SBATCH --constraint=(a100|h100)&nvlink\n" in script
 
 
 def test_a_setup_line_is_a_command_and_nothing_else(nodes: Path) -> None:
