@@ -39,6 +39,7 @@ __all__ = [
 
 SLURM, KUBERNETES = "slurm", "kubernetes"
 SCHEDULERS = (SLURM, KUBERNETES)
+SQLITE = "tracking.uri is an SQLite file: on a network volume it loses its locks; an MLflow server does not"
 ALSO_CALLED = {"k8s": KUBERNETES, "kube": KUBERNETES, "kuberay": KUBERNETES, "sbatch": SLURM, "localhost": HERE}
 ClusterOption = Annotated[
     str | None,
@@ -140,7 +141,9 @@ def _notes(spec: "Spec", scheduler: str) -> list[str]:
     nodes = nodes_of(spec.cluster, scheduler, spec.path.name)
     notes = idle_gpus(spec.resources.given(sum(gpus for _, gpus in nodes)), nodes)
     if spec.tracking_uri.startswith("sqlite:"):
-        notes.append("tracking.uri is an SQLite file: on a network volume it loses its locks; an MLflow server does not")
+        notes.append(
+            SQLITE
+        )
     venv = spec.cluster.slurm.venv if scheduler == SLURM and spec.cluster.slurm else None
     if venv and not Path(venv, "bin", "mpcwdwm").exists():
         notes.append(f"there is no {venv}/bin/mpcwdwm on this machine: cluster.slurm.venv has to be on every node")

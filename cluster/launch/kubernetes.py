@@ -5,6 +5,7 @@ same three words; what a user gave is quoted once, in the script that it runs.
 """
 
 import io
+import re
 import shlex
 import shutil
 import subprocess
@@ -193,7 +194,9 @@ def kubectl(objects: Sequence[Mapping[str, Any]]) -> str:
             f"Kubernetes has not answered in {ANSWER_SECONDS} s: does `kubectl get pods` work here?"
         ) from None
     if ended.returncode:
-        said = " ".join(ended.stderr.split())
+        said = " ".join(ended.stderr.split()).partition("; if you choose to ignore")[0]
+        if re.search("dial tcp|no such host|nable to connect|no configuration", said):
+            raise UserError(f"Kubernetes cannot be reached from here: {said}; does `kubectl get pods` work?")
         metadata = objects[-1]["metadata"]
         where = f" -n {metadata['namespace']}" if "namespace" in metadata else ""
         again = f"`kubectl delete rayjob,configmap {metadata['name']}{where}` ends the earlier job; no result is lost"

@@ -5,6 +5,7 @@ the time limit Slurm sends USR1 to the script: it stops the driver, which says s
 queues the job again. What Slurm requeues itself (a lost node, a preemption) continues in the same way.
 """
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -108,7 +109,7 @@ trap 'again=1; stop' USR1
 trap 'cancelled=1' TERM  # Slurm has sent it to the driver, too, which a second one would kill
 
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT={start_timeout} RAY_raylet_start_wait_time_s={start_timeout}
-export RAY_USAGE_STATS_ENABLED=0
+export RAY_USAGE_STATS_ENABLED=0 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # nothing is drained at the end
 unset RAY_ADDRESS  # it would confuse `ray start`
 # A site may not count daemons among a job's processes: a Ray that an earlier job has left is ended first, and one whose
 # symmetric-run was killed before it could stop it.
@@ -120,7 +121,7 @@ ray symmetric-run "$@" || code=$?
 if [ "$code" -ge 128 ]; then ray stop --force; fi
 exit "$code"'
 # The driver's process and exit code are noted; the wait ends workers that linger after it.
-srun --kill-on-bad-exit=1 --wait=10 --cpus-per-task={cpus} bash -c "$node" node \\
+srun --kill-on-bad-exit=1 --wait=2 --cpus-per-task={cpus} bash -c "$node" node \\
   --address "$address" --min-nodes {nodes} --num-cpus {cpus} --num-gpus {gpus} \\
   -- bash -c '"$@" & echo $! >"$0/pid"; wait $!; code=$?; echo $code >"$0/code"; exit $code' "$run" \\
   mpcwdwm sweep run --cluster "$address" {arguments} &
@@ -210,7 +211,9 @@ def sbatch(script: str) -> str:
     except subprocess.TimeoutExpired:
         raise UserError(f"Slurm has not answered in {ANSWER_SECONDS} s: does `sinfo` work here?") from None
     if ended.returncode:
-        lines = (line.removeprefix("sbatch: error: ").strip() for line in ended.stderr.splitlines())
+        lines = [re.sub(r"^sbatch: (error|fatal): ", "", line).strip() for line in ended.stderr.splitlines()]
         said = "; ".join(line for line in lines if line)
+        if "sbatch: fatal: " in ended.stderr or "nable to contact slurm controller" in said:
+            raise UserError(f"Slurm cannot be reached from here: {said}; does `sinfo` work?")
         raise UserError(f"Slurm refused the job: {said}; what it asks for is in `cluster.slurm` of the YAML")
     return ended.stdout.strip().partition(";")[0]

@@ -43,7 +43,7 @@ trap 'again=1; stop' USR1
 trap 'cancelled=1' TERM  # Slurm has sent it to the driver, too, which a second one would kill
 
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_raylet_start_wait_time_s=600
-export RAY_USAGE_STATS_ENABLED=0
+export RAY_USAGE_STATS_ENABLED=0 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # nothing is drained at the end
 unset RAY_ADDRESS  # it would confuse `ray start`
 # A site may not count daemons among a job's processes: a Ray that an earlier job has left is ended first, and one whose
 # symmetric-run was killed before it could stop it.
@@ -55,7 +55,7 @@ ray symmetric-run "$@" || code=$?
 if [ "$code" -ge 128 ]; then ray stop --force; fi
 exit "$code"'
 # The driver's process and exit code are noted; the wait ends workers that linger after it.
-srun --kill-on-bad-exit=1 --wait=10 --cpus-per-task=16 bash -c "$node" node \
+srun --kill-on-bad-exit=1 --wait=2 --cpus-per-task=16 bash -c "$node" node \
   --address "$address" --min-nodes 4 --num-cpus 16 --num-gpus 4 \
   -- bash -c '"$@" & echo $! >"$0/pid"; wait $!; code=$?; echo $code >"$0/code"; exit $code' "$run" \
   mpcwdwm sweep run --cluster "$address" -- quickstart.yaml &

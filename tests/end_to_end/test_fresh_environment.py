@@ -38,6 +38,7 @@ SWEEP = {
 def run(*command: str | Path, folder: Path, **environment: str) -> str:
     own = {**os.environ, **environment}
     own.pop("PYTHONPATH", None)  # this checkout
+    own["PIP_NO_COMPILE"] = "1"  # most of what is installed is never imported here
     ended = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 0, f"{command}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
     return ended.stdout
@@ -108,17 +109,19 @@ def test_the_steps_of_the_containerfile_give_an_environment_that_runs_sweeps(
     table = mpcwdwm(environment, tmp_path, "sweep", "run", "tiny.yaml")
     assert re.search(r"\brebrac\b.*\n(.*\n)*.*\bmpc\b", table)
     assert "tiny" in mpcwdwm(environment, tmp_path, "report", "tiny.yaml")
-    (manifest, *_) = (tmp_path / "runs" / "results").glob("*/manifest.json")
-    assert '"status": "ok"' in mpcwdwm(environment, tmp_path, "sweep", "status", "tiny.yaml", "--json") or manifest
+    assert "bc" not in mpcwdwm(environment, tmp_path, "table", "tiny.yaml", "--format", "html")
 
 
 def test_it_installs_from_a_git_url_as_the_page_says(source: Path, environment: Path, tmp_path: Path) -> None:
+    """From a repository on this machine; pip takes a name before a URL only if that has a host."""
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^\S+/pip (install -c constraints\.txt \"mpcwdwm @ git\+.*)$", page, re.MULTILINE)
+    (command,) = re.findall(r"^\S+/(pip install -c constraints\.txt) \"mpcwdwm @ git\+https", page, re.MULTILINE)
+    (url,) = re.findall(r"`\"(git\+file:///\S+)@COMMIT\"`", page)
+    assert url.startswith("git+file:///shared/")
     commit = run("git", "rev-parse", "HEAD", folder=source).strip()
-    command = command.replace("https://YOUR.GIT.HOST/mpcwdwm.git@COMMIT", f"file://{source}@{commit}")
     before = files(environment)
-    run("bash", "-ec", f"python -m pip uninstall -q -y mpcwdwm && pip {command}", folder=source, PATH=on_path(environment))
+    run("pip", "uninstall", "-q", "-y", "mpcwdwm", folder=source, PATH=on_path(environment))
+    run(*command.split(), f"git+file://{source}@{commit}", folder=source, PATH=on_path(environment))
     assert files(environment) == before
     assert commit in run(environment / "bin" / "pip", "freeze", folder=tmp_path)
     assert mpcwdwm(environment, tmp_path, "--version").startswith("mpcwdwm ")

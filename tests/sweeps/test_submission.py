@@ -126,7 +126,10 @@ SLIPS = [
     (["--cluster", "slurm", "--set", "cluster.slurm.partiton=a"], r"did you mean 'partition'"),
     (["--cluster", "slurm", "--set", "cluster.slurm.nodes=2-4"], r"nodes should be a whole number"),
     (["--cluster", "slurm", "--set", "cluster.slurm.nodes=0"], r"nodes should be greater"),
-    (["--cluster", "slurm", "--set", "cluster.slurm.nodes=99999999999"], r"nodes should be less than or equal to 10000"),
+    (
+        ["--cluster", "slurm", "--set", "cluster.slurm.nodes=99999999999"],
+        r"nodes should be less than or equal to 10000",
+    ),
     (["--cluster", "slurm", "--set", "cluster.slurm.port=80"], r"port should be greater"),
     (["--cluster", "slurm", "--set", "cluster.slurm.setup=module load cuda"], r"setup should be a list"),
     (["--cluster", "slurm", "--set", "cluster.slurm.variables={N: 4}"], r"variables.N should be text, in quotes"),
@@ -135,7 +138,10 @@ SLIPS = [
     (["--cluster", "slurm", "--set", "cluster.slurm.time='2:00'"], r"the last 120 s are grace"),
     (["--cluster", "kubernetes", "--set", "cluster.kubernetes.workers=99999999999"], r"workers should be less"),
     (["--cluster", "kubernetes", "--set", "cluster.kubernetes.deadline=1e12"], r"deadline should be less"),
-    (["--cluster", "slurm", "--set", "resources.actor.cpus=17"], r"actor asks for 17 CPUs .* cluster.slurm has 16 and 1"),
+    (
+        ["--cluster", "slurm", "--set", "resources.actor.cpus=17"],
+        r"actor asks for 17 CPUs .* cluster.slurm has 16 and 1",
+    ),
     (["--cluster", "slurm", "--set", "resources.trial.gpus=2"], r"trial asks for 1 CPUs and 2 GPUs"),
     (["--cluster", "kubernetes", "--set", "resources.actor.gpus=1"], r"cluster.kubernetes has 8 and 0"),
     slip("slurm", "partition", "'a; b'", "should be a partition"),

@@ -138,8 +138,14 @@ def test_what_kubernetes_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest
     again = "`kubectl delete rayjob,configmap mpcwdwm-trial -n lab` ends the earlier job"
     with pytest.raises(UserError, match=re.escape(again)):
         kubectl(made)
-    stand_in(tmp_path, "kubectl", "echo 'error: no configuration' >&2; exit 1")
-    with pytest.raises(UserError, match=r"^Kubernetes refused the job: error: no configuration$"):
+    stand_in(tmp_path, "kubectl", "echo 'error: quota exceeded' >&2; exit 1")
+    with pytest.raises(UserError, match=r"^Kubernetes refused the job: error: quota exceeded$"):
+        kubectl(made)
+    unreachable = (
+        'Get "http://localhost:8080/x": dial tcp 127.0.0.1:8080: connect: connection refused; if you choose to'
+    )
+    stand_in(tmp_path, "kubectl", f"echo '{unreachable} ignore these errors, turn validation off' >&2; exit 1")
+    with pytest.raises(UserError, match=r"cannot be reached from here: .*refused; does `kubectl get pods` work\?$"):
         kubectl(made)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="there is no `kubectl` here"):

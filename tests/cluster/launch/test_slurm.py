@@ -159,7 +159,7 @@ def test_what_is_left_of_ray_on_a_node_is_stopped(nodes: Path, left: str, symmet
     ray = f'echo -n "; $*" >>{nodes}/ray\nif [ $1 = symmetric-run ]; then {symmetric_run}; fi'
     stand_in(nodes / "bin", "ray", ray)
     script = slurm_script(site(nodes), "trial", nodes, [])
-    body = script[script.index("node='") + 6 : script.index("exit \"$code\"'")] + 'exit "$code"'
+    body = script[script.index("node='") + 6 : script.index('exit "$code"\'')] + 'exit "$code"'
     done = subprocess.run(["bash", "-c", body, "node", "--address", "a:1", "--", "driver"], timeout=60)
     assert (nodes / "ray").read_text() == f"; {said}"
     assert done.returncode == {"exit 7": 7, "exit 0": 0}.get(symmetric_run, 143)
@@ -239,6 +239,10 @@ def test_a_variable_with_a_credential_or_an_impossible_name_is_refused(name: str
 def test_what_slurm_refuses_is_one_line(nodes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(nodes / "bin", "sbatch", "cat >$HOME/script; echo 'sbatch: error: invalid partition' >&2; exit 1")
     with pytest.raises(UserError, match=r"^Slurm refused the job: invalid partition; .*cluster\.slurm"):
+        sbatch("#!/bin/bash\n")
+    absent = "sbatch: error: no such host\nsbatch: fatal: no configuration source"
+    stand_in(nodes / "bin", "sbatch", f"echo '{absent}' >&2; exit 1")
+    with pytest.raises(UserError, match=r"^Slurm cannot be reached from here: no such host; no configuration source; "):
         sbatch("#!/bin/bash\n")
     stand_in(nodes / "bin", "sbatch", "cat >$HOME/script; echo '12;site'")
     assert sbatch("#!/bin/bash\n") == "12"

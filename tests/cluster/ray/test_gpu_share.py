@@ -24,7 +24,9 @@ def capped(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return caps
 
 
-@pytest.mark.parametrize(("have", "each", "count"), [(4, 0.25, 16), (4, 2, 2), (3, 2, 1), (0, 0.5, 0), (16, 0.0103, 1552)])
+@pytest.mark.parametrize(
+    ("have", "each", "count"), [(4, 0.25, 16), (4, 2, 2), (3, 2, 1), (0, 0.5, 0), (16, 0.0103, 1552)]
+)
 def test_a_fraction_lies_on_one_gpu(have: float, each: float, count: int) -> None:
     assert on_gpus(have, each) == count
 
@@ -54,9 +56,7 @@ def test_a_process_with_a_part_of_a_gpu_is_capped_and_one_with_a_whole_is_not(ca
     assert capped == [0.25 - 0.5 / 80]
 
 
-def test_actors_and_trials_cap_themselves(
-    capped: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_actors_and_trials_cap_themselves(capped: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Worker(str(tmp_path), 2, 0.5).options == {"device": "cuda", "threads": 2}
     assert Worker(str(tmp_path), 1, 0.0).options == {"device": "cpu", "threads": 1}
     monkeypatch.setattr(CellTrial, "reset_config", lambda trial, config: True)
