@@ -141,9 +141,7 @@ def _notes(spec: "Spec", scheduler: str) -> list[str]:
     nodes = nodes_of(spec.cluster, scheduler, spec.path.name)
     notes = idle_gpus(spec.resources.given(sum(gpus for _, gpus in nodes)), nodes)
     if spec.tracking_uri.startswith("sqlite:"):
-        notes.append(
-            SQLITE
-        )
+        notes.append(SQLITE)
     venv = spec.cluster.slurm.venv if scheduler == SLURM and spec.cluster.slurm else None
     if venv and not Path(venv, "bin", "mpcwdwm").exists():
         notes.append(f"there is no {venv}/bin/mpcwdwm on this machine: cluster.slurm.venv has to be on every node")

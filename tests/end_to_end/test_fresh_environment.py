@@ -1,7 +1,7 @@
 """What an image or a cluster's environment gets: the steps of the Containerfile, and `pip install` from a git URL.
 
-No image is built. The steps run in a fresh virtual environment, from a wheel of this checkout, with pip's own downloads.
-What the wheel lacks, files and requirements, shows in a sweep from another folder.
+No image is built. The steps run in a fresh virtual environment, from a wheel of this checkout. What the wheel lacks,
+files and requirements, shows in a sweep from another folder.
 """
 
 import os

@@ -175,11 +175,12 @@ def test_what_is_wrong_is_one_line(folder: Path, arguments: list[str], says: str
 
 def test_what_is_wrong_is_said_before_anything_heavy_is_loaded(folder: Path) -> None:
     """Also that there is no scheduler here; torch and Ray take seconds."""
+    all_words = [*(arguments for arguments, _ in SLIPS), ["--cluster", "slurm"], ["--cluster", "kubernetes"]]
     script = (
         "import sys\n"
         "from mpcwdwm.errors import UserError\n"
         "from sweeps.cli import app\n"
-        f"for words in {[arguments for arguments, _ in SLIPS] + [['--cluster', 'slurm'], ['--cluster', 'kubernetes']]}:\n"
+        f"for words in {all_words}:\n"
         "    sys.argv = ['mpcwdwm', 'sweep', 'run', 'tiny.yaml', *words]\n"
         "    try: app()\n"
         "    except UserError as error: print(error)\n"
@@ -188,7 +189,7 @@ def test_what_is_wrong_is_said_before_anything_heavy_is_loaded(folder: Path) -> 
     environment = {**os.environ, "PATH": "/nowhere", "PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     *said, loaded = ended.stdout.splitlines()
-    assert len(said) == len(SLIPS) + 2
+    assert len(said) == len(all_words)
     assert "no `sbatch` here; go to a login node" in said[-2]
     assert "no `kubectl` here" in said[-1]
     assert loaded == "loaded: []"

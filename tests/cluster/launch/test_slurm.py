@@ -154,7 +154,7 @@ def test_a_cancelled_job_is_not_queued_again(nodes: Path) -> None:
     ids=["runs", "fails", "an earlier Ray is left", "is killed"],
 )
 def test_what_is_left_of_ray_on_a_node_is_stopped(nodes: Path, left: str, symmetric_run: str, said: str) -> None:
-    """What each node runs, with a stand-in for Ray: around symmetric-run, which stops Ray itself unless it is killed."""
+    """What each node runs around symmetric-run, with a stand-in for Ray: it stops Ray itself unless it is killed."""
     stand_in(nodes / "bin", "pgrep", left or "exit 1")
     ray = f'echo -n "; $*" >>{nodes}/ray\nif [ $1 = symmetric-run ]; then {symmetric_run}; fi'
     stand_in(nodes / "bin", "ray", ray)

@@ -24,11 +24,9 @@ def capped(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return caps
 
 
-@pytest.mark.parametrize(
-    ("have", "each", "count"), [(4, 0.25, 16), (4, 2, 2), (3, 2, 1), (0, 0.5, 0), (16, 0.0103, 1552)]
-)
-def test_a_fraction_lies_on_one_gpu(have: float, each: float, count: int) -> None:
-    assert on_gpus(have, each) == count
+def test_a_fraction_lies_on_one_gpu() -> None:
+    fits = {(4, 0.25): 16, (4, 2): 2, (3, 2): 1, (0, 0.5): 0, (16, 0.0103): 16 * 97}
+    assert {size: on_gpus(*size) for size in fits} == fits
 
 
 @pytest.mark.parametrize("processes", range(1, 101))
@@ -75,3 +73,16 @@ def test_a_full_share_is_said_with_the_fields_that_mend_it() -> None:
     assert line.startswith("CUDA out of memory. Tried to allocate 2.00 GiB: ")
     assert "resources.actor.gpus" in line
     assert "resources.seeds_per_pack" in line
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+def test_torch_allocates_no_more_than_the_share() -> None:
+    _, total = torch.cuda.mem_get_info()
+    cap_gpu_memory(0.1)
+    try:
+        torch.empty(total // 20, dtype=torch.uint8, device="cuda")
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(total // 9, dtype=torch.uint8, device="cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
