@@ -31,6 +31,8 @@ def is_of_the_machine(error: BaseException) -> bool:
         # torch's OutOfMemoryError is a RuntimeError; it is not imported here
         if isinstance(cause, (OSError, MemoryError)) or type(cause).__name__ == "OutOfMemoryError":
             return True
+        if type(cause).__name__ == "SafetensorError" and "os error" in str(cause):  # a checkpoint that finds no room
+            return True
         cause = cause.__cause__ or cause.__context__
     return False
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from cluster.store import Store
+from cluster.store.files import parsed
 from cluster.store.lease import Busy, hold
 from cluster.units import KINDS, Pack, pack_from_dict
 
@@ -106,5 +107,4 @@ def sweep_up(store: Store) -> None:
 
 
 def _record(store: Store, pack_id: str) -> dict[str, Any] | None:
-    text = store.read_text(f"work/{pack_id}/{RECORD}")
-    return None if text is None else dict(json.loads(text))
+    return parsed(store.read_text(f"work/{pack_id}/{RECORD}"))  # one that is damaged is as none: it is planned anew

@@ -8,20 +8,23 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from statistics import fmean
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from cluster import packs
+from cluster.checkpoints import copied, latest_checkpoint
 from cluster.failures import alike, is_of_the_machine
 from cluster.provenance import provenance
 from cluster.store import StorageError, Store, Writer, open_store
 from cluster.store.lease import hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
-from mpcwdwm.artifact_names import CHECKPOINT, EPISODES, MANIFEST, STEPS
-from mpcwdwm.errors import UserError
+from mpcwdwm.artifact_names import EPISODES, MANIFEST, STEPS
+from mpcwdwm.errors import Interrupted, UserError
 from mpcwdwm.nn.memory import return_freed_memory
 
 # The science modules are imported by the functions that compute: a driver that only schedules work
@@ -82,6 +85,7 @@ def run_pack(
     on_progress: Progress | None = None,
     on_wait: Callable[[str], None] | None = None,
     compute: Compute | None = None,
+    stop: Event | None = None,
 ) -> PackResult:
     """Train or evaluate a pack and publish each of its units that is missing.
 
@@ -93,11 +97,15 @@ def run_pack(
         on_progress: told the part that is done, 0 to 1.
         on_wait: told who holds the lease, if it has to be waited for.
         compute: what computes a pack, `compute_pack` by default.
+        stop: set from outside to have the pack saved and left.
+
+    Raises:
+        Interrupted: it was.
     """
     store = open_store(store_location)
     if not packs.missing(store, pack):
         return PackResult((), 0.0, skipped=True)
-    with hold(store, pack.id, wait=True, on_wait=on_wait) as lease:
+    with hold(store, pack.id, wait=True, on_wait=on_wait, stop=stop) as lease:
         # The previous holder has probably published all or part of it.
         if packs.finish(store, pack):
             return PackResult((), 0.0, skipped=True)
@@ -106,6 +114,8 @@ def run_pack(
 
         def report(fraction: float) -> None:
             lease.check()  # if it is lost, another process does the work
+            if stop and stop.is_set():
+                raise Interrupted(f"{pack.id} is left at {fraction:.0%}")
             if on_progress:
                 on_progress(fraction)
 
@@ -122,23 +132,35 @@ def attempt_pack(store_location: str, pack: Pack, **options: Any) -> PackResult 
     """Run a pack like `run_pack`; an error comes back as one line, its traceback goes to the pack's log."""
     try:
         return run_pack(store_location, pack, **options)
+    except Interrupted as error:
+        return PackFailure(str(error), "", of_the_machine=True)
     except Exception as error:
-        log = open_store(store_location).append_log(pack.id, traceback.format_exc())
+        log = _logged(store_location, pack, traceback.format_exc())
         hopeless = isinstance(error, UserError) and not isinstance(error, StorageError)
         return PackFailure(error_line(error), log, hopeless, of_the_machine=not hopeless and is_of_the_machine(error))
     finally:
         return_freed_memory()  # the next pack of this process has other sizes
 
 
+def _logged(store_location: str, pack: Pack, entry: str) -> str:
+    """Append an entry to a pack's log and return its place; on storage that is full or gone there is none."""
+    try:
+        return open_store(store_location).append_log(pack.id, entry)
+    except OSError as error:
+        return f"none: {error}"
+
+
 def record_failures(store: Store, pack: Pack, failure: PackFailure, tries: int = 1) -> None:
     """Note the failure of every unit of a pack that is still missing, after the last try.
 
-    ``tries`` is how many in a row ended for this reason in this run; those of earlier runs are added.
+    ``tries`` is how many in a row ended for this reason in this run; those of earlier runs are added. Storage that is
+    full or gone keeps no record: the next run tries again all the same.
     """
-    for key in packs.missing(store, pack):
-        before = store.failure(key) or {}
-        earlier = before.get("tries", 0) if alike(before.get("error", ""), failure.error) else 0
-        store.record_failure(key, failure.error, failure.log, 0 if failure.of_the_machine else tries + earlier)
+    with suppress(OSError):
+        for key in packs.missing(store, pack):
+            before = store.failure(key) or {}
+            earlier = before.get("tries", 0) if alike(before.get("error", ""), failure.error) else 0
+            store.record_failure(key, failure.error, failure.log, 0 if failure.of_the_machine else tries + earlier)
 
 
 def error_line(error: BaseException) -> str:
@@ -185,24 +207,26 @@ def _train(store: Store, pack: Pack, facts: dict[str, Any], on_progress: Progres
     units = [unit for unit in pack.units if isinstance(unit, ComponentUnit)]
     unit = units[0]  # the others differ in the seed alone
     folders = {name: [store.sound_folder("component", each.parts[name]) for each in units] for name in unit.parts}
-    pace = _Pace(on_progress)
-    trained = train(
-        unit.component,
-        component_config(unit.component, {}, unit.config),
-        _dataset(unit.task),
-        pack.seeds,
-        bases={name: load_component(own) for name, own in folders.items()},
-        termination=RULES[unit.task.termination] if unit.task.termination else None,
-        goal_reward=unit.task.goal_reward,
-        device=facts["device"],
-        checkpoint=store.work_folder(pack.id) / CHECKPOINT,
-        env_id=unit.task.env_id,
-        env_kwargs=unit.task.env_kwargs,
-        max_episode_steps=unit.task.max_episode_steps,
-        reference=unit.task.reference,
-        on_progress=pace,
-        compute=ComputeConfig(**pack.compute),
-    )
+    checkpoint = latest_checkpoint(store, pack.id)
+    with copied(store, pack.id, checkpoint) as look:
+        pace = _Pace(on_progress, look)
+        trained = train(
+            unit.component,
+            component_config(unit.component, {}, unit.config),
+            _dataset(unit.task),
+            pack.seeds,
+            bases={name: load_component(own) for name, own in folders.items()},
+            termination=RULES[unit.task.termination] if unit.task.termination else None,
+            goal_reward=unit.task.goal_reward,
+            device=facts["device"],
+            checkpoint=checkpoint,
+            env_id=unit.task.env_id,
+            env_kwargs=unit.task.env_kwargs,
+            max_episode_steps=unit.task.max_episode_steps,
+            reference=unit.task.reference,
+            on_progress=pace,
+            compute=ComputeConfig(**pack.compute),
+        )
     steps = int(unit.config["steps"])
     measured = {
         # This unit's share of the pack's time, so that hours can be summed over units.
@@ -315,13 +339,14 @@ def write_result(
 class _Pace:
     """Measures updates per second from the progress reports, also of a training that was continued."""
 
-    def __init__(self, on_progress: Progress) -> None:
-        self.on_progress = on_progress
+    def __init__(self, on_progress: Progress, look: Callable[[], None] = lambda: None) -> None:
+        self.on_progress, self.look = on_progress, look  # the latter for checkpoints that were written
         self.started = time.monotonic()
         self.reports: list[tuple[int, float]] = []  # (step, time), the first and the last
 
     def __call__(self, step: int, steps: int) -> None:
         self.reports = [*self.reports[:1], (step, time.monotonic())]
+        self.look()
         self.on_progress(step / steps)
 
     def per_second(self, steps: int) -> float:

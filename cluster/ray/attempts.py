@@ -48,7 +48,11 @@ class Attempts:
 
     def death(self, pack: Pack, text: str) -> PackFailure:
         """Return the failure of a pack whose process was lost; ``text`` is Ray's message."""
-        return PackFailure(death_line(text), self.store.append_log(pack.id, text), of_the_machine=True)
+        try:
+            log = self.store.append_log(pack.id, text)
+        except OSError as error:  # storage that is full or gone must not end the driver
+            log = f"none: {error}"
+        return PackFailure(death_line(text), log, of_the_machine=True)
 
 
 def death_line(text: str) -> str:

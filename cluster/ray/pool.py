@@ -4,6 +4,10 @@ Whatever happens to an actor, running its pack again is safe,
 because `cluster.work.run_pack` is idempotent and continues from the pack's checkpoint.
 """
 
+import contextlib
+import os
+import signal
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -21,22 +25,44 @@ from cluster.work import Compute, PackFailure, PackResult, attempt_pack
 __all__ = ["Pool"]
 
 NOTHING: Heard = (0.0, "")
+GRACE = 10.0  # seconds that packs have to save their checkpoints when the pool is closed; most need one
+TERMINATED = 128 + signal.SIGTERM  # exit code, as shells count
 
 
 class Worker:
-    """Runs one pack at a time; its progress can be asked for meanwhile, on the actor's second thread."""
+    """Runs one pack at a time; its progress can be asked for meanwhile, on the actor's second thread.
+
+    At SIGTERM, which a scheduler sends before it kills, the pack saves its checkpoint, and the process ends.
+    """
 
     def __init__(self, store_location: str, threads: int, gpus: float) -> None:
         cap_gpu_memory(gpus)
         self.store_location = store_location
-        self.options: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": threads}
+        device = "cuda" if gpus else "cpu"
+        self.options: dict[str, Any] = {"device": device, "threads": threads, "stop": threading.Event()}
         self.state = NOTHING
+        self.is_busy, self.is_terminated = False, False
+        signal.signal(signal.SIGTERM, self._terminate)
 
     def run(self, pack: dict[str, Any], compute: Compute | None) -> PackResult | PackFailure:
         """Run a pack; errors come back as a record."""
-        self.state = NOTHING
+        self.state, self.is_busy = NOTHING, True
         heard = {"on_progress": self.hear, "on_wait": self.wait}
-        return attempt_pack(self.store_location, pack_from_dict(pack), compute=compute, **self.options, **heard)
+        outcome = attempt_pack(self.store_location, pack_from_dict(pack), compute=compute, **self.options, **heard)
+        self.is_busy = False
+        if self.is_terminated:
+            os._exit(TERMINATED)
+        return outcome
+
+    def stop(self) -> None:
+        """Have the running pack save its checkpoint and end."""
+        self.options["stop"].set()
+
+    def _terminate(self, number: int, frame: Any) -> None:
+        self.is_terminated = True
+        self.stop()
+        if not self.is_busy:
+            os._exit(TERMINATED)
 
     def hear(self, fraction: float) -> None:
         """Note the part that is done."""
@@ -140,8 +166,14 @@ class Pool:
         return {slot.pack.id: slot.state for slot in self._busy.values()}
 
     def close(self) -> None:
-        """End all actors at once; what they have checkpointed is continued by the next run."""
+        """Have all packs save their checkpoints, which the next run continues, and end all actors."""
         self._queue.clear()
+        training = [call for call, slot in self._busy.items() if slot.state[0] > 0]  # others have nothing to save
+        with contextlib.suppress(RayError):
+            for call in training:
+                self._busy[call].actor.stop.remote()
+            if training:
+                ray.wait(training, num_returns=len(training), timeout=GRACE)
         for slot in self._busy.values():
             _release(slot)
         self._busy.clear()

@@ -54,6 +54,7 @@ class Damaged(UserError):
     """An artifact is not what its writer left."""
 
     def __init__(self, kind: Kind, key: str, location: str, wrong: list[str]) -> None:
+        self.wrong = wrong
         self.found = f"{kind} '{key}' in {location} is damaged ({'; '.join(wrong)})"
         super().__init__(f"{self.found}: `mpcwdwm store verify {location} --repair`, then run the sweep again")
 
@@ -62,12 +63,14 @@ class Store:
     """An artifact store in a folder. Names are relative paths below it, with "/"."""
 
     has_locks = True  # whether a lease can be a lock on a file; behind a URL there are none
+    shares_work = True  # whether all machines see one work folder of a pack
     creates = True  # whether `create` is exclusive
     notices: tuple[str, ...] = ()  # what the user should know of the store, one line each
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.location = str(root)
+        self.on_outage: Callable[[str], None] = lambda line: None  # told once for each time the storage has to wait
 
     # Artifacts
 
@@ -106,24 +109,21 @@ class Store:
         self.manifest(kind, key)
         return self.root / FOLDERS[kind] / key
 
+    def damage(self, kind: Kind, key: str) -> list[str]:
+        """Return what is wrong with an artifact as this machine reads it, a line for each file."""
+        return self.faults(kind, key) or []
+
     def sound_folder(self, kind: Kind, key: str) -> Path:
         """Return what `folder` does, if the checksums are right; otherwise remove the artifact, to be made again.
 
         Raises:
             StorageError: it was damaged.
         """
-        try:
-            folder = self.folder(kind, key)
-            self._check_sound(kind, key, folder)
-        except Damaged as error:
+        if wrong := self.damage(kind, key):
             self.delete(kind, key)
-            raise StorageError(f"{error.found}; it is removed: run the sweep again") from None
-        return folder
-
-    def _check_sound(self, kind: Kind, key: str, folder: Path) -> None:
-        manifest = parsed((folder / MANIFEST).read_text(encoding="utf-8"))
-        if wrong := faults(manifest or {}, lambda name: content(folder / name)):
-            raise Damaged(kind, key, self.location, wrong)
+            found = Damaged(kind, key, self.location, wrong).found
+            raise StorageError(f"{found}; it is removed: run the sweep again")
+        return self.folder(kind, key)
 
     def publish(self, kind: Kind, key: str, write: Writer) -> bool:
         """Write an artifact and give it its name; False, and nothing changed, if it exists already."""
@@ -158,8 +158,7 @@ class Store:
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """Return the recorded failure of a unit: key, error, log, tries, time; None if there is none."""
-        text = self.read_text(f"failures/{_plain(key)}.json")
-        return None if text is None else dict(json.loads(text))
+        return parsed(self.read_text(f"failures/{_plain(key)}.json"))
 
     def failed(self) -> set[str]:
         """Return the keys of the units whose failure is recorded."""
@@ -288,6 +287,18 @@ class Store:
             temporary.write_bytes(content)
             _flush_one(temporary)
             os.replace(temporary, target)
+
+    def upload(self, file: Path, name: str) -> None:
+        """Write the content of a file of this machine like `write_bytes`."""
+        self.write_bytes(name, file.read_bytes())
+
+    def download(self, name: str, file: Path) -> bool:
+        """Write what lies under a name to a file of this machine; return whether there is such a thing."""
+        found = self._read_bytes(name)
+        if found is None:
+            return False
+        file.write_bytes(found)
+        return True
 
     def delete_tree(self, name: str) -> None:
         """Remove a file or folder under its name at once, its content after that."""

@@ -6,7 +6,10 @@ therefore never mix their files, and where the store can refuse to overwrite an 
 written exactly once. Artifacts are downloaded once into the user's cache; keys name content, so a cached
 copy is never out of date.
 
-Checkpoints stay on the disk of the machine that writes them: if it is lost, unfinished work starts again.
+Checkpoints are written to the disk of the machine that trains, and copied from there (`cluster.checkpoints`).
+
+A server that restarts, or is overloaded, is waited for: what fails after the storage has answered once is asked again
+for two minutes. A storage that has never answered is an error at once.
 
 Credentials and endpoint are those of the back end's own environment (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``,
 a role of the machine); nothing of them is written anywhere.
@@ -14,12 +17,13 @@ a role of the machine); nothing of them is written anywhere.
 
 import hashlib
 import json
+import os
 import re
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,18 @@ import fsspec
 from fsspec.implementations.dirfs import DirFileSystem
 
 from cluster.store import checksums
-from cluster.store.files import FOLDERS, StorageError, Store, Writer, fill, is_stale, parsed, writer_name
+from cluster.store.files import (
+    FOLDERS,
+    Damaged,
+    StorageError,
+    Store,
+    Writer,
+    content,
+    fill,
+    is_stale,
+    parsed,
+    writer_name,
+)
 from cluster.units import Kind
 from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.data.fingerprint import cache_folder
@@ -38,6 +53,8 @@ __all__ = ["RemoteStore"]
 OBJECTS = frozenset({"s3", "gs", "abfs", "memory"})  # protocols without folders, whose `pipe_file` can create only
 EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol → the extra that brings its package
 LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "requests", "gcsfs", "azure")  # whose errors are the storage's
+PATIENCE = 120.0  # seconds that a storage which has answered before may fail: servers restart within them
+PAUSE = 1.0  # seconds between two tries; the back ends' own are some tenths of a second apart
 AT_ONCE = 500  # manifests that are asked for together
 UPLOAD = "upload"  # field of a remote manifest: the folder, below the key's, that holds the files
 
@@ -46,6 +63,7 @@ class RemoteStore(Store):
     """An artifact store behind a URL; cached artifacts and work in progress lie in a local folder."""
 
     has_locks = False
+    shares_work = False
 
     def __init__(self, location: str) -> None:
         location = location.rstrip("/")
@@ -69,14 +87,14 @@ class RemoteStore(Store):
         if not self.creates:
             self.notices = (self._overwrites(),)
         self._cache = Store(self.root)
+        self._has_answered = False
 
     # Artifacts
 
     def keys(self, kind: Kind) -> list[str]:
         """Return the keys of all published artifacts of a kind, sorted, from one listing."""
         self._files.invalidate_cache()
-        with self._answering():
-            found = self._files.glob(f"{FOLDERS[kind]}/*/{MANIFEST}")
+        found = self._ask(self._files.glob, f"{FOLDERS[kind]}/*/{MANIFEST}")
         return sorted(str(path).split("/")[-2] for path in found)
 
     def manifests(self, kind: Kind) -> Iterator[tuple[str, dict[str, Any] | None]]:
@@ -84,8 +102,7 @@ class RemoteStore(Store):
         keys = self.names(FOLDERS[kind])
         for first in range(0, len(keys), AT_ONCE):
             names = {key: f"{FOLDERS[kind]}/{key}/{MANIFEST}" for key in keys[first : first + AT_ONCE]}
-            with self._answering():
-                found = self._files.cat(list(names.values()), on_error="return")
+            found = self._ask(self._files.cat, list(names.values()), on_error="return")
             for key, name in names.items():
                 content = found.get(name)
                 if isinstance(content, FileNotFoundError):
@@ -109,20 +126,24 @@ class RemoteStore(Store):
             place = f"{FOLDERS[kind]}/{key}/{manifest.pop(UPLOAD)}"
 
             def download(folder: Path) -> None:
-                with self._answering():
-                    for path in self._files.ls(place, detail=False):
-                        self._files.get_file(path, str(folder / _last(path)))
+                for path in self._ask(self._files.ls, place, detail=False):
+                    self._ask(self._files.get_file, path, str(folder / _last(path)))
                 (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-                self._check_sound(kind, key, folder)
+                if wrong := checksums.faults(manifest, lambda name: content(folder / name)):
+                    raise Damaged(kind, key, self.location, wrong)
 
             self._cache.publish(kind, key, download)
         return self._cache.folder(kind, key)
 
-    def sound_folder(self, kind: Kind, key: str) -> Path:
-        """Return what `folder` does, if the checksums are right; a damaged copy is downloaded again."""
+    def damage(self, kind: Kind, key: str) -> list[str]:
+        """Return what is wrong with an artifact as it is downloaded; a damaged copy is downloaded again."""
         if self._cache.has(kind, key) and self._cache.faults(kind, key):
             self._cache.delete(kind, key)
-        return super().sound_folder(kind, key)
+        try:
+            self.folder(kind, key)
+        except Damaged as error:
+            return error.wrong
+        return []
 
     def publish(self, kind: Kind, key: str, write: Writer) -> bool:
         """Upload an artifact, its manifest last; False, and nothing changed, if it exists already."""
@@ -134,23 +155,13 @@ class RemoteStore(Store):
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             for path in sorted(folder.iterdir()):
                 if path.name != MANIFEST:
-                    with self._answering():
-                        self._make_folder(f"{place}/{upload}")
-                        self._files.put_file(str(path), f"{place}/{upload}/{path.name}")
+                    self.upload(path, f"{place}/{upload}/{path.name}")
         if not self.has(kind, key):  # another writer may have come first while we uploaded
-            self._commit(f"{place}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1).encode())
+            self.create(f"{place}/{MANIFEST}", json.dumps({**manifest, UPLOAD: upload}, indent=1).encode())
         if self.manifest(kind, key)[UPLOAD] == upload:
             return True
         self.delete_tree(f"{place}/{upload}")
         return False
-
-    def _commit(self, name: str, manifest: bytes) -> None:
-        """Write a manifest unless there is one; read it back to see whose it is, as an answer may be lost."""
-        try:
-            self._write(name, manifest, **({"mode": "create"} if self.creates else {}))
-        except Exception:  # the back ends have no error in common for an object that exists
-            if not self.exists(name):
-                raise
 
     def delete(self, kind: Kind, key: str) -> None:
         """Remove an artifact, its manifest first, and our copy of it; not what another writer uploads meanwhile."""
@@ -167,9 +178,9 @@ class RemoteStore(Store):
     def failures(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return the recorded failures of these units, by key, from requests that do not wait for one another."""
         names = [f"failures/{key}.json" for key in sorted(self.failed().intersection(keys))]
-        with self._answering():
-            found = self._files.cat(names, on_error="omit") if names else {}
-        return {record["key"]: record for record in map(json.loads, found.values())}
+        found = self._ask(self._files.cat, names, on_error="omit") if names else {}
+        records = [parsed(content.decode(errors="replace")) for content in found.values()]
+        return {record["key"]: record for record in records if record}
 
     def read_log(self, name: str) -> str | None:
         """Return a log's entries, each an object whose name begins with its time."""
@@ -194,8 +205,7 @@ class RemoteStore(Store):
         """Return what lies under a prefix, sorted, dot names left out."""
         self._files.invalidate_cache()
         try:
-            with self._answering():
-                entries = set(map(_last, self._files.ls(name, detail=False)))
+            entries = set(map(_last, self._ask(self._files.ls, name, detail=False)))
         except FileNotFoundError:
             return []
         return sorted(entry for entry in entries if entry and not entry.startswith("."))
@@ -204,8 +214,7 @@ class RemoteStore(Store):
         """Say whether there is such an object."""
         self._files.invalidate_cache()
         try:
-            with self._answering():
-                return bool(self._files.info(name)["type"] == "file")  # `isfile` takes an error for a no
+            return bool(self._ask(self._files.info, name)["type"] == "file")  # `isfile` takes an error for a no
         except FileNotFoundError:
             return False
 
@@ -217,8 +226,7 @@ class RemoteStore(Store):
     def _read_bytes(self, name: str) -> bytes | None:
         self._files.invalidate_cache()
         try:
-            with self._answering():
-                return bytes(self._files.cat_file(name))
+            return bytes(self._ask(self._files.cat_file, name))
         except FileNotFoundError:
             return None
 
@@ -242,31 +250,47 @@ class RemoteStore(Store):
                 return False
             self._write(name, content)
             return True
-        try:
-            self._write(name, content, mode="create")
-        except FileNotFoundError:
-            raise
-        except Exception:  # the back ends have no error in common for an object that exists
-            if self.exists(name):
-                return False
-            raise
-        return True
+        for is_last in (False, True):
+            try:
+                self._write(name, content, mode="create")
+                return True
+            except FileNotFoundError:
+                raise
+            except Exception:  # the back ends have no error in common for an object that exists
+                if self.exists(name):  # waits for a storage that does not answer
+                    return False
+                if is_last:
+                    raise
+        return False
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write an object; object stores replace whole objects."""
         self._write(name, content)
 
     def _write(self, name: str, content: bytes, **options: Any) -> None:
-        with self._answering():
-            if "/" in name:
-                self._make_folder(name.rsplit("/", 1)[0])
-            self._files.pipe_file(name, content, **options)
+        self._make_folder(name)
+        # what exists already is another error of each back end, and must not be tried again
+        self._ask(self._files.pipe_file, name, content, patient="mode" not in options, **options)
+
+    def upload(self, file: Path, name: str) -> None:
+        """Write a file's content to an object, in parts if it is large."""
+        self._make_folder(name)
+        self._ask(self._files.put_file, str(file), name)
+
+    def download(self, name: str, file: Path) -> bool:
+        """Replace a file by an object's content; return whether there is such an object."""
+        if not self.exists(name):
+            return False
+        with self._cache.temporary() as partial:
+            self._ask(self._files.get_file, name, str(partial))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial, file)
+        return True
 
     def _make_folder(self, name: str) -> None:
-        """Make a folder where the back end has folders; asked to, S3's would look for the bucket, and make one."""
-        if not self._has_folders:
-            return
-        self._files.makedirs(name, exist_ok=True)
+        """Make an object's folder where the back end has folders; S3's would look for the bucket, and make one."""
+        if self._has_folders and "/" in name:
+            self._ask(self._files.makedirs, name.rsplit("/", 1)[0], exist_ok=True)
 
     def _append(self, name: str, entry: bytes) -> None:
         """Write a log's entry as an object of its own: objects cannot be appended to."""
@@ -275,13 +299,16 @@ class RemoteStore(Store):
     def delete_tree(self, name: str) -> None:
         """Remove an object, or all below a prefix."""
         self._files.invalidate_cache()
-        with self._answering():
-            if self._files.exists(name):
-                self._files.rm(name, recursive=True)
+        with suppress(FileNotFoundError):
+            self._ask(self._files.rm, name, recursive=True)
 
     def sweep_up(self) -> int:
         """Remove what dead writers left, uploads without a commit included; return how many there were."""
         removed = super().sweep_up()
+        for pack_id in self._cache.work_ids():  # listed before what is there, which is begun first
+            if pack_id not in self.names("work"):
+                self._cache.remove_work(pack_id)
+                removed += 1
         for folder in FOLDERS.values():
             for key, entries in self._entries(folder).items():
                 uploads = [name for name in entries if name.count("~") == 3]
@@ -298,10 +325,9 @@ class RemoteStore(Store):
         """Return what lies in each folder below a folder, from one listing."""
         self._files.invalidate_cache()
         found: defaultdict[str, set[str]] = defaultdict(set)
-        with self._answering():
-            for path in self._files.find(folder):
-                key, entry = str(path).removeprefix(f"{folder}/").split("/")[:2]
-                found[key].add(entry)
+        for path in self._ask(self._files.find, folder):
+            key, entry = str(path).removeprefix(f"{folder}/").split("/")[:2]
+            found[key].add(entry)
         return found
 
     # What goes wrong
@@ -311,6 +337,28 @@ class RemoteStore(Store):
             f"storage '{self.location}' cannot refuse to overwrite an object: of two sweeps that publish the same"
             " at once, the later one is kept"
         )
+
+    def _ask(self, act: Callable[..., Any], *arguments: Any, patient: bool = True, **options: Any) -> Any:
+        """Call the back end, again for some time where it has answered before; StorageError if it does not answer."""
+        began, told = time.monotonic(), False
+        while True:
+            try:
+                with self._answering():
+                    answer = act(*arguments, **options)
+            except (FileNotFoundError, FileExistsError):
+                self._has_answered = True
+                raise
+            except StorageError as error:
+                lasts = time.monotonic() - began < PATIENCE and not isinstance(error.__cause__, PermissionError)
+                if not (patient and self._has_answered and lasts):
+                    raise
+                if not told:
+                    self.on_outage(f"{error}; it is tried again for {PATIENCE:g} s")
+                told = True
+                time.sleep(PAUSE)
+            else:
+                self._has_answered = True
+                return answer
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from cluster.ray.pool import Pool
 from cluster.store import Store
 from cluster.store.lease import hold
 from cluster.units import ComponentUnit, Pack, TaskRef
-from mpcwdwm.errors import UserError
+from mpcwdwm.errors import Interrupted, UserError
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +71,15 @@ def obeying(folder: Path) -> Callable:
         if name.startswith("slow"):
             on_progress(0.5)
             time.sleep(1.5)
+        while name == "saves-when-told" and len(tries.read_text()) < 2:
+            try:
+                on_progress(0.5)
+            except Interrupted:
+                (Path(place) / "saved").touch()
+                time.sleep(1.0)
+                (Path(place) / "saved slowly").touch()
+                raise
+            time.sleep(0.05)
         facts = {"pid": os.getpid(), "omp": os.environ["OMP_NUM_THREADS"]}
         if name == "p0":
             import torch  # takes two seconds
@@ -139,6 +148,28 @@ def test_idle_actors_are_released_while_others_still_run(pool: Pool) -> None:
     assert pool.pending == 1
     finish(pool)
     wait_until(lambda: free_cpus() == 2)
+
+
+def test_an_actor_saves_at_sigterm_then_ends_and_its_pack_runs_again(pool: Pool, store: Store, tmp_path: Path) -> None:
+    pool.submit(pack("saves-when-told"))
+    wait_until(lambda: pool.heard() == {pack("saves-when-told").id: (0.5, "")})
+    actor = psutil.Process(int((tmp_path / "saves-when-told-pid").read_text()))
+    actor.terminate()
+    (finished,) = finish(pool)
+    assert (tmp_path / "saved slowly").exists()
+    assert finished.error is None
+    assert store.keys("component") == ["saves-when-told-s0", "saves-when-told-s1"]
+    assert not actor.is_running()
+    assert store.failed() == set()
+
+
+def test_a_pool_that_is_closed_lets_packs_save(pool: Pool, store: Store, tmp_path: Path) -> None:
+    pool.submit(pack("saves-when-told"))
+    wait_until(lambda: pool.heard() == {pack("saves-when-told").id: (0.5, "")})
+    pool.close()
+    assert (tmp_path / "saved slowly").exists()
+    wait_until(lambda: free_cpus() == 2)
+    assert store.failed() == set()
 
 
 def test_a_pack_whose_actor_is_killed_runs_again(pool: Pool, store: Store, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cluster.store import Store, open_store
 from cluster.store.lease import Lease, hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from cluster.work import PackFailure, PackResult, attempt_pack, record_failures, run_pack
-from mpcwdwm.artifact_names import MANIFEST
+from mpcwdwm.artifact_names import CHECKPOINT, MANIFEST
 from mpcwdwm.components import component_config
 from mpcwdwm.data import dataset_path, find_task, sha256_of
 from mpcwdwm.envs.factory import mujoco_version
@@ -155,13 +155,13 @@ def test_sweeping_up_removes_finished_and_empty_work_but_not_begun_or_held_work(
     done, begun = pack_of(0), pack_of(1)
     for pack in (done, begun):
         packs.begin(store, pack)
-        (store.work_folder(pack.id) / work.CHECKPOINT).write_bytes(b"c")
+        (store.work_folder(pack.id) / CHECKPOINT).write_bytes(b"c")
     store.publish("component", "bc-s0", lambda folder: (folder / MANIFEST).write_text("{}") and None)
     store.work_folder("component-empty")
     with hold(store, "component-held", wait=False):
         packs.sweep_up(store)
         assert store.work_ids() == sorted([begun.id, "component-held"])
-    assert (store.work_folder(begun.id) / work.CHECKPOINT).exists()
+    assert (store.work_folder(begun.id) / CHECKPOINT).exists()
 
 
 def test_two_processes_with_one_pack_compute_it_once(store: Store, log: Path) -> None:

@@ -145,6 +145,59 @@ def test_a_commit_whose_answer_was_lost_counts(store: Store, monkeypatch: pytest
     assert store.manifest("component", "k")["version"] == 1
 
 
+class Failing:
+    """Has a back end fail for so many calls, after it was called so many times."""
+
+    def __init__(self, store: Store, name: str, calls: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left, real = calls, getattr(store._files, name)  # type: ignore[attr-defined]
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise error
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(store._files, name, call)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("store", ["memory URL"], indirect=True)
+def test_a_server_that_restarts_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "PAUSE", 0.0)
+    assert store.keys("component") == []
+    said: list[str] = []
+    store.on_outage = said.append
+    for name in ("put_file", "info", "cat_file", "glob", "ls", "rm"):
+        Failing(store, name, 3, ConnectionError("refused"), monkeypatch)
+    Failing(store, "pipe_file", 1, ConnectionError("refused"), monkeypatch)  # on condition that there is no object
+    assert store.publish("component", "k", artifact(version=1))
+    assert store.manifest("component", "k")["version"] == 1
+    assert store.keys("component") == ["k"]
+    assert store.names("components") == ["k"]
+    store.delete("component", "k")
+    assert len(said) == 6  # once for each outage that was waited for
+    assert all("refused; it is tried again for 120 s" in line for line in said)
+
+
+@pytest.mark.parametrize("store", ["memory URL"], indirect=True)
+def test_a_server_that_stays_away_forbids_or_never_answered_is_an_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "PAUSE", 0.0)
+    refused = Failing(store, "info", 10**9, ConnectionError("refused"), monkeypatch)
+    with pytest.raises(StorageError, match="refused"):
+        store.exists("k")
+    assert refused.left == 10**9 - 1  # it never answered
+    assert store.names("") == []
+    monkeypatch.setattr(urls, "PATIENCE", 0.2)
+    with pytest.raises(StorageError, match="refused"):
+        store.exists("k")
+    assert refused.left < 10**9 - 2
+    forbidden = Failing(store, "cat_file", 10**9, PermissionError("forbidden"), monkeypatch)
+    with pytest.raises(StorageError, match="forbidden"):
+        store.read_text("k")
+    assert forbidden.left == 10**9 - 1
+
+
 def test_a_store_that_cannot_refuse_to_overwrite_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = open_store(f"local://{tmp_path}/runs")
@@ -289,6 +342,16 @@ def test_a_reader_of_a_file_that_is_replaced_sees_one_version(tmp_path: Path) ->
         store.write_text("failures/k.json", "new")
         assert reader.read() == "old content"
     assert store.read_text("failures/k.json") == "new"
+
+
+def test_a_file_goes_to_the_store_and_comes_back(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "sent").write_bytes(b"x" * 100_000)
+    assert not store.download("work/pack/file", tmp_path / "got")
+    for _ in range(2):  # in place of an earlier one
+        store.upload(tmp_path / "sent", "work/pack/file")
+        assert store.download("work/pack/file", tmp_path / "got")
+        assert (tmp_path / "got").read_bytes() == (tmp_path / "sent").read_bytes()
+        (tmp_path / "sent").write_bytes(b"y")
 
 
 def test_work_is_listed_until_it_is_removed(store: Store) -> None:
