@@ -5,6 +5,7 @@ A user's mistake is reported in one line on stderr with exit code 2; the exit co
 failures is 1, or 3 if all of them are set aside, of an interrupted one 130.
 """
 
+import errno
 import logging
 import sys
 import warnings
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES)  # one line tells all
 FAILED, SET_ASIDE = 1, 3  # exit codes of a sweep with failures: whether the next run tries some again
 
 app = typer.Typer(
@@ -70,6 +72,11 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        leave(2)
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         leave(2)
 
 

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +24,7 @@ from cluster.store import Store, open_store
 from cluster.units import KINDS, CellUnit, Kind, Pack, Unit
 from cluster.work import Compute, PackFailure
 from mpcwdwm.errors import UserError
+from sweeps.execution.damaged import remove_damaged
 from sweeps.execution.interrupt import interruptible
 from sweeps.execution.meter import Meter
 from sweeps.execution.progress import ProgressLines, training_order
@@ -91,6 +91,7 @@ class Driver:
         self, spec: Spec, store: Store, lines: ProgressLines, *, verbose: bool, compute: Compute | None
     ) -> None:
         self.spec, self.store, self.lines = spec, store, lines
+        store.on_outage = lines.note
         self.verbose, self.compute = verbose, compute
         self.outcome, self.meter = Outcome(), Meter(lines)
         self.tracker = Tracker(spec.tracking_uri, spec.record, spec.system_metrics)
@@ -156,7 +157,8 @@ class Driver:
             self._built_on(aside), PackFailure("a part of it is set aside", "")
         )
         self._failed = Counter(unit.kind for key, unit in self.units.items() if key in self.outcome.failed)
-        self._remove_damaged()
+        for line in remove_damaged(self.store, plan, self.done, set(self.outcome.failed)):
+            self.lines.note(f"note: {line}")
         for kind, planned in zip(KINDS, (len(plan.components), len(plan.cells)), strict=True):
             self.meter.plan(kind, planned, len(self.done[kind]))
 
@@ -191,32 +193,6 @@ class Driver:
             below = {unit.key for unit in units if below.intersection(unit.parts.values())}
             found |= below
         return found
-
-    def _remove_damaged(self) -> None:
-        """Remove components that missing cells need and whose files have changed; behind a URL workers look.
-
-        The pack with which such a component was trained is begun again: trained alone it would differ by rounding.
-        """
-        settled = self._settled()
-        missing = [unit for key, unit in self.units.items() if key not in settled]
-        needed = {key for unit in missing for key in unit.parts.values()} & self.done["component"]
-        for key in sorted(needed) if self.store.has_locks else ():
-            if wrong := self.store.faults("component", key):
-                self.lines.note(f"note: component {key} is damaged ({'; '.join(wrong)}) and is trained again")
-                mates = self._trained_with(key)
-                self.store.delete("component", key)
-                self.done["component"].remove(key)
-                compute = next(pack.compute for pack in component_packs(self.plan) if key in pack.keys)
-                packs.begin(self.store, Pack(mates, compute))
-
-    def _trained_with(self, key: str) -> tuple[Unit, ...]:
-        """Return the units of the pack in which a component was trained; itself alone if that is not known."""
-        with suppress(UserError):
-            mates = [self.units.get(mate) for mate in self.store.manifest("component", key).get("packed_with", [])]
-            known = tuple(mate for mate in mates if mate is not None)
-            if known and len(known) == len(mates):
-                return known
-        return (self.units[key],)
 
     def _look_up(self) -> None:
         """Take note of what is published."""

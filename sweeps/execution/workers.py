@@ -3,7 +3,9 @@
 This module imports Ray, which takes seconds; the driver imports it once there is something to compute.
 """
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from cluster.ray import start as ray_cluster
 from cluster.ray.attempts import Finished, Heard
@@ -12,12 +14,15 @@ from cluster.ray.pool import Pool
 from cluster.store import Store
 from cluster.units import Kind, Pack
 from cluster.work import Compute
+from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import catch_signals
 from sweeps.execution.trials import TrialPool
 from sweeps.plan.gpus import idle_gpus
 from sweeps.spec.schema import Resources
 
 __all__ = ["Workers"]
+
+RECOUNT = 10.0  # seconds between two looks at the nodes, which come and go
 
 
 class Workers:
@@ -45,12 +50,17 @@ class Workers:
         wants = wants.given(self.gpus)
         self.notices = idle_gpus(wants, nodes)
         (cpus, gpus), (trial_cpus, trial_gpus) = ((each.cpus, each.gpus or 0.0) for each in (wants.actor, wants.trial))
-        fitting = (ray_cluster.capacity(cpus, gpus), ray_cluster.capacity(trial_cpus, trial_gpus))
-        # actors at once while no trial runs; trials at once
-        self._actors, self._trials = (min(most, wants.concurrency or most) for most in fitting)
+        self._sizes, self._most = ((cpus, gpus), (trial_cpus, trial_gpus)), wants.concurrency
+        self._count_slots()
         self._store = store
         self._pool = Pool(store, slots=self._actors, cpus=cpus, gpus=gpus, retries=wants.retries, compute=compute)
         self._trial_pool = TrialPool(store, cpus=trial_cpus, gpus=trial_gpus, retries=wants.retries, compute=compute)
+
+    def _count_slots(self) -> None:
+        """Count how many actors fit at once while no trial runs, and how many trials."""
+        fitting = [ray_cluster.capacity(*size) for size in self._sizes]
+        self._actors, self._trials = (min(most, self._most or most) for most in fitting)
+        self._counted = time.monotonic()
 
     def check_nodes(self, datasets: Sequence[str]) -> list[Difference]:
         """Return in what the cluster's nodes are not as this machine is; ``datasets`` are the paths that packs read."""
@@ -77,6 +87,9 @@ class Workers:
         Args:
             has_trained_task: whether cells are left of a task of which nothing is left to train.
         """
+        if time.monotonic() - self._counted > RECOUNT:
+            with suppress(UserError):  # none fits at the moment: what is submitted waits for a node
+                self._count_slots()
         free = max(0.0, 1 - self._pool.pending / self._actors)
         if self._trial_pool.waiting + self._trial_pool.running == 0:
             self._pool.resize(self._actors)

@@ -359,8 +359,10 @@ class Tracker:
                 self._index = None
             try:
                 yield
-            except BaseException:
+            except BaseException as error:
                 self._index = None  # something may be half written
+                if isinstance(error, OSError) and not isinstance(error, UserError):  # a disk that is full
+                    raise UserError(f"tracking: records cannot be written: {error}") from error
                 raise
             self._written = self._state()
 
