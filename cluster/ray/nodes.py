@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.provenance import code_digest, host_name
@@ -27,6 +27,7 @@ __all__ = ["Difference", "Facts", "check_nodes", "differences", "facts_here"]
 PACKAGES = ("mpcwdwm", "ray", "torch", "numpy", "gymnasium", "mujoco")
 ANSWER_SECONDS = 120.0  # for all nodes together; a worker starts in seconds, on a busy node in half a minute
 CLOCK_SECONDS = 30.0  # leases behind a URL bear a minute (`cluster.store.lease`)
+LOST = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
 FREE_SHARE = 0.5  # of a GPU's memory: with less, somebody else is on it
 
 
@@ -152,6 +153,8 @@ def _answer(name: str, here: Facts, reference: Any, asked: float) -> list[Differ
         there = ray.get(reference, timeout=0)
     except GetTimeoutError:
         return [Difference(name, "answer", f"within {ANSWER_SECONDS:g} s", "none")]
+    except LOST:  # its processes are gone, though Ray may count it among the living for some seconds
+        return [Difference(name, "answer", "what it has installed", "that it was lost meanwhile", hinders=False)]
     except RayError as error:  # such as a package without this module
         return [Difference(name, "answer", "what it has installed", str(error).strip().splitlines()[-1])]
     return differences(name, here, there, asked, time.time())
