@@ -6,9 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from ray.exceptions import NodeDiedError, RayError, RaySystemError, WorkerCrashedError
 
 from cluster.provenance import code_digest
-from cluster.ray.nodes import Facts, differences, facts_here
+from cluster.ray.nodes import Facts, _answer, differences, facts_here
 from cluster.store import open_store
 from tests.support.shells import stand_in
 
@@ -53,6 +54,22 @@ def test_a_clock_is_wrong_by_what_the_way_there_and_back_does_not_explain() -> N
         "node node7: clock should be within 30 s of the driver's, found 99 s behind"
     ]
     assert not differences("node7", HERE, replace(THERE, time=900.0), 999.0, 1001.0)[0].hinders
+
+
+@pytest.mark.parametrize(
+    ("error", "hinders"),
+    [(NodeDiedError("gone"), False), (WorkerCrashedError(), False), (RaySystemError("no module named cluster"), True)],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_node_that_is_lost_while_it_is_asked_hinders_nothing(
+    error: RayError, hinders: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cluster.ray.nodes.ray.get", lose)
+    (found,) = _answer("node7", HERE, None, 999.0)
+    assert found.hinders == hinders
 
 
 def test_a_gpu_that_somebody_else_uses_is_named() -> None:
