@@ -38,8 +38,8 @@ class Worker:
     def __init__(self, store_location: str, threads: int, gpus: float) -> None:
         cap_gpu_memory(gpus)
         self.store_location = store_location
-        device = "cuda" if gpus else "cpu"
-        self.options: dict[str, Any] = {"device": device, "threads": threads, "stop": threading.Event()}
+        self.options: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": threads}
+        self.stopping = threading.Event()
         self.state = NOTHING
         self.is_busy, self.is_terminated = False, False
         signal.signal(signal.SIGTERM, self._terminate)
@@ -47,7 +47,7 @@ class Worker:
     def run(self, pack: dict[str, Any], compute: Compute | None) -> PackResult | PackFailure:
         """Run a pack; errors come back as a record."""
         self.state, self.is_busy = NOTHING, True
-        heard = {"on_progress": self.hear, "on_wait": self.wait}
+        heard = {"on_progress": self.hear, "on_wait": self.wait, "stop": self.stopping}
         outcome = attempt_pack(self.store_location, pack_from_dict(pack), compute=compute, **self.options, **heard)
         self.is_busy = False
         if self.is_terminated:
@@ -56,7 +56,7 @@ class Worker:
 
     def stop(self) -> None:
         """Have the running pack save its checkpoint and end."""
-        self.options["stop"].set()
+        self.stopping.set()
 
     def _terminate(self, number: int, frame: Any) -> None:
         self.is_terminated = True
