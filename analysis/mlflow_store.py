@@ -141,7 +141,7 @@ def first_line(error: BaseException) -> str:
 
 
 def quiet_mlflow() -> None:
-    """Silence MLflow's and alembic's progress lines and MLflow's usage reports; errors still show.
+    """Silence MLflow's and alembic's progress lines, its usage reports and errors of its database, which are raised.
 
     Environment variables count only if this runs before MLflow is first imported.
     """
@@ -151,6 +151,7 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is raised as well
 
 
 class MlflowStore:

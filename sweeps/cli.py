@@ -76,7 +76,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        print(f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         leave(2)
 
 

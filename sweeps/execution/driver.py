@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -339,7 +340,8 @@ class Driver:
             if key in self.outcome.failed:
                 failure = self.outcome.failed[key]
                 inherited = PackFailure(f"component {name} failed: {failure.error}", failure.log)
-                self.store.record_failure(unit.key, inherited.error, inherited.log)
+                with suppress(OSError):  # a full disk: the next run tries again all the same
+                    self.store.record_failure(unit.key, inherited.error, inherited.log)
                 self._fail(unit, inherited)
                 return False
             if key not in self.units and not self.store.has("component", key):
