@@ -18,7 +18,7 @@ from tests.support.parts import BUNDLED
 if TYPE_CHECKING:
     from tests.support.s3 import S3Server
 
-LONGEST = ("run", "killed_driver", "end_to_end", "trials", "tracking")  # files, longest first
+LONGEST = ("run", "kills", "end_to_end", "trials", "tracking")  # files, longest first
 
 
 def pytest_configure(config: pytest.Config) -> None:
