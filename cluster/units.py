@@ -8,6 +8,7 @@ that survives JSON, so a pack can cross a process border or be written beside it
 
 import hashlib
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter
@@ -85,7 +86,7 @@ class Pack:
     units: tuple[Unit, ...]  # of one kind
     compute: dict[str, Any] = field(default_factory=dict)  # of mpcwdwm.nn.compute_config.ComputeConfig: what differs
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Return the name of the pack's working folder."""
         digest = hashlib.sha256("\n".join(unit.key for unit in self.units).encode()).hexdigest()[:12]

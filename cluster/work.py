@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import packs
 from cluster.checkpoints import copied, latest_checkpoint
-from cluster.failures import alike, is_of_the_machine
+from cluster.failures import alike, is_of_the_machine, is_out_of_memory
+from cluster.memory import Memory, PeakMemory
 from cluster.provenance import provenance
 from cluster.store import StorageError, Store, Writer, open_store
 from cluster.store.lease import hold
@@ -61,6 +62,7 @@ class PackResult:
     keys: tuple[str, ...]  # what this call published
     seconds: float  # wall time, waiting for the lease not counted
     skipped: bool  # everything was published already
+    memory: Memory | None = None  # at the peak; None if nothing was computed
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class PackFailure:
     log: str
     hopeless: bool = False  # an error of the user's input: trying again will not help
     of_the_machine: bool = False  # or of the storage: it may be gone the next time
+    out_of_memory: bool = False  # with more of it, it may succeed
 
 
 # Running
@@ -119,13 +122,14 @@ def run_pack(
             if on_progress:
                 on_progress(fraction)
 
+        peak = PeakMemory(device)
         writers = (compute or compute_pack)(store, pack, device, threads, report)
         lease.check()
         for key in pack.keys:
             store.clear_failure(key)  # before: killed between the two, a published unit has no failure
         published = tuple(key for key in pack.keys if store.publish(pack.kind, key, writers[key]))
         packs.finish(store, pack)
-    return PackResult(published, time.monotonic() - started, skipped=False)
+    return PackResult(published, time.monotonic() - started, skipped=False, memory=peak.so_far())
 
 
 def attempt_pack(store_location: str, pack: Pack, **options: Any) -> PackResult | PackFailure:
@@ -137,7 +141,13 @@ def attempt_pack(store_location: str, pack: Pack, **options: Any) -> PackResult 
     except Exception as error:
         log = _logged(store_location, pack, traceback.format_exc())
         hopeless = isinstance(error, UserError) and not isinstance(error, StorageError)
-        return PackFailure(error_line(error), log, hopeless, of_the_machine=not hopeless and is_of_the_machine(error))
+        return PackFailure(
+            error_line(error),
+            log,
+            hopeless,
+            of_the_machine=not hopeless and is_of_the_machine(error),
+            out_of_memory=is_out_of_memory(error),
+        )
     finally:
         return_freed_memory()  # the next pack of this process has other sizes
 

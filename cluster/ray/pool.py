@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray.exceptions import RayError
 
 from cluster.ray.attempts import Attempts, Finished, Heard
 from cluster.ray.gpu_share import cap_gpu_memory
+from cluster.ray.grant import Grant
 from cluster.store import Store
 from cluster.units import Pack, pack_from_dict
 from cluster.work import Compute, PackFailure, PackResult, attempt_pack
@@ -35,10 +37,10 @@ class Worker:
     At SIGTERM, which a scheduler sends before it kills, the pack saves its checkpoint, and the process ends.
     """
 
-    def __init__(self, store_location: str, threads: int, gpus: float) -> None:
-        cap_gpu_memory(gpus)
+    def __init__(self, store_location: str, grant: Grant) -> None:
+        cap_gpu_memory(grant.gpus)
         self.store_location = store_location
-        self.options: dict[str, Any] = {"device": "cuda" if gpus else "cpu", "threads": threads}
+        self.options: dict[str, Any] = {"device": grant.device, "threads": grant.threads}
         self.stopping = threading.Event()
         self.state = NOTHING
         self.is_busy, self.is_terminated = False, False
@@ -83,6 +85,7 @@ class _Slot:
 
     actor: Any
     pack: Pack
+    grant: Grant
     asked: Any = None  # an outstanding question for its progress
     state: Heard = NOTHING
 
@@ -96,10 +99,10 @@ class Pool:
 
     Args:
         store: where the packs' components are found and published.
-        slots: actors at once.
-        cpus: CPUs of an actor; also its threads, at least one.
-        gpus: GPUs of an actor, or 1/k of one, also the part of its memory; with any, it computes on "cuda".
+        slots: of an actor's size, that run at once.
+        grant: what the actor of a pack gets, asked when it starts; by default one core each.
         retries: further tries after the first.
+        hands_back: whether a pack that ran out of memory is handed back (`Finished.to_try_alone`).
         compute: what computes a pack, `cluster.work.compute_pack` by default.
     """
 
@@ -108,20 +111,14 @@ class Pool:
         store: Store,
         *,
         slots: int,
-        cpus: float = 1.0,
-        gpus: float = 0.0,
+        grant: Callable[[Pack], Grant] = lambda _: Grant(),
         retries: int = 2,
+        hands_back: bool = False,
         compute: Compute | None = None,
     ) -> None:
         self.slots, self.compute = slots, compute
-        self._worker = ray.remote(Worker).options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            max_concurrency=2,  # one for the pack, one for questions
-            max_restarts=0,  # we replace actors ourselves
-        )
-        self._arguments = (store.location, max(1, int(cpus)), gpus)
-        self._attempts = Attempts(store, retries)
+        self._grant, self._location = grant, store.location
+        self._attempts = Attempts(store, retries, hands_back=hands_back)
         self._queue: deque[Pack] = deque()
         self._busy: dict[Any, _Slot] = {}  # reference to the running call → its actor
 
@@ -182,12 +179,27 @@ class Pool:
 
     def _start(self) -> None:
         """Give queued packs to new actors while there are slots."""
-        while self._queue and len(self._busy) < self.slots:
-            self._run(self._worker.remote(*self._arguments))
+        while (grant := self._next()) is not None:
+            actor = ray.remote(Worker).options(
+                num_cpus=grant.cpus,
+                num_gpus=grant.gpus,
+                memory=grant.memory or None,
+                max_concurrency=2,  # one for the pack, one for questions
+                max_restarts=0,  # we replace actors ourselves
+            )
+            self._run(actor.remote(self._location, grant), grant)
 
-    def _run(self, actor: Any) -> None:
+    def _next(self) -> Grant | None:
+        """Return what the next pack is granted; None: there is none, or no slot for it."""
+        if not self._queue or self.slots <= 0:
+            return None
+        grant = self._grant(self._queue[0])
+        taken = sum(slot.grant.slots for slot in self._busy.values())
+        return grant if not taken or taken + grant.slots <= self.slots else None
+
+    def _run(self, actor: Any, grant: Grant) -> None:
         pack = self._queue.popleft()
-        self._busy[actor.run.remote(pack.to_dict(), self.compute)] = _Slot(actor, pack)
+        self._busy[actor.run.remote(pack.to_dict(), self.compute)] = _Slot(actor, pack, grant)
 
     def _collect(self, call: Any) -> Finished | None:
         """Take the outcome of a call that ended; None if its pack is to be tried again."""
@@ -196,11 +208,14 @@ class Pool:
             outcome, alive = ray.get(call), True
         except RayError as error:
             outcome, alive = self._attempts.death(slot.pack, str(error)), False
-        end = self._attempts.fail(slot.pack, outcome) if isinstance(outcome, PackFailure) else Finished(slot.pack)
+        if isinstance(outcome, PackFailure):
+            end = self._attempts.fail(slot.pack, outcome)
+        else:
+            end = Finished(slot.pack, memory=outcome.memory)
         if end is None:
             self._queue.appendleft(slot.pack)
-        if alive and self._queue and len(self._busy) < self.slots:
-            self._run(slot.actor)  # reused: a new process would load torch again
+        if alive and self._next() == slot.grant:
+            self._run(slot.actor, slot.grant)  # reused: a new process would load torch again
         else:
             _release(slot)
         self._start()

@@ -14,7 +14,7 @@ from cluster.ray.address import FOUND_BY_RAY, HERE, Address, check_reachable, wa
 from cluster.ray.gpu_share import fitting
 from mpcwdwm.errors import UserError
 
-__all__ = ["THREAD_CAPS", "capacity", "resources", "start", "stop"]
+__all__ = ["THREAD_CAPS", "capacity", "memories", "resources", "start", "stop"]
 
 # Of the libraries that start a thread per core: two actors on two cores would otherwise run four
 # threads. A pack raises its own number with torch.set_num_threads.
@@ -121,8 +121,16 @@ def stop() -> None:
 
 def resources() -> list[tuple[float, float]]:
     """Return the processor cores and the GPUs of each node."""
-    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in have]
+    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in _nodes()]
+
+
+def memories() -> list[int]:
+    """Return the bytes of memory that Ray divides on each node, in the order of `resources`."""
+    return [int(node.get("memory", 0)) for node in _nodes()]
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def capacity(cpus: float, gpus: float = 0.0) -> int:

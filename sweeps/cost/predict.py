@@ -28,7 +28,7 @@ from sweeps.cost.machine import PLANNING, PLAYING, Machine, known_machine
 from sweeps.cost.model import predicted
 from sweeps.cost.speed import env_cost
 from sweeps.cost.works import Acts, Place, Updates, Work, path_on, weight_bytes, work_shape
-from sweeps.execution.progress import training_order
+from sweeps.execution.progress import working_order
 from sweeps.plan.code import digest
 from sweeps.plan.gpus import gpus_here, idle_gpus
 from sweeps.plan.plan import Plan, cell_packs, component_packs
@@ -83,7 +83,7 @@ def predict(plan: Plan, store: Store, lengths: Mapping[str, Lengths] | None = No
     wants_gpu = bool(resources.actor.gpus or resources.trial.gpus)
     machines = [known_machine(_place(share)) for share in (resources.actor, resources.trial)]
     actor, trial = (machine or Machine() for machine in machines)
-    training, playing = training_order(component_packs(plan, store), plan.spec), cell_packs(plan, store)
+    training, playing = (working_order(packs(plan, store), plan.spec) for packs in (component_packs, cell_packs))
     actors, trials = slots(resources.actor, resources), slots(resources.trial, resources)
     every = _Packs(plan, store, lengths or {}, [*training, *playing])
     crowd = partial(actor.crowding.factor, processes=min(actors, len(training)))

@@ -9,10 +9,11 @@ This process computes nothing itself: it schedules, draws progress, and alone wr
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +29,7 @@ from mpcwdwm.errors import UserError
 from sweeps.execution.damaged import remove_damaged
 from sweeps.execution.interrupt import interruptible
 from sweeps.execution.meter import Meter
-from sweeps.execution.progress import ProgressLines, training_order
+from sweeps.execution.progress import ProgressLines, working_order
 from sweeps.execution.waiting import Waiting
 from sweeps.plan.checks import check_capture
 from sweeps.plan.gpus import gpus_here
@@ -123,6 +124,8 @@ class Driver:
             self.tracker.sync(self._published())
             while workers is not None and not self._is_complete():
                 self._work_off(workers)
+                if self._is_complete() and not self.plan.awaiting_choice:
+                    self._close_workers()  # not after the records, which take minutes where there are thousands
                 self._complain(self.recorder.drain())
                 if self.plan.awaiting_choice:
                     self._take(build_plan(self.spec, self.store))
@@ -134,8 +137,7 @@ class Driver:
             status = "KILLED"
             raise
         finally:
-            if self._workers is not None:
-                self._workers.close()
+            self._close_workers()
             self.reporter.close()
             self._close_record(status)
         self.outcome.set_aside = self._set_aside()
@@ -206,11 +208,11 @@ class Driver:
         """Return the keys of what is published or has failed."""
         return self.done["component"] | self.done["cell"] | set(self.outcome.failed)
 
-    def _published(self) -> Iterator[tuple[Unit, Path]]:
-        """Yield the units of the plan that are published, with their folders."""
+    def _published(self) -> Iterator[tuple[Unit, Callable[[], Path]]]:
+        """Yield the units of the plan that are published, with what looks their folders up, or fetches them."""
         for key, unit in self.units.items():
             if key in self.done[unit.kind]:
-                yield unit, self.store.folder(unit.kind, unit.key)
+                yield unit, partial(self.store.folder, unit.kind, unit.key)
 
     # Records: MLflow is written by one thread at a time, once the store exists
 
@@ -253,6 +255,11 @@ class Driver:
         packs.sweep_up(self.store)
         return self._workers
 
+    def _close_workers(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+
     def _check_nodes(self, workers: "Workers") -> None:
         """Note in what nodes are not as this machine is; UserError where work there would fail or be wrong."""
         found = workers.check_nodes(sorted({unit.task.dataset for unit in self.units.values()}))
@@ -284,7 +291,9 @@ class Driver:
                 workers.submit(pack)
             workers.share_out(has_trained_task=self._waiting.has_trained_task())
             self._complain(self.recorder.complaint())
-            if ended or self.meter.due():
+            while workers.news:
+                self.lines.note(f"note: {workers.news.pop(0)}")
+            if self.meter.due():  # not at every end: of thousands of packs tens end each second
                 self._draw(workers)
             if self.reporter.due():
                 self._report(workers)
@@ -297,15 +306,15 @@ class Driver:
         wanted = set(self.units) - set(self.outcome.failed)
         planned = [*component_packs(self.plan), *cell_packs(self.plan)]
         chosen = packs.plan_packs(self.store, planned, wanted)
-        training = training_order([pack for pack in chosen if pack.kind == "component"], self.spec)
-        return training, [pack for pack in chosen if pack.kind == "cell"]
+        training, cells = (working_order([pack for pack in chosen if pack.kind == kind], self.spec) for kind in KINDS)
+        return training, cells
 
     def _settle(self, end: Finished) -> None:
         """Take note of a pack that has ended: record what it published, and what failed."""
         for unit in end.pack.units:
             if unit.key not in self.units:
                 continue  # of a pack begun by another sweep, which records it
-            if self.store.has(unit.kind, unit.key):
+            if end.error is None or self.store.has(unit.kind, unit.key):
                 self.done[unit.kind].add(unit.key)
                 if unit.kind == "component":
                     self.outcome.trained += 1

@@ -17,7 +17,7 @@ from cluster.units import CellUnit, Pack
 from sweeps.durations import duration
 from sweeps.spec.spec import Spec
 
-__all__ = ["Phase", "ProgressLines", "relative_work", "training_order"]
+__all__ = ["Phase", "ProgressLines", "relative_work", "working_order"]
 
 PLAIN_EVERY = 15.0  # seconds between two plain lines of a phase: a log stays readable over hours
 FIRST_ESTIMATE = 0.05  # share of the work below which an estimate of the end would be noise
@@ -38,8 +38,8 @@ def relative_work(pack: Pack) -> float:
     return float(1 + calls)
 
 
-def training_order(packs: Iterable[Pack], spec: Spec) -> list[Pack]:
-    """Return packs of components in the order in which they are trained.
+def working_order(packs: Iterable[Pack], spec: Spec) -> list[Pack]:
+    """Return packs of components, or of cells, in the order in which they are computed.
 
     Task by task, so that the first can be evaluated early; within a task the longest first, so that
     no slot is idle at the end.

@@ -10,7 +10,8 @@ Tune calls it from a thread of its own; the driver's thread only adds packs and 
 import json
 import queue
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from cluster import packs
+from cluster.memory import Memory
 from cluster.ray.attempts import Attempts, Finished, Heard
+from cluster.ray.grant import Grant
 from cluster.store import Store
 from cluster.units import Pack
 from cluster.work import PackFailure
 
 __all__ = ["Outcomes", "ReadyPacks"]
+
+BEAT = 5.0  # seconds between two signs of life of a trial, where there are few
+BEATS_PER_SECOND = 20.0  # of all trials together: Tune handles one after the other, at milliseconds each
 
 
 @dataclass
@@ -32,8 +38,11 @@ class _Running:
     """A pack in a trial, and what the trial has reported."""
 
     pack: Pack
+    grant: Grant
     heard: Heard = (0.0, "")
     failure: PackFailure | None = None
+    memory: Memory | None = None
+    published: bool = False
 
 
 class ReadyPacks(Searcher):
@@ -42,17 +51,28 @@ class ReadyPacks(Searcher):
     Args:
         store: where failures are recorded, and what has been published is looked up.
         retries: how often a pack that fails is tried again.
+        grant: what the trial of a pack gets, asked when it starts; by default one core each.
+        hands_back: whether a pack that ran out of memory is handed back (`Finished.to_try_alone`).
     """
 
-    def __init__(self, store: Store, retries: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        retries: int = 0,
+        grant: Callable[[Pack], Grant] = lambda _: Grant(),
+        *,
+        hands_back: bool = False,
+    ) -> None:
         super().__init__()
         self.slots = 1
         self.finished = False  # nothing is handed out any more
         self.abort = False  # nor is anything waited for
         self.ready: deque[Pack] = deque()
         self.running: dict[str, _Running] = {}  # by trial id
+        self._taken = 0.0  # slots
         self.ended: queue.SimpleQueue[Finished] = queue.SimpleQueue()
-        self._store, self._attempts = store, Attempts(store, retries)
+        self._store, self._grant = store, grant
+        self._attempts = Attempts(store, retries, hands_back=hands_back)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its search algorithm beside its snapshots, which nobody reads
@@ -61,12 +81,17 @@ class ReadyPacks(Searcher):
         """Return the next trial's pack; None: ask again; FINISHED: nothing will follow."""
         if self.abort or self.finished:
             return Searcher.FINISHED
-        if not self.ready or len(self.running) >= self.slots:
+        if not self.ready or self.slots <= 0:
             return None
         pack = self.ready[0]
-        self.running[trial_id] = _Running(pack)
+        grant = self._grant(pack)
+        if self._taken and self._taken + grant.slots > self.slots:
+            return None
+        self._taken += grant.slots
+        self.running[trial_id] = _Running(pack, grant)
         self.ready.popleft()  # only now: at no moment is it neither ready nor running
-        return {"pack": json.dumps(pack.to_dict())}
+        beat = max(BEAT, self.slots / BEATS_PER_SECOND)
+        return {"pack": json.dumps(pack.to_dict()), "grant": asdict(grant), "beat": beat}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: `Outcomes` reports the end of a trial, with the text of an error."""
@@ -82,6 +107,8 @@ class ReadyPacks(Searcher):
         running, failure = self.running[trial_id], report["failure"]
         running.heard = (report["fraction"], report["note"])
         running.failure = None if failure is None else PackFailure(**failure)
+        running.memory = None if report["memory"] is None else Memory(**report["memory"])
+        running.published = report["done"] and failure is None
 
     def close(self, trial_id: str, death: str = "the trial ended without a result") -> None:
         """Take note that a trial has ended, and free its slot.
@@ -92,15 +119,17 @@ class ReadyPacks(Searcher):
         """
         if self.abort:
             return
-        pack, failure = self.running[trial_id].pack, self.running[trial_id].failure
-        if failure is None and packs.missing(self._store, pack):  # else it died, if at all, after publishing
-            failure = self._attempts.death(pack, death)
-        end = Finished(pack) if failure is None else self._attempts.fail(pack, failure)
+        running = self.running[trial_id]
+        pack, failure = running.pack, running.failure
+        if failure is None and not running.published and packs.missing(self._store, pack):
+            failure = self._attempts.death(pack, death)  # else it died, if at all, after publishing
+        end = Finished(pack, memory=running.memory) if failure is None else self._attempts.fail(pack, failure)
         if end is None:
             self.ready.appendleft(pack)
         else:
             self.ended.put(end)
         del self.running[trial_id]
+        self._taken = sum(each.grant.slots for each in self.running.values())  # a sum of its own: no rounding is left
 
 
 class Outcomes(tune.Callback):
@@ -121,7 +150,17 @@ class Outcomes(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass on the end of a trial."""
         self._search.close(trial.trial_id)
+        _forget_pack(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass on the end of a process: one that gave itself up after a failure, or one that died."""
         self._search.close(trial.trial_id, Path(trial.error_file).read_text(encoding="utf-8"))
+        _forget_pack(trial)
+
+
+def _forget_pack(trial: Trial) -> None:
+    """Take the pack, kilobytes, out of a trial that has ended: Tune keeps all trials of a sweep to its end."""
+    for held in (trial.config, trial.evaluated_params, trial.last_result.get("config", {})):
+        held.pop("pack", None)
+    trial.last_result.pop("experiment_tag", None)  # made of the config
+    trial.set_experiment_tag("")

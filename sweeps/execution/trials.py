@@ -21,6 +21,7 @@ import tempfile
 import threading
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -28,8 +29,10 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from cluster.memory import Memory
 from cluster.ray.attempts import Finished, Heard
 from cluster.ray.gpu_share import cap_gpu_memory
+from cluster.ray.grant import Grant
 from cluster.store import Store
 from cluster.units import Pack, pack_from_dict
 from cluster.work import Compute, PackFailure, attempt_pack
@@ -37,7 +40,6 @@ from sweeps.execution.search_algorithm import Outcomes, ReadyPacks
 
 __all__ = ["TrialPool"]
 
-BEAT = 5.0  # seconds between two signs of life of a trial: a few results a second from a hundred trials
 REST_WITHIN = 15.0  # seconds until a Tuner without trials has ended; it takes two
 CLOSE_WITHIN = 2.0  # seconds; trials that take longer end with Ray
 SETTINGS = {  # of Tune; what the user has set in the environment wins
@@ -56,9 +58,9 @@ class TrialPool:
 
     Args:
         store: where the packs' components are found and the results are published.
-        cpus: processor cores of one trial; also its number of threads.
-        gpus: GPUs, or 1/k of one, of one trial.
+        grant: what the trial of a pack gets, asked when it starts; by default one core each.
         retries: how often a failed pack is tried again.
+        hands_back: whether a pack that ran out of memory is handed back (`Finished.to_try_alone`).
         compute: what computes a pack, `cluster.work.compute_pack` by default.
     """
 
@@ -66,21 +68,14 @@ class TrialPool:
         self,
         store: Store,
         *,
-        cpus: float = 1.0,
-        gpus: float = 0.0,
+        grant: Callable[[Pack], Grant] = lambda _: Grant(),
         retries: int = 2,
+        hands_back: bool = False,
         compute: Compute | None = None,
     ) -> None:
         self._store = store
-        self._resources = {"cpu": cpus, **({"gpu": gpus} if gpus else {})}
-        self._options = {
-            "store_location": store.location,
-            "device": "cuda" if gpus else "cpu",
-            "threads": max(1, int(cpus)),
-            "compute": compute,
-        }
-        self._gpus = gpus
-        self._search = ReadyPacks(store, retries)
+        self._options = {"store_location": store.location, "compute": compute}
+        self._search = ReadyPacks(store, retries, grant, hands_back=hands_back)
         self._tuner: threading.Thread | None = None
         self._folder = ""
         self._crash = ""
@@ -152,9 +147,7 @@ class TrialPool:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it logs of lost processes is recorded
         try:
             tune.Tuner(
-                tune.with_resources(
-                    tune.with_parameters(CellTrial, options=self._options, gpus=self._gpus), self._resources
-                ),
+                tune.with_resources(tune.with_parameters(CellTrial, options=self._options), _resources),
                 tune_config=tune.TuneConfig(
                     search_alg=self._search,
                     scheduler=NewTrialsFirst(),
@@ -185,9 +178,9 @@ class TrialPool:
 class CellTrial(tune.Trainable):
     """Evaluates one pack of cells; between trials the process, with its imports, is kept."""
 
-    def setup(self, config: dict[str, Any], options: dict[str, Any], gpus: float) -> None:
-        """Take the pack to run, what `cluster.work.attempt_pack` needs besides, and the process's GPUs."""
-        cap_gpu_memory(gpus)
+    def setup(self, config: dict[str, Any], options: dict[str, Any]) -> None:
+        """Take the pack to run, and what `cluster.work.attempt_pack` needs besides."""
+        cap_gpu_memory(config["grant"]["gpus"])  # once: a next trial in this process gets the same
         self._options = options
         self.reset_config(config)
 
@@ -195,12 +188,15 @@ class CellTrial(tune.Trainable):
         """Take the next pack."""
         self._pack = pack_from_dict(json.loads(new_config["pack"]))
         self._heard: Heard = (0.0, "")
+        grant, self._beat = Grant(**new_config["grant"]), new_config["beat"]
+        self._share: dict[str, Any] = {"device": grant.device, "threads": grant.threads}
         self._failure: PackFailure | None = None
+        self._memory: Memory | None = None
         self._work: threading.Thread | None = None
         return True
 
     def step(self) -> dict[str, Any]:
-        """Report how far the pack is, at the latest after `BEAT`, and how it ended.
+        """Report how far the pack is, at the latest after its beat, and how it ended.
 
         The work has a thread of its own, so that Tune hears of the trial, and can stop it, between.
         After a failure the process is given up, in case that is to blame: it is reported first and
@@ -211,15 +207,20 @@ class CellTrial(tune.Trainable):
         if self._work is None:
             self._work = threading.Thread(target=self._run, name="pack", daemon=True)
             self._work.start()
-        self._work.join(BEAT)
+        self._work.join(self._beat)
         over = not self._work.is_alive()  # before the failure is read: the thread sets it last
         failure = None if self._failure is None else asdict(self._failure)
         done = over and (self._failure is None or self._failure.hopeless)
-        return {"done": done, "fraction": self._heard[0], "note": self._heard[1], "failure": failure}
+        memory = None if self._memory is None else asdict(self._memory)
+        return {"done": done, "fraction": self._heard[0], "note": self._heard[1], "failure": failure, "memory": memory}
 
     def _run(self) -> None:
-        outcome = attempt_pack(pack=self._pack, on_progress=self._hear, on_wait=self._wait, **self._options)
-        self._failure = outcome if isinstance(outcome, PackFailure) else None
+        how = {**self._options, **self._share, "on_progress": self._hear, "on_wait": self._wait}
+        outcome = attempt_pack(pack=self._pack, **how)
+        if isinstance(outcome, PackFailure):
+            self._failure = outcome
+        else:
+            self._memory = outcome.memory
 
     def _hear(self, fraction: float) -> None:
         self._heard = (fraction, "")
@@ -269,6 +270,13 @@ class Abort(tune.Stopper):
 
     def stop_all(self) -> bool:
         return self._search.abort
+
+
+def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """Return what a trial gets; Tune keeps an actor for the next trial that gets the same."""
+    grant = Grant(**config["grant"])
+    wanted = {"CPU": grant.cpus, "GPU": grant.gpus, "memory": float(grant.memory)}
+    return tune.PlacementGroupFactory([{name: amount for name, amount in wanted.items() if amount}])
 
 
 def _trial_name(trial: Trial) -> str:

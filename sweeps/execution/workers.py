@@ -6,16 +6,18 @@ This module imports Ray, which takes seconds; the driver imports it once there i
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from cluster.ray import start as ray_cluster
 from cluster.ray.attempts import Finished, Heard
 from cluster.ray.nodes import Difference, check_nodes
 from cluster.ray.pool import Pool
 from cluster.store import Store
-from cluster.units import Kind, Pack
+from cluster.units import KINDS, Kind, Pack
 from cluster.work import Compute
 from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import catch_signals
+from sweeps.execution.packing import Node, Packing
 from sweeps.execution.trials import TrialPool
 from sweeps.plan.gpus import idle_gpus
 from sweeps.spec.schema import Resources
@@ -31,6 +33,7 @@ class Workers:
     Attributes:
         gpus: how many Ray has.
         notices: what leaves GPUs unused, a line each.
+        news: what the user should know of packs since, a line each; to be emptied by who has shown them.
 
     Args:
         store: where the packs' components are found and the results are published.
@@ -47,18 +50,23 @@ class Workers:
         catch_signals()  # Ray has put its own handler in place of ours
         nodes = ray_cluster.resources()
         self.gpus = sum(gpus for _, gpus in nodes)
+        chosen = {"component": wants.actor.gpus, "cell": wants.trial.gpus}
         wants = wants.given(self.gpus)
-        self.notices = idle_gpus(wants, nodes)
-        (cpus, gpus), (trial_cpus, trial_gpus) = ((each.cpus, each.gpus or 0.0) for each in (wants.actor, wants.trial))
-        self._sizes, self._most = ((cpus, gpus), (trial_cpus, trial_gpus)), wants.concurrency
+        self.notices, self.news = idle_gpus(wants, nodes), list[str]()
+        given = frozenset(kind for kind in KINDS if chosen[kind] is not None)
+        self._packing = Packing(store, wants, _nodes(), given)
+        self._most = wants.concurrency
         self._count_slots()
         self._store = store
-        self._pool = Pool(store, slots=self._actors, cpus=cpus, gpus=gpus, retries=wants.retries, compute=compute)
-        self._trial_pool = TrialPool(store, cpus=trial_cpus, gpus=trial_gpus, retries=wants.retries, compute=compute)
+        tries: dict[str, Any] = {"retries": wants.retries, "hands_back": wants.packing.by_memory}
+        self._pool = Pool(store, slots=self._actors, grant=self._packing.grant, compute=compute, **tries)
+        self._trial_pool = TrialPool(store, grant=self._packing.grant, compute=compute, **tries)
 
     def _count_slots(self) -> None:
         """Count how many actors fit at once while no trial runs, and how many trials."""
-        fitting = [ray_cluster.capacity(*size) for size in self._sizes]
+        self._packing.see(_nodes())
+        usual = [self._packing.base(kind) for kind in KINDS]
+        fitting = [ray_cluster.capacity(each.cpus, each.gpus) for each in usual]
         self._actors, self._trials = (min(most, self._most or most) for most in fitting)
         self._counted = time.monotonic()
 
@@ -72,7 +80,22 @@ class Workers:
 
     def poll(self) -> list[Finished]:
         """Return the packs that ended since the last call, without waiting."""
-        return [*self._pool.poll(timeout=0.0), *self._trial_pool.poll()]
+        ended = [self._ended(end) for end in [*self._pool.poll(timeout=0.0), *self._trial_pool.poll()]]
+        if self._packing.has_apart() and not self._pool.pending + self._trial_pool.waiting + self._trial_pool.running:
+            self._trial_pool.rest()  # its actors, idle by now, would keep memory from a pack that is to be alone
+            for pack in self._packing.again():
+                self.submit(pack)
+        return [end for end in ended if end is not None]
+
+    def _ended(self, end: Finished) -> Finished | None:
+        """Learn from the end of a pack; None: it has not ended, and is tried again with more memory."""
+        if end.memory is not None:
+            self._packing.learn(end.pack, end.memory)
+        if not end.to_try_alone:
+            return end
+        self._packing.set_apart(end.pack)
+        self.news.append(f"{end.pack.id}: {end.error}; it is tried again alone when the rest is done (log: {end.log})")
+        return None
 
     def heard(self) -> dict[Kind, dict[str, Heard]]:
         """Return what was last heard of each running pack: kind → pack id → fraction done and note."""
@@ -112,3 +135,8 @@ class Workers:
         self._trial_pool.close()
         self._pool.close()
         ray_cluster.stop()
+
+
+def _nodes() -> list[Node]:
+    """Return what Ray divides on each node."""
+    return [Node(*node, memory) for node, memory in zip(ray_cluster.resources(), ray_cluster.memories(), strict=True)]

@@ -19,7 +19,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -61,6 +61,8 @@ REPORT = "report"  # folder of tables and figures among the parent run's artifac
 
 Index = dict[str, list[Any] | None]
 """Key → its runs, the one to keep first; None once it has exactly one, complete and marked as of this sweep."""
+Folder = Path | Callable[[], Path]
+"""Where a unit is published, or what says so: behind a URL the folder has to be downloaded first."""
 
 
 class Tracker:
@@ -129,10 +131,10 @@ class Tracker:
             index = self._indexed(self._store.runs_of(unit.key)) if self._index is None else self._index
             return self._upsert([(unit, folder)], index) == 1
 
-    def sync(self, units_and_folders: Iterable[tuple[Unit, Path]]) -> int:
+    def sync(self, units_and_folders: Iterable[tuple[Unit, Folder]]) -> int:
         """Record what the artifact store holds and MLflow does not; return how many units that were.
 
-        Units of an earlier run of this sweep that it no longer consists of lose its mark.
+        Only of those the folders are asked for. What this sweep no longer consists of loses its mark.
         """
         with self._writing():
             runs = self._store.unit_runs()
@@ -222,7 +224,7 @@ class Tracker:
         except (OSError, MlflowException):
             return None
 
-    def _upsert(self, units_and_folders: Iterable[tuple[Unit, Path]], index: Index) -> int:
+    def _upsert(self, units_and_folders: Iterable[tuple[Unit, Folder]], index: Index) -> int:
         """See that every key has exactly one run, complete and marked; return how many had to be written."""
         written = 0
         for unit, folder in units_and_folders:
@@ -231,7 +233,8 @@ class Tracker:
                 continue
             self._delete(runs[1:])
             if not runs or runs[0].info.status != "FINISHED":
-                self._write(record_of(unit, folder, self.sweep), runs[0] if runs else None)
+                place = folder() if callable(folder) else folder
+                self._write(record_of(unit, place, self.sweep), runs[0] if runs else None)
                 written += 1
             else:  # recorded by another sweep, or twice
                 self._mark(runs[0], unit)

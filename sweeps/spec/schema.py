@@ -23,6 +23,7 @@ __all__ = [
     "Evaluation",
     "OverrideSection",
     "PackageTaskSection",
+    "Packing",
     "Resources",
     "Select",
     "Share",
@@ -109,6 +110,23 @@ class Share(Section):
     )
 
 
+class Packing(Section):
+    """How many processes share a machine's memory and a GPU; never part of a key."""
+
+    by_memory: bool = setting(
+        True,
+        "the memory that the first pack of its kind took decides how many run at a time, and one that ran out of it is "
+        "tried again alone; false: the shares that are given, whatever packs take",
+    )
+    margin: Real = setting(1.25, "by what a measured peak is multiplied", unit="times", ge=1, le=10)
+    most_per_gpu: Int = setting(
+        4,
+        "processes that share a GPU at most, where the share is not given; rounded down to a power of two",
+        ge=1,
+        le=64,
+    )
+
+
 class Resources(Section):
     """How the work is spread; never part of a key."""
 
@@ -117,11 +135,12 @@ class Resources(Section):
     concurrency: Int | None = setting(None, "processes at a time at most; unset: as many as fit", ge=1)
     retries: Int = setting(2, "how often a failed pack of work is tried again", ge=0)
     seeds_per_pack: Int = setting(16, "seeds stacked in one process at most: memory grows with them", ge=1)
+    packing: Packing = setting(Packing(), "how many processes share a machine's memory and a GPU")
     address: str | None = setting(None, "address of a running Ray cluster; unset: Ray on this machine")
 
     def given(self, gpus: float) -> "Resources":
         """Return these resources with unset GPU shares filled in, for a cluster (or a machine) of so many GPUs."""
-        gpus = GPU_SHARE if gpus else 0.0
+        gpus = max(GPU_SHARE, 1 / self.packing.most_per_gpu) if gpus else 0.0
         shares = {"actor": self.actor, "trial": self.trial}
         unset = {name: share for name, share in shares.items() if share.gpus is None}
         return self.model_copy(update={name: share.model_copy(update={"gpus": gpus}) for name, share in unset.items()})
@@ -243,6 +262,7 @@ SECTIONS: Mapping[Where, type[Config]] = {
     ("resources",): Resources,
     ("resources", "actor"): Share,
     ("resources", "trial"): Share,
+    ("resources", "packing"): Packing,
     ("cluster",): Cluster,
     ("cluster", "slurm"): SlurmSite,
     ("cluster", "kubernetes"): KubernetesSite,

@@ -8,7 +8,7 @@ run has a file of its own, so that two on one sweep do not overwrite each other'
 import contextlib
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from cluster.units import Kind, Pack
 __all__ = ["PhaseReport", "Reporter", "RunReport", "RunningPack", "living_runs"]
 
 RENEW = 5.0  # seconds between two reports
+LOOK_UP_FOR = 0.5  # seconds at most, for who runs new packs: behind a URL each lease takes tens of milliseconds
 EXPIRY = 90.0  # seconds without one until a run counts as dead: a storage that fails for a minute kills none
 
 
@@ -91,8 +92,10 @@ class Reporter:
         """
         self._written = time.monotonic()
         with contextlib.suppress(Exception):  # each back end raises its own errors
-            packs = tuple(self._running(*each) for each in (running or {}).values())
-            self._leases = {each: lease for each, lease in self._leases.items() if each in (running or {})}
+            running = running or {}
+            self._leases = {each: lease for each, lease in self._leases.items() if each in running}
+            self._look_up(each for each in running if each not in self._leases)
+            packs = tuple(self._running(*each) for each in running.values())
             report = RunReport(**self._me, renewed=time.time(), phases=tuple(phases), running=packs)
             self._store.write_text(self._name, json.dumps(asdict(report)))
 
@@ -110,9 +113,16 @@ class Reporter:
                 if tuple(name.removesuffix(".json").rsplit("-", 1)) not in {(host, str(pid)) for host, pid in alive}:
                     self._store.delete_tree(f"{_folder(record)}/{name}")
 
+    def _look_up(self, pack_ids: Iterable[str]) -> None:
+        """Read who runs these packs, as far as that is quick; the next reports have the rest."""
+        began = time.monotonic()
+        for pack_id in pack_ids:
+            if taken := holder(self._store, pack_id):
+                self._leases[pack_id] = taken
+            if time.monotonic() - began > LOOK_UP_FOR:
+                return
+
     def _running(self, pack: Pack, fraction: float, note: str) -> RunningPack:
-        if pack.id not in self._leases and (taken := holder(self._store, pack.id)):
-            self._leases[pack.id] = taken
         lease = self._leases.get(pack.id, {})
         where = (lease.get("host", ""), lease.get("pid", 0), lease.get("started", ""))
         return RunningPack(pack.id, pack.keys, round(fraction, 3), *where, note)

@@ -26,6 +26,21 @@ def test_a_pack_is_tried_once_and_then_as_often_as_retries_says(tmp_path: Path) 
     assert attempts.fail(pack("iql"), failure) is None  # counted for each pack
 
 
+def test_a_pack_that_ran_out_of_memory_is_handed_back_to_be_tried_alone_as_often_as_retries_says(
+    tmp_path: Path,
+) -> None:
+    store, failure = Store(tmp_path), PackFailure("no memory", "log", of_the_machine=True, out_of_memory=True)
+    attempts = Attempts(store, retries=1, hands_back=True)
+    first, second = attempts.fail(pack("bc"), failure), attempts.fail(pack("bc"), failure)
+    assert first is not None
+    assert second is not None
+    assert (first.to_try_alone, second.to_try_alone) == (True, False)
+    assert Attempts(store, retries=1).fail(pack("bc"), failure) is None
+    killed = attempts.death(pack("iql"), "Task was killed due to the node running low on memory.")
+    assert killed.out_of_memory
+    assert not attempts.death(pack("iql"), "the actor died").out_of_memory
+
+
 def test_a_hopeless_pack_is_not_tried_again(tmp_path: Path) -> None:
     ended = Attempts(Store(tmp_path), retries=2).fail(pack("bc"), PackFailure("the dataset is wrong", "", True))
     assert ended is not None

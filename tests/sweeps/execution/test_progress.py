@@ -1,13 +1,17 @@
 """Progress lines: how long something takes, when a line is printed, and that nothing is printed twice."""
 
 import io
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.console import Console
 
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from sweeps.durations import duration
-from sweeps.execution.progress import PLAIN_EVERY, Phase, ProgressLines, relative_work
+from sweeps.execution.progress import PLAIN_EVERY, Phase, ProgressLines, relative_work, working_order
+from sweeps.spec.spec import Spec
 
 TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", None, 1000, "local")
 
@@ -92,3 +96,16 @@ def test_work_grows_with_steps_and_width_and_with_model_calls() -> None:
     assert training(100, 32) == 4 * training(100, 16)
     assert playing({"updates": 2, "horizon": 3}) - 1 == 6 * 5
     assert playing(None) < playing({"updates": 1, "horizon": 1})
+
+
+def test_tasks_are_worked_off_in_their_order_and_within_one_the_longest_packs_first() -> None:
+    others = [replace(TASK, name=name) for name in ("walker2d", "ant")]
+
+    def cell(task: TaskRef, horizon: int) -> Pack:
+        name = f"{task.name} {horizon}"
+        return Pack((CellUnit(name, name, "mpc", {"updates": 1, "horizon": horizon}, "b", {}, {}, task, 0, 1, 0),))
+
+    spec = cast(Spec, SimpleNamespace(tasks=[others[0], TASK, others[1]]))
+    given = [cell(task, horizon) for task in (TASK, *others) for horizon in (1, 5, 3)]
+    found = [pack.units[0].key for pack in working_order(given, spec)]
+    assert found == [f"{task} {horizon}" for task in ("walker2d", "hopper", "ant") for horizon in (5, 3, 1)]

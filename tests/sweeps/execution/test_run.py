@@ -22,6 +22,7 @@ from mpcwdwm.data import dataset_path, find_task
 from sweeps.execution.driver import Outcome, run
 from sweeps.execution.progress import ProgressLines
 from sweeps.plan.plan import build_plan, cell_packs
+from sweeps.records.recorder import Recorder
 from sweeps.spec.document import write_yaml
 from sweeps.spec.spec import Spec, load_spec
 from sweeps.watching.status import status_of
@@ -126,9 +127,15 @@ def failing(component: str, wait_for: Path | None = None) -> Callable:
 
 
 @pytest.mark.slow
-def test_what_depends_on_a_failed_component_fails_with_its_reason_and_all_else_is_done(tmp_path: Path) -> None:
+def test_what_depends_on_a_failed_component_fails_with_its_reason_and_all_else_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, drain = list[str](), Recorder.drain
+    monkeypatch.setattr(ray_cluster, "stop", lambda: ends.append("workers"))
+    monkeypatch.setattr(Recorder, "drain", lambda recorder: (ends.append("records"), drain(recorder))[1])
     spec = spec_in(tmp_path)
     outcome, shown = run_quietly(spec, failing("world_model"))
+    assert ends == ["workers", "records"], "nobody waits for MLflow with a cluster at hand"
     plan = build_plan(spec, store := open_store(spec.storage))
     states = plan.states(store)
     for unit in [*plan.components, *plan.cells]:

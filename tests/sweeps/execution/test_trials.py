@@ -1,6 +1,7 @@
 """Evaluation on a real local Ray: order, retries, reasons, and giving processors back."""
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -8,16 +9,23 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.tune.experiment import Trial
 
+from cluster.memory import Memory
 from cluster.ray import start as ray_cluster
 from cluster.ray.attempts import Finished
+from cluster.ray.grant import Grant
 from cluster.store import Store
 from cluster.units import CellUnit, Pack, TaskRef
 from cluster.work import PackFailure
 from mpcwdwm.errors import UserError
-from sweeps.execution.search_algorithm import ReadyPacks
+from sweeps.execution.interrupt import SIGNALS
+from sweeps.execution.search_algorithm import Outcomes, ReadyPacks
 from sweeps.execution.trials import TrialPool
+from sweeps.execution.workers import Workers
+from sweeps.spec.schema import Resources
 
+PATIENCE = 60.0  # seconds
 TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", (-20.0, 3234.0), 1000, "local")
 
 
@@ -202,6 +210,99 @@ def test_what_may_not_run_holds_no_processor_and_runs_when_it_may(evaluation: Tr
     assert store.has("cell", "b-s0")
 
 
+def hungry(folder: Path) -> Callable:
+    """What stands in for the science: a pack runs out of memory beside another. Notes how many ran beside each."""
+    place = str(folder)
+
+    def compute(store, pack, device, threads, on_progress):  # nested: pickled by value
+        import time
+        from pathlib import Path
+
+        import ray
+
+        name = pack.units[0].method
+        mark = Path(place) / f"running-{name}"
+        mark.touch()
+        try:
+            tried = Path(place, "tried")
+            beside: list[Path] = []
+            for _ in range(600):  # until two have been at it at the same time, however late the second process is
+                beside = [other for other in Path(place).glob("running-*") if other != mark]
+                if tried.exists() or (name == "hungry" and beside):
+                    break
+                time.sleep(0.1)
+            granted = ray.get_runtime_context().get_assigned_resources().get("memory", 0)
+            with Path(place, "log").open("a") as log:
+                log.write(f"{name} {len(beside)} {granted}\n")
+            if name == "hungry" and not tried.exists():
+                tried.touch()
+                raise MemoryError("no room")
+            time.sleep(0.5)
+        finally:
+            mark.unlink()
+        return dict.fromkeys(pack.keys, lambda target: (target / "manifest.json").write_text("{}") and None)
+
+    return compute
+
+
+@pytest.mark.slow
+def test_a_pack_that_runs_out_of_memory_beside_others_is_tried_alone_with_all_of_it_when_they_are_done(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "stop", lambda: None)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    workers = Workers(store, Resources(retries=1), quiet=True, compute=hungry(tmp_path))
+    for name in ("hungry", "a", "b", "c"):
+        workers.submit(pack(name))
+    ended: list[Finished] = []
+    deadline = time.monotonic() + PATIENCE
+    while len(ended) < 4 and time.monotonic() < deadline:
+        ended += workers.poll()
+        workers.share_out(has_trained_task=True)
+        time.sleep(0.05)
+    workers.close()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert [(end.pack.units[0].method, end.error) for end in ended][-1] == ("hungry", None)
+    assert store.keys("cell") == ["a-s0", "b-s0", "c-s0", "hungry-s0"]
+    log = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    tries = [(int(beside), float(memory)) for name, beside, memory in log if name == "hungry"]
+    (all_of_it,) = ray_cluster.memories()
+    assert [beside for beside, _ in tries] == [1, 0]
+    assert tries[0][1] == pytest.approx(all_of_it / 2, rel=0.01)  # one core of two
+    assert tries[1][1] == pytest.approx(all_of_it, rel=0.01)
+    assert log[-1][0] == "hungry"
+    assert len(workers.news) == 1
+    assert "MemoryError: no room" in workers.news[0]
+
+
+def test_packs_take_as_many_slots_as_they_are_granted(store: Store) -> None:
+    slots = {"a": 2.0, "b": 2.0, "c": 1.0, "d": 9.0}
+    search = ReadyPacks(store, grant=lambda pack: Grant(slots=slots[pack.units[0].method]))
+    search.ready.extend(pack(name) for name in slots)
+    search.slots = 3
+    assert name_in(search.suggest("t0")) == "a"
+    assert search.suggest("t1") is None
+    end_well(search, store, "t0", "a")
+    assert [name_in(search.suggest(trial)) for trial in ("t2", "t3")] == ["b", "c"]
+    end_well(search, store, "t2", "b")
+    assert search.suggest("t4") is None
+    end_well(search, store, "t3", "c")
+    assert name_in(search.suggest("t5")) == "d"  # one that needs more than there is runs by itself
+
+
+def test_of_a_thousand_trials_no_more_is_heard_each_second_than_of_a_hundred(store: Store) -> None:
+    search = ReadyPacks(store)
+    search.ready.extend(pack(name) for name in "ab")
+    beats = []
+    for slots in (100, 1000):
+        search.slots = slots
+        given = search.suggest(f"t{slots}")
+        assert isinstance(given, dict)
+        beats.append(given["beat"])
+    assert beats == [5, 50]
+
+
 def test_packs_are_handed_out_in_order_and_no_more_than_there_are_slots(store: Store) -> None:
     search = ReadyPacks(store)
     assert search.suggest("t0") is None
@@ -246,6 +347,38 @@ def test_a_process_that_dies_before_it_publishes_has_failed_and_one_that_dies_af
     assert store.failure("b-s0") is not None
 
 
+def test_a_pack_that_its_trial_says_is_published_is_not_looked_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = ReadyPacks(store)
+    search.ready.append(pack("a"))
+    search.suggest("t0")
+    monkeypatch.setattr(Store, "has", lambda *_: pytest.fail("behind a URL this takes tens of milliseconds a unit"))
+    search.hear(
+        "t0", {"fraction": 1.0, "note": "", "done": True, "failure": None, "memory": {"processor": 7, "gpu": 0}}
+    )
+    search.close("t0")
+    end = search.ended.get_nowait()
+    assert (end.error, end.memory) == (None, Memory(7))
+
+
+def test_a_trial_that_has_ended_keeps_nothing_of_its_pack(store: Store) -> None:
+    search = ReadyPacks(store)
+    search.ready.append(pack("a"))
+    given = search.suggest("t0")
+    assert isinstance(given, dict)
+    trial = Trial("stub", stub=True, trial_id="t0", config=given, evaluated_params=dict(given))
+    trial.set_experiment_tag(f"1_pack={given['pack']}")
+    trial.update_last_result({"config": dict(given), "done": True})
+    search.hear("t0", {"fraction": 1.0, "note": "", "done": True, "failure": None, "memory": None})
+    kept = [trial.config, trial.evaluated_params, trial.experiment_tag, trial.last_result]
+    assert repr(kept).count("hopper.hdf5") == 5
+    Outcomes(search).on_trial_complete(0, [], trial)
+    assert search.ended.get_nowait().error is None
+    kept = [trial.config, trial.evaluated_params, trial.experiment_tag, trial.last_result]
+    assert "hopper" not in repr(kept)
+
+
 def name_in(given: object) -> str:
     assert isinstance(given, dict)
     (unit,) = json.loads(given["pack"])["units"]
@@ -253,7 +386,8 @@ def name_in(given: object) -> str:
 
 
 def report(search: ReadyPacks, trial: str, fraction: float = 0.0, failure: PackFailure | None = None) -> None:
-    search.hear(trial, {"fraction": fraction, "note": "", "failure": failure and asdict(failure)})
+    told = {"fraction": fraction, "note": "", "done": False, "memory": None}
+    search.hear(trial, {**told, "failure": failure and asdict(failure)})
 
 
 def end_well(search: ReadyPacks, store: Store, trial: str, name: str) -> None:

@@ -1,0 +1,41 @@
+"""What a run tells of itself, from a storage that is slow."""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from cluster.store import Store
+from cluster.store.lease import hold
+from cluster.units import Pack
+from sweeps.watching.run_report import LOOK_UP_FOR, Reporter, living_runs
+from tests.support.recorded_sweeps import baseline
+
+ANSWER = 0.15  # seconds
+PACKS = [Pack((baseline("x", f"m{number}", 0),)) for number in range(8)]
+
+
+class Slow(Store):
+    """A store that takes its time to read a lease."""
+
+    def read_text(self, name: str) -> str | None:
+        if name.endswith("/lease"):
+            time.sleep(ANSWER)
+        return super().read_text(name)
+
+
+def test_who_runs_new_packs_is_looked_up_over_several_reports_where_that_is_slow(tmp_path: Path) -> None:
+    store, known = Store(tmp_path), []
+    reporter = Reporter(Slow(tmp_path), "x")
+    with ExitStack() as stack:
+        for pack in PACKS:
+            stack.enter_context(hold(store, pack.id, wait=False))
+        for _ in range(3):
+            began = time.monotonic()
+            reporter.write((), {pack.id: (pack, 0.5, "") for pack in PACKS})
+            assert time.monotonic() - began < LOOK_UP_FOR + 3 * ANSWER
+            (run,) = living_runs(store, "x")
+            assert len(run.running) == len(PACKS)
+            known.append(sum(bool(each.host) for each in run.running))
+    assert 0 < known[0] < len(PACKS)
+    assert known == sorted(known)
+    assert known[-1] == len(PACKS)
