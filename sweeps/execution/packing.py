@@ -12,6 +12,7 @@ import math
 import re
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -58,11 +59,9 @@ class Packing:
     def __init__(self, store: Store, wants: Resources, nodes: Sequence[Node], given: frozenset[Kind]) -> None:
         self._store, self._nodes, self._given = store, nodes, given
         self._packing, self._concurrency = wants.packing, wants.concurrency
-        self._most = max(node.memory for node in nodes) if wants.packing.by_memory else 0
         shares: Mapping[Kind, Share] = {"component": wants.actor, "cell": wants.trial}
-        self._base = {
-            kind: Grant(share.cpus, share.gpus or 0.0, self._memory_of(share.cpus)) for kind, share in shares.items()
-        }
+        sizes = {kind: Grant(share.cpus, share.gpus or 0.0) for kind, share in shares.items()}
+        self._base = {kind: replace(size, memory=self._memory_of(size)) for kind, size in sizes.items()}
         self._kinds: dict[str, str] = {}  # pack id → kind
         self._known: dict[str, Memory | None] = {}  # kind → its peak, None if no pack of it has ended
         self._granted: dict[str, Grant] = {}  # pack id → what it was granted last
@@ -76,8 +75,6 @@ class Packing:
         """Take note of the nodes that the cluster has now."""
         self._nodes = nodes
         self._slots.clear()
-        if self._packing.by_memory:
-            self._most = max((node.memory for node in nodes), default=self._most)
 
     def base(self, kind: Kind) -> Grant:
         """Return what a pack is granted of whose memory nothing is known."""
@@ -93,14 +90,14 @@ class Packing:
     def _wanted(self, pack: Pack) -> Grant:
         base, kind = self._base[pack.kind], self._kind(pack)
         if pack.id in self._alone:
-            return replace(base, gpus=max(1.0, base.gpus) if base.gpus else 0.0, memory=self._most)
+            return replace(base, gpus=max(1.0, base.gpus) if base.gpus else 0.0, memory=self._most(base))
         known, small = self._peak(kind), self._outgrown.get(kind)
         gpus, memory = base.gpus, base.memory
         if known is not None:
             gpus = self._gpu_share(known, base, pack.kind)
-            memory = self._doubled(base.memory, known.processor * self._packing.margin)
+            memory = self._doubled(base, known.processor * self._packing.margin)
         if small is not None:
-            gpus, memory = max(gpus, min(1.0, 2 * small.gpus)), max(memory, min(self._most, 2 * small.memory))
+            gpus, memory = max(gpus, min(1.0, 2 * small.gpus)), max(memory, min(self._most(base), 2 * small.memory))
         return replace(base, gpus=gpus, memory=memory)
 
     def learn(self, pack: Pack, memory: Memory) -> None:
@@ -111,7 +108,8 @@ class Packing:
         most = Memory(max(known.processor, memory.processor), max(known.gpu, memory.gpu), min(totals, default=0))
         if most != known:
             self._known[kind] = most
-            self._store.write_text(f"{FOLDER}/{kind}.json", json.dumps(asdict(most)))
+            with suppress(OSError):  # storage that is full or gone: later runs measure again
+                self._store.write_text(f"{FOLDER}/{kind}.json", json.dumps(asdict(most)))
 
     # Packs that ran out of memory
 
@@ -152,16 +150,23 @@ class Packing:
                 self._known[kind] = None
         return self._known[kind]
 
-    def _memory_of(self, cpus: float) -> int:
-        """Return the memory that belongs to so many cores, where each has least; 0 if no account is kept."""
-        each = [node.memory / node.cpus for node in self._nodes if node.cpus]
-        return int(min(each, default=0) * cpus) if self._packing.by_memory else 0
+    def _memory_of(self, size: Grant) -> int:
+        """Return the memory that belongs to a process' cores, where each has least; 0 if no account is kept."""
+        each = [node.memory / node.cpus for node in self._able(size)]
+        return int(min(each, default=0) * size.cpus) if self._packing.by_memory else 0
 
-    def _doubled(self, unit: int, need: float) -> int:
-        """Return the unit, doubled until it is enough; all of a machine's at most."""
-        if not unit:
+    def _most(self, base: Grant) -> int:
+        """Return the memory of the largest node that has the cores and GPUs of a process."""
+        return max((node.memory for node in self._able(base)), default=base.memory)
+
+    def _able(self, size: Grant) -> list[Node]:
+        return [node for node in self._nodes if node.fits(replace(size, memory=0))]
+
+    def _doubled(self, base: Grant, need: float) -> int:
+        """Return the usual memory, doubled until it is enough; all of a machine's at most."""
+        if not base.memory:
             return 0
-        return min(self._most, unit * 2 ** max(0, math.ceil(math.log2(max(1.0, need) / unit))))
+        return min(self._most(base), base.memory * 2 ** max(0, math.ceil(math.log2(max(1.0, need) / base.memory))))
 
     def _gpu_share(self, known: Memory, base: Grant, kind: Kind) -> float:
         """Return 1/k of a GPU, k a power of two; more than one GPU, and what the user has given, as they are."""

@@ -98,6 +98,17 @@ def test_on_a_gpu_as_many_packs_share_it_as_fit_and_at_most_the_cap(store: Store
         assert sharing * 2 > cap or 2 * sharing * each > total, "more would fit"
 
 
+def test_nothing_is_asked_of_a_node_that_could_not_give_it(store: Store) -> None:
+    nodes = [Node(0, 0, 500 * GIB), Node(64, 0, 500 * GIB), Node(16, 1, 64 * GIB)]  # a head, and one without a GPU
+    known = packing(store, nodes)
+    assert known.grant(training()).memory == 4 * GIB  # of the node that has a GPU
+    known.learn(training(), Memory(300 * GIB, GIB, 80 * GIB))
+    assert known.grant(training()).memory == 64 * GIB
+    known.set_apart(playing())
+    assert known.again() == [playing()]
+    assert sum(node.fits(known.grant(playing())) for node in nodes) == 1
+
+
 def test_a_share_of_a_gpu_that_the_user_chose_is_never_made_smaller(store: Store) -> None:
     known = packing(store, GPUS, given=("component",), actor={"gpus": 0.5}, packing={"most_per_gpu": 16})
     for pack in (training(), playing()):
