@@ -64,9 +64,9 @@ class Workers:
 
     def _count_slots(self) -> None:
         """Count how many actors fit at once while no trial runs, and how many trials."""
-        self._packing.see(_nodes())
         usual = [self._packing.base(kind) for kind in KINDS]
         fitting = [ray_cluster.capacity(each.cpus, each.gpus) for each in usual]
+        self._packing.see(_nodes())  # now that some fit; else it goes by those before
         self._actors, self._trials = (min(most, self._most or most) for most in fitting)
         self._counted = time.monotonic()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cluster.ray.gpu_share import cap_gpu_memory, memory_share, on_gpus
+from cluster.ray.grant import Grant
 from cluster.ray.pool import Worker
 from cluster.work import error_line
 from sweeps.execution.trials import CellTrial
@@ -55,10 +56,10 @@ def test_a_process_with_a_part_of_a_gpu_is_capped_and_one_with_a_whole_is_not(ca
 
 
 def test_actors_and_trials_cap_themselves(capped: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Worker(str(tmp_path), 2, 0.5).options == {"device": "cuda", "threads": 2}
-    assert Worker(str(tmp_path), 1, 0.0).options == {"device": "cpu", "threads": 1}
+    assert Worker(str(tmp_path), Grant(2, 0.5)).options == {"device": "cuda", "threads": 2}
+    assert Worker(str(tmp_path), Grant(1, 0.0)).options == {"device": "cpu", "threads": 1}
     monkeypatch.setattr(CellTrial, "reset_config", lambda trial, config: True)
-    CellTrial.__new__(CellTrial).setup({}, options={}, gpus=0.5)
+    CellTrial.__new__(CellTrial).setup({"grant": {"gpus": 0.5}}, options={})
     assert capped == [0.5 - 0.5 / 80] * 2
 
 

@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 
 from cluster.store import Store
+from cluster.units import CellUnit, Pack, TaskRef
 from mpcwdwm.errors import UserError
 from sweeps.execution import workers as workers_module
 from sweeps.execution.workers import Workers
 from sweeps.spec.schema import Resources
+
+TASK = TaskRef("hopper", "Hopper-v4", "/data/hopper.hdf5", "0" * 64, "3.4.0", "hopper", None, 1000, "local")
+CELL = CellUnit("k", "mpc", "mpc", None, "rebrac", {}, {}, TASK, 0, episodes=1, env_seed=0)
 
 
 class Slots:
@@ -39,6 +43,7 @@ def test_nodes_that_join_or_leave_change_how_much_runs_at_once(tmp_path: Path, m
 
     monkeypatch.setattr(workers_module.ray_cluster, "start", lambda *_, **__: None)
     monkeypatch.setattr(workers_module.ray_cluster, "resources", lambda: [(each, 0.0) for each in nodes])
+    monkeypatch.setattr(workers_module.ray_cluster, "memories", lambda: [int(each * 2**30) for each in nodes])
     monkeypatch.setattr(workers_module.ray_cluster, "capacity", capacity)
     monkeypatch.setattr(workers_module, "catch_signals", lambda: None)
     monkeypatch.setattr(workers_module, "Pool", Slots)
@@ -62,5 +67,7 @@ def test_nodes_that_join_or_leave_change_how_much_runs_at_once(tmp_path: Path, m
     assert shared(11.0) == (0, 5)  # the concurrency of the YAML
     nodes.clear()
     assert shared(11.0) == (0, 5)  # no node at the moment
+    pack = Pack((CELL,))
+    assert workers._packing.grant(pack).slots == 1  # what waits for a node takes its slot all the same
     nodes.append(1.0)
     assert shared(11.0) == (0, 1)
