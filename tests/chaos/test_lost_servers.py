@@ -1,0 +1,62 @@
+"""MLflow's server is killed under a running sweep and started again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.disturbed_sweeps import Sandbox, wait_until
+from tests.support.s3 import free_port
+
+pytestmark = [pytest.mark.services, pytest.mark.slow]
+
+START_SECONDS = 120.0  # of MLflow's server; seven on an idle machine
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[None]:
+    """Run MLflow's server on a sqlite file; at the end of the block it is killed, as it is."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
+    with (
+        (folder / "log").open("ab") as log,
+        subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True) as server,
+    ):
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not answers(f"http://127.0.0.1:{port}/health"):
+                assert server.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.2)
+            yield
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def test_an_mlflow_server_is_killed_and_started_again(undisturbed: Sandbox, tmp_path: Path) -> None:
+    port = free_port()
+    sandbox = Sandbox(tmp_path / "disturbed", tracking={"uri": f"http://127.0.0.1:{port}"})
+    with mlflow_server(tmp_path / "server", port):
+        driver = sandbox.start()
+        assert wait_until(lambda: len(sandbox.published()["component"]) >= 2, driver), sandbox.log()
+    time.sleep(3.0)  # in which units are finished
+    with mlflow_server(tmp_path / "server", port):
+        sandbox.ended(driver, 0)
+        sandbox.check_like(undisturbed)
