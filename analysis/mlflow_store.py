@@ -28,6 +28,8 @@ __all__ = [
     "SWEEP_TAG",
     "MlflowStore",
     "artifact_folder",
+    "check_answers",
+    "check_recorded",
     "check_tracking_uri",
     "driver_uri",
     "member_tag",
@@ -118,6 +120,42 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute()
 
 
+def check_recorded(uri: str) -> None:
+    """Raise UserError if the store is a sqlite file that is not there: said before MLflow is loaded."""
+    file = sqlite_file(uri)
+    if file is not None and not (file.exists() and file.stat().st_size > 0):
+        raise UserError(f"tracking: there is no {file}: nothing was recorded yet, run the sweep first")
+
+
+def check_answers(uri: str) -> None:
+    """Raise UserError if no server answers, or a sqlite file cannot be one; MLflow itself would wait minutes.
+
+    A database is tried when it is connected to.
+    """
+    file = sqlite_file(uri)
+    if file is not None and file.is_dir():
+        raise UserError(f"tracking: {file} is a folder: give a file, as in sqlite:///{file.name}/mlflow.db")
+    if not uri.startswith("http"):
+        return
+    import requests
+
+    try:
+        requests.get(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS)
+    except requests.RequestException as error:
+        silent = f"tracking: no MLflow server answers at {shown_uri(uri)} ({_reason(error)})"
+        raise UserError(f"{silent}: start it, or correct tracking.uri") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the system says of a connection, in a few words, from whatever libraries wrapped it in."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
+
+
 def artifact_folder(uri: str) -> Path | None:
     """Return where a sqlite store keeps its artifacts: beside the file; None for other stores."""
     file = sqlite_file(uri)
@@ -178,11 +216,8 @@ class MlflowStore:
         """
         quiet_mlflow()
         with self.reachable():
-            if self.uri.startswith("http"):
-                import requests
-
-                requests.get(self.uri.rstrip("/") + "/health", timeout=PROBE_SECONDS)
-            else:
+            check_answers(self.uri)
+            if not self.uri.startswith("http"):
                 _try_database(self.driver_uri)
             from mlflow import MlflowClient
 

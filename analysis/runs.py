@@ -28,8 +28,8 @@ from analysis.mlflow_store import (
     SWEEP_TAG,
     MlflowStore,
     artifact_folder,
+    check_recorded,
     shown_uri,
-    sqlite_file,
     sweep_key,
     whole_sweep,
 )
@@ -55,9 +55,7 @@ class Records:
     def __init__(self, uri: str) -> None:
         self._store = MlflowStore(uri)
         self.unreadable: dict[str, str] = {}  # key of a unit whose file was skipped → why
-        file = sqlite_file(uri)
-        if file is not None and not (file.exists() and file.stat().st_size > 0):
-            raise UserError(f"tracking: there is no {file}: nothing was recorded yet, run the sweep first")
+        check_recorded(uri)
         if self._store.connect() is None:
             raise UserError(f"tracking: {shown_uri(uri)} has no experiment '{EXPERIMENT}': run the sweep first")
 

@@ -13,7 +13,6 @@ folder and lease; the first to publish the unit wins, the other's copy is discar
 import json
 import time
 from contextlib import suppress
-from typing import Any
 
 from cluster.store import Store
 from cluster.store.files import parsed
@@ -48,7 +47,7 @@ def finish(store: Store, pack: Pack) -> bool:
 def begun_packs(store: Store) -> list[Pack]:
     """Return the packs whose composition is written down, the oldest first."""
     records = [record for pack_id in store.work_ids() if (record := _record(store, pack_id))]
-    return [pack_from_dict(record) for record in sorted(records, key=lambda record: record["begun"])]
+    return [pack for _, pack in sorted(records, key=lambda record: record[0])]
 
 
 def open_packs(store: Store) -> list[Pack]:
@@ -102,9 +101,15 @@ def sweep_up(store: Store) -> None:
             continue
         with suppress(Busy), hold(store, pack_id, wait=False):
             record = _record(store, pack_id)  # it may have been begun since we looked
-            if record is None or not missing(store, pack_from_dict(record)):
+            if record is None or not missing(store, record[1]):
                 store.remove_work(pack_id)
 
 
-def _record(store: Store, pack_id: str) -> dict[str, Any] | None:
-    return parsed(store.read_text(f"work/{pack_id}/{RECORD}"))  # one that is damaged is as none: it is planned anew
+def _record(store: Store, pack_id: str) -> tuple[float, Pack] | None:
+    """Return when a pack was begun, and its composition; None if it is not written down, or cannot be read."""
+    record = parsed(store.read_text(f"work/{pack_id}/{RECORD}")) or {}
+    try:
+        begun, pack = float(record.pop("begun")), pack_from_dict(record)
+    except (ValueError, TypeError, KeyError):  # damaged, or of another version: `sweep_up` removes it
+        return None
+    return (begun, pack) if pack.id == pack_id else None

@@ -93,7 +93,7 @@ class Registry(Generic[T]):
             raise UserError(f"{self.noun} '{name}': expected module:Name, such as my_package.module:Name")
         try:
             module = import_module(module_name)
-        except Exception as error:  # whatever the module's own code raises
+        except (Exception, SystemExit) as error:  # whatever the module's own code raises
             raise UserError(
                 f"{self.noun} '{name}': cannot import {module_name}: {type(error).__name__}: {error};"
                 " install it, or put it beside the YAML or on PYTHONPATH"

@@ -9,6 +9,7 @@ import errno
 import logging
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,7 @@ from sweeps.submission import (
     DryRunOption,
     at_cluster,
     check_cluster,
+    check_servers,
     check_site,
     run_options,
     submit,
@@ -69,15 +71,27 @@ def main() -> None:
     """Run the command line and exit."""
     keep_printable(sys.stdout, sys.stderr)
     try:
+        Path.cwd()
+    except OSError:
+        _end("the working folder was removed: change to another one")
+    try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        leave(2)
+        _end(str(error))
+    except UnicodeEncodeError as error:  # of a path: what is printed is never refused
+        _end(f"the locale's encoding, {error.encoding}, has no such file names: set LC_ALL=C.UTF-8 or PYTHONUTF8=1")
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise
-        print(f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
-        leave(2)
+        where = f": {error.filename}" if error.filename else ""
+        _end(f"{error.strerror}{where}")
+
+
+def _end(line: str) -> None:
+    """Leave with a line and the exit code of a mistake."""
+    with suppress(OSError):  # a full disk, perhaps, that takes neither
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    leave(2)
 
 
 @app.callback(invoke_without_command=True)
@@ -144,7 +158,9 @@ def sweep_run(
             if cluster in SCHEDULERS:
                 check_site(check_named(spec, sets, tasks, seeds), cluster, dry_run=dry_run)
             else:
-                print_places(read_named(spec, sets, tasks, seeds))
+                reading = read_named(spec, sets, tasks, seeds)
+                print_places(reading)
+                check_servers(reading, cluster)
             loaded = at_cluster(load_named(spec, sets, tasks, seeds), cluster)
             if cluster in SCHEDULERS:
                 submit(loaded, cluster, spec, run_options(sets, tasks, seeds), dry_run=dry_run)

@@ -185,8 +185,10 @@ def dataset_named(what: str, env: str | None = None) -> "tuple[Path, Task | None
 def _task_of_file(path: Path, env: str) -> "Task":
     from mpcwdwm.data import custom_task, read_dataset
     from mpcwdwm.envs.factory import check_env
+    from mpcwdwm.envs.probe import check_playable
 
     dataset = read_dataset(path)
+    check_playable(env)
     check_env(env, dataset.obs_dim, dataset.act_dim)
     return custom_task("file", path, env)
 

@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from analysis.mlflow_store import check_recorded
 from mpcwdwm.errors import UserError, did_you_mean
-from sweeps.spec_argument import SeedsOption, SetOption, SpecArgument, TasksOption, check_named, load_named, plan_named
+from sweeps.spec_argument import (
+    SeedsOption,
+    SetOption,
+    SpecArgument,
+    TasksOption,
+    check_named,
+    load_named,
+    plan_named,
+    recorded_named,
+)
 
 if TYPE_CHECKING:
     from analysis.compare.sides import Side
@@ -61,7 +71,8 @@ def table(
     out: OutOption = None,
 ) -> None:
     """Print a sweep's table as text, Markdown, LaTeX, HTML, CSV or JSON; also write it beside the results."""
-    check_named(spec, sets, tasks, seeds)  # what is wrong there is said before pandas is imported
+    # what is wrong there is said before pandas is imported
+    check_recorded(check_named(spec, sets, tasks, seeds).tracking_uri)
     from analysis.table.published_scores import PUBLISHED_METHODS, methods_named
     from sweeps.reports import note_changes, print_or_write, terminal_width
 
@@ -84,7 +95,7 @@ def compare(
 ) -> None:
     """Compare two sweeps, or two commits of one: differences with intervals, and what only one of them has."""
     for side in (a, b):
-        check_named(_sweep_and_commit(side)[0])
+        check_recorded(check_named(_sweep_and_commit(side)[0]).tracking_uri)
     from analysis.compare.comparison import compare as compared
     from sweeps.reports import print_or_write, terminal_width
 
@@ -96,7 +107,7 @@ def models(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = None
     """Print how well a sweep's world and reward models predict held-out episodes; draw it over training."""
     from sweeps.reports import note_changes, terminal_width, write_files
 
-    loaded = load_named(spec, sets, tasks, seeds)
+    loaded = recorded_named(spec, sets, tasks, seeds)
     report, files = _models(loaded)
     print(report.to_text(terminal_width()))
     write_files(loaded, files)
@@ -108,7 +119,7 @@ def figures(spec: SpecArgument, sets: SetOption = None, tasks: TasksOption = Non
     """Draw how each field of a planner changes its gain, and the policies' learning curves; print the paths."""
     from sweeps.reports import note_changes, write_files
 
-    loaded = load_named(spec, sets, tasks, seeds)
+    loaded = recorded_named(spec, sets, tasks, seeds)
     files, notes = _figures(loaded)
     write_files(loaded, files, where=sys.stdout)
     for note in notes:
@@ -125,7 +136,7 @@ def report(
     out: OutOption = None,
 ) -> None:
     """Write a sweep as one HTML page, beside its results: what holds, table, figures, provenance, missing, hours."""
-    loaded = load_named(spec, sets, tasks, seeds)
+    loaded = recorded_named(spec, sets, tasks, seeds)
     from importlib.metadata import version
 
     from analysis.report.content import build_page

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.mlflow_store import check_recorded
+
 if TYPE_CHECKING:
     from cluster.store import Store
     from sweeps.plan.plan import Plan
@@ -19,6 +21,7 @@ __all__ = [
     "load_named",
     "plan_named",
     "read_named",
+    "recorded_named",
 ]
 
 SpecArgument = Annotated[
@@ -45,16 +48,28 @@ def load_named(spec: str, sets: list[str] | None = None, tasks: str | None = Non
     return load_spec(spec, sets=sets or (), tasks=_names(tasks), seeds=seeds)
 
 
+def recorded_named(
+    spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None
+) -> "Spec":
+    """Return the sweep of a SPEC argument that was run; raises what `load_named` raises.
+
+    Raises:
+        UserError: nothing has been recorded.
+    """
+    check_recorded(check_named(spec, sets, tasks, seeds).tracking_uri)
+    return load_named(spec, sets, tasks, seeds)
+
+
 def check_named(
     spec: str, sets: list[str] | None = None, tasks: str | None = None, seeds: str | None = None
 ) -> "Reading":
     """Say what is wrong with a YAML as far as it shows without torch, which takes a second or more; else return it."""
     reading = read_named(spec, sets, tasks, seeds)
-    from sweeps.spec.source_fields import refuse_unknown_settings
-    from sweeps.spec.tasks import read_tasks
+    from sweeps.spec.source_checks import check_by_source
+    from sweeps.spec.tasks import chosen_tasks, read_tasks
 
-    read_tasks(reading)
-    refuse_unknown_settings(reading.document, reading.file)
+    chosen_tasks(read_tasks(reading), _names(tasks))
+    check_by_source(reading.document, reading.file)
     return reading
 
 

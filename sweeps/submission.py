@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.mlflow_store import check_answers
 from cluster.launch.kubernetes import (
     KubernetesSite,
     check_kubectl,
@@ -17,7 +18,7 @@ from cluster.launch.kubernetes import (
     to_yaml,
 )
 from cluster.launch.slurm import SlurmSite, check_sbatch, sbatch, slurm_script
-from cluster.ray.address import FOUND_BY_RAY, HERE, Address
+from cluster.ray.address import FOUND_BY_RAY, HERE, OPTION, Address, check_reachable, wanted_address
 from cluster.ray.gpu_share import fitting
 from mpcwdwm.errors import UserError, did_you_mean
 
@@ -32,6 +33,7 @@ __all__ = [
     "DryRunOption",
     "at_cluster",
     "check_cluster",
+    "check_servers",
     "check_site",
     "run_options",
     "submit",
@@ -64,7 +66,20 @@ def check_cluster(cluster: str | None, *, dry_run: bool) -> None:
         hint = did_you_mean(ALSO_CALLED.get(cluster.lower(), cluster.lower()), [HERE, *SCHEDULERS])
         known = f"one of {HERE}, {', '.join(SCHEDULERS)}"
         raise UserError(f"--cluster {cluster}: neither {known} nor the address host:port of a Ray cluster{hint}")
-    _ = Address(cluster, "--cluster").host_and_port
+    _ = Address(cluster, OPTION).host_and_port
+
+
+def check_servers(reading: "Reading", cluster: str | None) -> None:
+    """Raise UserError unless the servers that a run needs answer, or can be addresses; it takes a second at most.
+
+    Whether a cluster answers that the YAML or the environment names is seen when one is needed: a sweep that is done
+    needs none.
+    """
+    if cluster is None:
+        _ = wanted_address(reading.file.resources.address).host_and_port
+    else:
+        check_reachable(Address(cluster, OPTION))
+    check_answers(reading.tracking_uri)
 
 
 def check_site(reading: "Reading", scheduler: str, *, dry_run: bool) -> None:

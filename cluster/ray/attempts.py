@@ -1,6 +1,7 @@
 """How often a pack is tried, and how it ends: shared by pretraining and evaluation."""
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster.failures import alike
@@ -40,6 +41,7 @@ class Attempts:
         self.store, self.retries, self.hands_back = store, retries, hands_back
         self.failed: Counter[str] = Counter()  # pack id → how often
         self._alike: dict[str, tuple[str, int]] = {}  # pack id → the last reason, and how often in a row
+        self._again = deque[Finished]()  # failures after which a pack is tried again
 
     def fail(self, pack: Pack, failure: PackFailure) -> Finished | None:
         """Count a failure and return how the pack ended; None: it is to be tried again."""
@@ -49,9 +51,15 @@ class Attempts:
         if not failure.hopeless and self.failed[pack.id] <= self.retries:
             if failure.out_of_memory and self.hands_back:
                 return Finished(pack, failure.error, failure.log, to_try_alone=True)
+            self._again.append(Finished(pack, failure.error, failure.log))
             return None
         record_failures(self.store, pack, failure, tries=self._alike[pack.id][1])
         return Finished(pack, failure.error, failure.log)
+
+    def tried_again(self) -> Iterator[Finished]:
+        """Yield, once, the failures after which a pack is tried again."""
+        while self._again:
+            yield self._again.popleft()
 
     def death(self, pack: Pack, text: str) -> PackFailure:
         """Return the failure of a pack whose process was lost; ``text`` is Ray's message."""

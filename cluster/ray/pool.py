@@ -162,6 +162,10 @@ class Pool:
             slot.asked = slot.actor.progress.remote()
         return {slot.pack.id: slot.state for slot in self._busy.values()}
 
+    def tried_again(self) -> list[Finished]:
+        """Return the failures since the last call after which a pack is tried again."""
+        return list(self._attempts.tried_again())
+
     def close(self) -> None:
         """Have all packs save their checkpoints, which the next run continues, and end all actors."""
         self._queue.clear()

@@ -2,13 +2,14 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray._private import auto_init_hook, ray_constants, services
+from ray._private import auto_init_hook, ray_constants, ray_logging, services
 
 from cluster.ray.address import FOUND_BY_RAY, HERE, Address, check_reachable, wanted_address
 from cluster.ray.gpu_share import fitting
@@ -20,6 +21,8 @@ __all__ = ["THREAD_CAPS", "capacity", "memories", "resources", "start", "stop"]
 # threads. A pack raises its own number with torch.set_num_threads.
 THREAD_CAPS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 OBJECT_STORE_BYTES = 100 * 2**20  # paths travel through it, not arrays; Ray would take 30 % of the memory
+# What Ray prints, on stdout, of processes that are lost: the driver says it in its own words, with the log's name.
+LOST = re.compile("A worker died or was killed|killed due to memory pressure")
 START_TRIES = 3
 TOO_LATE = "timed out during startup"  # Ray's message when its processes were not up after 30 seconds
 QUIET = {
@@ -50,6 +53,8 @@ def start(address: str | None = None, *, quiet: bool = True, cpus: int | None = 
     auto_init_hook.enable_auto_connect = False
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if quiet:
+        ray_logging.stdout_deduplicator.skip_re = LOST
     wanted = wanted_address(address)
     options: dict[str, Any] = {
         "runtime_env": {"env_vars": THREAD_CAPS},

@@ -157,8 +157,8 @@ class Store:
         self.write_text(f"failures/{_plain(key)}.json", json.dumps(record, indent=1))
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """Return the recorded failure of a unit: key, error, log, tries, time; None if there is none."""
-        return parsed(self.read_text(f"failures/{_plain(key)}.json"))
+        """Return a unit's recorded failure: key, error, log, tries, time; None if there is none that can be read."""
+        return failure_in(self.read_text(f"failures/{_plain(key)}.json"))
 
     def failed(self) -> set[str]:
         """Return the keys of the units whose failure is recorded."""
@@ -375,9 +375,16 @@ def parsed(text: str | None) -> dict[str, Any] | None:
     """Return the object that a text describes as JSON; None if it describes none."""
     try:
         found = json.loads(text or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def failure_in(text: str | None) -> dict[str, Any] | None:
+    """Return the failure that `Store.record_failure` wrote; None if the text is none of its own."""
+    found = parsed(text) or {}
+    whole = all(isinstance(found.get(name), str) for name in ("key", "error", "log"))
+    return found if whole and isinstance(found.get("tries", 0), int) else None
 
 
 def content(path: Path) -> bytes | None:

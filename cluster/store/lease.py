@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.provenance import is_dead, process
-from cluster.store.files import Store
+from cluster.store.files import Store, parsed
 from mpcwdwm.errors import Interrupted
 
 __all__ = ["Busy", "Lease", "Lost", "hold", "holder", "is_held"]
@@ -111,10 +111,9 @@ def holder(store: Store, pack_id: str) -> dict[str, Any] | None:
 
 
 def _record(text: str | None) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(text or "null"))
-    except (ValueError, TypeError):
-        return None  # released, or read between truncation and writing
+    found = parsed(text) or {}  # nothing: released, or read between truncation and writing
+    whole = isinstance(found.get("host"), str) and isinstance(found.get("pid"), int)
+    return found if whole and isinstance(found.get("renewed", 0.0), (int, float)) else None
 
 
 def _is_alive(record: dict[str, Any], watch: "Watch | None" = None) -> bool:

@@ -21,10 +21,16 @@ def open_store(location: str | Path) -> Store:
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     if "://" in text:
+        if not text.partition("://")[2].strip("/"):
+            raise UserError(f"storage '{text}' names no bucket: give one, as in s3://bucket/folder")
         from cluster.store.urls import RemoteStore  # fsspec and its back ends load only when needed
 
         return RemoteStore(text)
     root = Path(text).expanduser().resolve()  # absolute: actors have another working directory
-    if root.exists() and not root.is_dir():
-        raise UserError(f"storage '{root}' is a file: give a folder or a URL")
+    for place in (root, *root.parents):
+        if place.exists():
+            if not place.is_dir():
+                where = "is" if place == root else f"lies below '{place}', which is"
+                raise UserError(f"storage '{root}' {where} a file: give a folder or a URL")
+            break
     return Store(root)

@@ -38,6 +38,7 @@ from cluster.store.files import (
     Store,
     Writer,
     content,
+    failure_in,
     fill,
     is_stale,
     parsed,
@@ -76,7 +77,7 @@ class RemoteStore(Store):
         except ImportError as error:
             extra = f"pip install 'mpcwdwm[{EXTRAS[scheme]}]'" if scheme in EXTRAS else str(error)
             raise UserError(f"storage '{location}' needs a package that is not installed: {extra}") from None
-        except ValueError as error:  # no such protocol
+        except (ValueError, OSError) as error:  # no such protocol, or a server that does not answer
             raise UserError(f"storage '{location}' cannot be opened: {error}") from None
         super().__init__(cache_folder() / "stores" / hashlib.sha256(location.encode()).hexdigest()[:12])
         self.location = location
@@ -179,7 +180,7 @@ class RemoteStore(Store):
         """Return the recorded failures of these units, by key, from requests that do not wait for one another."""
         names = [f"failures/{key}.json" for key in sorted(self.failed().intersection(keys))]
         found = self._ask(self._files.cat, names, on_error="omit") if names else {}
-        records = [parsed(content.decode(errors="replace")) for content in found.values()]
+        records = [failure_in(content.decode(errors="replace")) for content in found.values()]
         return {record["key"]: record for record in records if record}
 
     def read_log(self, name: str) -> str | None:

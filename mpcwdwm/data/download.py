@@ -10,6 +10,9 @@ user's settings,
 
 tried in order, before the original, as ``<mirror>/<file name>``. After the original comes a copy of D4RL's files on
 Hugging Face, at a fixed revision; ``HF_ENDPOINT`` names another host for it, and ``HF_TOKEN`` is sent there alone.
+
+D4RL's host is asked by https (d4rl itself asks by http), and no redirection leads from https to http. A mirror is asked
+as its address says.
 """
 
 import contextlib
@@ -110,20 +113,21 @@ def download(task: Task, *, mirrors: Sequence[str] | None = None, on_progress: O
     if task.url is None or target.exists():
         return dataset_path(task)
     bases = mirrors_from_settings() if mirrors is None else mirrors
-    addresses = [*(f"{base.rstrip('/')}/{target.name}" for base in bases), task.url, f"{_hugging_face()}/{target.name}"]
+    mirrored = [f"{base.rstrip('/')}/{target.name}" for base in bases]
+    addresses = [*mirrored, task.url, f"{_hugging_face()}/{target.name}"]
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(part) as file:
             if target.exists():  # another process has finished it
                 return dataset_path(task)
-            _first_that_gives_it(addresses, file, target, on_progress)
+            origin = _first_that_gives_it(addresses, file, target, on_progress)
             os.fsync(file.fileno())
             os.replace(part, target)
             _note(file).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write '{part}': {error.strerror or error}") from None
-    verify_or_record(target, task.url)
+    verify_or_record(target, _shown(origin))
     return target
 
 
@@ -138,16 +142,16 @@ def _alone(part: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on_progress: OnBytes | None) -> None:
-    """Complete the part from the first address that can; raises UserError if none does."""
+def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on_progress: OnBytes | None) -> str:
+    """Complete the part from the first address that can, and return it; raises UserError if none does."""
     failures = []
     for address in addresses:
         try:
             _complete(address, file, recorded_size(target), on_progress)
             _require_hdf5(file)
-            return
+            return address
         except (_Refused, _Broken) as error:
-            failures.append(f"{address}: {error}")
+            failures.append(f"{_shown(address)}: {error}")
     kept = "; the part that has arrived is kept, run the same command again to continue" if _size(file) else ""
     if not kept:
         Path(file.name).unlink(missing_ok=True)
@@ -156,6 +160,24 @@ def _first_that_gives_it(addresses: list[str], file: IO[bytes], target: Path, on
         f"could not download '{target.name}' ({'; '.join(failures)}){kept};"
         f" without a connection, put the file at '{target}' yourself"
     )
+
+
+def _shown(address: str) -> str:
+    """Return an address as it may be printed and recorded, without user and password."""
+    return re.sub(r"://[^/@]*@", "://***@", address)
+
+
+class _StayingEncrypted(urllib.request.HTTPRedirectHandler):
+    """Follows redirections, but none from https to anything else."""
+
+    def redirect_request(self, req: urllib.request.Request, *where: Any) -> urllib.request.Request | None:
+        """Return the request to the new address, the last argument."""
+        if req.full_url.startswith("https://") and not where[-1].startswith("https://"):
+            raise _Refused("it redirects from https to an address without encryption")
+        return super().redirect_request(req, *where)
+
+
+_ask = urllib.request.build_opener(_StayingEncrypted).open
 
 
 def _hugging_face() -> str:
@@ -191,7 +213,7 @@ def _fetch(address: str, file: IO[bytes], size: int | None, on_progress: OnBytes
         if note.get("version"):
             request.add_header("If-Range", str(note["version"]))
     try:
-        with urllib.request.urlopen(request, timeout=SILENCE_S) as response:
+        with _ask(request, timeout=SILENCE_S) as response:
             first, total = _extent(response)
             if size is not None and total not in (None, size):
                 raise _Refused(f"the server's file has {total} bytes, the one recorded at first use {size}")
@@ -249,7 +271,7 @@ def _note(file: IO[bytes]) -> Path:
 
 def _read_note(file: IO[bytes]) -> dict[str, Any]:
     """Return the part's address, version and size, nothing if they are absent or damaged."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         return dict(json.loads(_note(file).read_text(encoding="utf-8")))
     return {}
 

@@ -14,6 +14,9 @@ from mpcwdwm.errors import UserError
 
 __all__ = ["recorded_size", "sidecar_path", "verify_or_record"]
 
+# OverflowError: a size of 1e400; RecursionError: lists in lists
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
+
 
 def sidecar_path(path: Path) -> Path:
     """Return the name of a dataset's sidecar."""
@@ -22,7 +25,7 @@ def sidecar_path(path: Path) -> Path:
 
 def recorded_size(path: Path) -> int | None:
     """Return the size in bytes that the file had at first use, None if that is not recorded."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(*UNREADABLE):
         return int(json.loads(sidecar_path(path).read_text(encoding="utf-8"))["size"])
     return None
 
@@ -43,7 +46,7 @@ def verify_or_record(path: Path, url: str | None) -> str:
     try:
         recorded = json.loads(sidecar.read_text(encoding="utf-8"))
         expected_size, expected = int(recorded["size"]), str(recorded["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"'{sidecar}' cannot be read ({type(error).__name__}): delete it to record '{path.name}' anew"
         ) from None

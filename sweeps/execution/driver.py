@@ -285,6 +285,8 @@ class Driver:
             self._waiting.add(pack)
         while self._open:
             ended = workers.poll()
+            for failure in workers.tried_again():
+                self.lines.note(f"tried again: {self._names(failure.pack)}: {failure.error} (log: {failure.log})")
             for end in ended:
                 self._settle(end)
             for pack in self._released():
@@ -332,6 +334,11 @@ class Driver:
         self.outcome.failed[unit.key] = failure
         self._waiting.settle(unit)
         self.lines.note(f"failed: {self.outcome.names.get(unit.key, unit.key)}: {failure.error} (log: {failure.log})")
+
+    def _names(self, pack: Pack) -> str:
+        """Return how messages call a pack: its first unit, and how many more."""
+        first = self.outcome.names.get(pack.units[0].key, pack.units[0].key)
+        return first if len(pack.units) == 1 else f"{first} and {len(pack.units) - 1} more"
 
     def _released(self) -> Iterator[Pack]:
         """Yield the packs for whose parts nothing is left to wait; units whose parts have failed fail too."""

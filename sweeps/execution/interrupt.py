@@ -46,6 +46,8 @@ def _handle(number: signal.Signals, handler: Any) -> None:
 def leave(code: int) -> NoReturn:
     """Exit at once: nothing is left to be written, and threads of libraries are not waited for."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(BrokenPipeError):  # whoever read it has ended, as in `mpcwdwm sweep run SPEC | head -1`
+        with suppress(
+            OSError
+        ):  # whoever read it has ended, as in `mpcwdwm sweep run SPEC | head -1`, or a disk is full
             stream.flush()
     os._exit(code)

@@ -72,7 +72,7 @@ class ReadyPacks(Searcher):
         self._taken = 0.0  # slots
         self.ended: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._store, self._grant = store, grant
-        self._attempts = Attempts(store, retries, hands_back=hands_back)
+        self.attempts = Attempts(store, retries, hands_back=hands_back)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its search algorithm beside its snapshots, which nobody reads
@@ -122,8 +122,8 @@ class ReadyPacks(Searcher):
         running = self.running[trial_id]
         pack, failure = running.pack, running.failure
         if failure is None and not running.published and packs.missing(self._store, pack):
-            failure = self._attempts.death(pack, death)  # else it died, if at all, after publishing
-        end = Finished(pack, memory=running.memory) if failure is None else self._attempts.fail(pack, failure)
+            failure = self.attempts.death(pack, death)  # else it died, if at all, after publishing
+        end = Finished(pack, memory=running.memory) if failure is None else self.attempts.fail(pack, failure)
         if end is None:
             self.ready.appendleft(pack)
         else:

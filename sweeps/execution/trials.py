@@ -113,6 +113,10 @@ class TrialPool:
             raise RuntimeError(f"Ray Tune stopped: {self._crash}")
         return ended
 
+    def tried_again(self) -> list[Finished]:
+        """Return the failures since the last call after which a pack is tried again."""
+        return list(self._search.attempts.tried_again())
+
     def rest(self) -> None:
         """End the Tuner if it has nothing to do or may do nothing, so that its actors' processors are free."""
         search = self._search

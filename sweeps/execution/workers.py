@@ -97,6 +97,10 @@ class Workers:
         self.news.append(f"{end.pack.id}: {end.error}; it is tried again alone when the rest is done (log: {end.log})")
         return None
 
+    def tried_again(self) -> list[Finished]:
+        """Return the failures since the last call after which a pack is tried again."""
+        return [*self._pool.tried_again(), *self._trial_pool.tried_again()]
+
     def heard(self) -> dict[Kind, dict[str, Heard]]:
         """Return what was last heard of each running pack: kind → pack id → fraction done and note."""
         return {"component": self._pool.heard(), "cell": self._trial_pool.heard()}

@@ -22,6 +22,7 @@ from mpcwdwm.data.audit import doubts
 from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.recognised import Extent, unlike_the_original
 from mpcwdwm.envs.factory import check_env, environment_note, mujoco_version
+from mpcwdwm.envs.probe import check_playable
 from mpcwdwm.envs.termination import RULES
 from mpcwdwm.errors import UserError
 from mpcwdwm.registry import slug
@@ -80,6 +81,7 @@ def check(spec: Spec, learners: dict[str, set[Learner]]) -> Checked:
             made, dims = json.dumps(task.env_kwargs, sort_keys=True), (known.obs_dim, known.act_dim)
             environment = (task.env_id, made, *dims)
             if environment not in bounds:
+                check_playable(task.env_id, task.env_kwargs)
                 bounds[environment] = check_env(task.env_id, *dims, task.env_kwargs)
             if task.termination is not None:
                 _check_rule(task.termination, known.obs_dim)

@@ -191,6 +191,7 @@ def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver = _CoreSchema
     yaml.default_flow_style = False
+    yaml.width = MAX_BYTES  # lines are not folded: ruamel loses spaces in a row where it folds
     yaml.representer.sort_base_mapping_type_on_output = False
     yaml.composer.warn_double_anchors = False
     return yaml

@@ -26,13 +26,15 @@ from mpcwdwm.components import (
 )
 from mpcwdwm.config import Config
 from mpcwdwm.data import Task, published_config
-from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.errors import UserError
 from mpcwdwm.planning import DEFAULT_KIND, PLANNERS, Planner, PlannerConfig, planner_config
 from mpcwdwm.registry import Registry
-from mpcwdwm.validation import Where, dotted, name_hint, shortened
+from mpcwdwm.validation import Where, dotted
+from sweeps.spec.axes import Settings, read_settings
 from sweeps.spec.document import Document
 from sweeps.spec.places import elsewhere
 from sweeps.spec.schema import OverrideSection, SpecFile
+from sweeps.spec.source_checks import refuse_unknown_name
 
 __all__ = ["Choice", "Layer", "ResolvedTask", "label", "read_layers", "resolve"]
 
@@ -87,21 +89,6 @@ def _brief(planner: dict[str, Any]) -> str:
 # Settings as the YAML gives them
 
 
-@dataclass(frozen=True)
-class Axis:
-    """The values of one field: one, or several where the YAML has a list."""
-
-    values: tuple[Any, ...]
-    at: Where  # where the field stands
-    listed: bool  # whether it was written as a list
-
-    def place(self, index: int) -> Where:
-        """Return where the value with this index stands."""
-        return (*self.at, index) if self.listed else self.at
-
-
-Settings = Mapping[str, Axis]
-"""Field name → its values; only what differs from the defaults."""
 Owner = tuple[str, str]
 """What is set: ("planners", "mpc")."""
 
@@ -119,20 +106,15 @@ class Layer:
         return self.settings.get(owner, {}) if concerned else {}
 
 
-def read_layers(document: Document, file: SpecFile, tasks: Iterable[Task]) -> list[Layer]:
+def read_layers(document: Document, file: SpecFile) -> list[Layer]:
     """Return the sweep's own settings, then its overrides.
 
     Raises:
-        UserError: an unknown component or planner, a pattern that matches no task, an empty axis or a doubled value.
+        UserError: an unknown component or planner, an empty axis or a doubled value.
     """
-    names = [task.name for task in tasks]
     layers = [Layer(["*"], _read_section(document, (), file, file.planners))]
     for index, section in enumerate(file.overrides):
         at: Where = ("overrides", index)
-        for position, pattern in enumerate(section.tasks):
-            if not fnmatch.filter(names, pattern):
-                message = f"the pattern '{pattern}' matches no task of this sweep{did_you_mean(pattern, names)}"
-                raise document.error((*at, "tasks", position), message)
         layers.append(Layer(section.tasks, _read_section(document, at, section, file.planners)))
     return layers
 
@@ -149,43 +131,12 @@ def _read_section(
             except UserError as error:
                 raise document.error(here, str(error), key=True) from None
         else:
-            _refuse_unknown(document, here, list(COMPONENTS))
-        settings["components", name] = _read_settings(document, here, given)
+            refuse_unknown_name(document, here, list(COMPONENTS))
+        settings["components", name] = read_settings(document, here, given)
     for name, given in section.planners.items():
         here = (*at, "planners", name)
-        _refuse_unknown(document, here, list(planners))
-        settings["planners", name] = _read_settings(document, here, given)
-    return settings
-
-
-def _refuse_unknown(document: Document, at: Where, known: Sequence[str]) -> None:
-    name, section = str(at[-1]), str(at[-2])
-    if name not in known:
-        hint = f"{name_hint(name, known)}; known: {', '.join(known)}"
-        message = f"unknown {section.removesuffix('s')} '{name}' in {dotted(at[:-1])}{hint}"
-        raise document.error(at, message, key=True)
-
-
-def _read_settings(document: Document, at: Where, section: Any) -> Settings:
-    if section is None:
-        return {}
-    if not isinstance(section, dict):
-        raise document.error(at, f"{dotted(at)} should be a mapping of settings, not {shortened(section)}")
-    settings = dict[str, Axis]()
-    for name, given in section.items():
-        here = (*at, name)
-        values = tuple(given) if isinstance(given, list) else (given,)
-        if not values:
-            raise document.error(here, f"{dotted(here)} is an empty axis; give at least one value")
-        seen = set[str]()
-        for index, value in enumerate(values):
-            # 1 and 1.0 are the same point of an axis, 1 and true are not
-            whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
-            identity = repr(float(value) if whole else value)
-            if identity in seen:
-                raise document.error((*here, index), f"{dotted(here)} has the value {shortened(value)} twice")
-            seen.add(identity)
-        settings[name] = Axis(values, here, isinstance(given, list))
+        refuse_unknown_name(document, here, list(planners))
+        settings["planners", name] = read_settings(document, here, given)
     return settings
 
 

@@ -2,10 +2,9 @@
 
 from functools import cache
 
-from mpcwdwm.components import COMPONENTS
-from mpcwdwm.planning import PLANNERS
 from mpcwdwm.validation import dotted, meanings
 from sweeps.spec.schema import SECTIONS, OverrideSection, TaskSection
+from sweeps.spec.source_fields import declared, registered
 
 __all__ = ["elsewhere"]
 
@@ -24,9 +23,9 @@ def elsewhere(name: str) -> str:
 def _fields() -> dict[str, set[str]]:
     """Place → the settings that it may have; the planners' last, because every planner is named by its user."""
     found = {dotted(at) or "the top": set(section.model_fields) for at, section in SECTIONS.items()}
+    found["components"] = set(registered("COMPONENTS"))
     found["an entry of tasks"] = set(TaskSection.model_fields)
     found["an entry of overrides"] = set(OverrideSection.model_fields)
-    found |= {f"components.{name}": set(COMPONENTS[name].config_class.model_fields) for name in COMPONENTS.own}
-    planners = [set(PLANNERS[kind].config_class.model_fields) for kind in PLANNERS.own]
-    found["a planner"] = set().union(*planners)
+    found |= {f"components.{name}": set(declared(place)) for name, place in registered("COMPONENTS").items()}
+    found["a planner"] = set().union(*(declared(place) for place in registered("PLANNERS").values()))
     return found

@@ -1,8 +1,9 @@
 """A sweep's YAML as far as it can be read and checked without torch, which takes a second to load.
 
 Here are its syntax, the options of the command line, and every section but the contents of tasks, components and
-planners. Commands that only look at records (`sweeps.watch_commands`) need no more. Tasks (`sweeps.spec.tasks`) and the
-names of settings (`sweeps.spec.source_fields`) follow, without torch, then the rest (`sweeps.spec.spec`).
+planners. Commands that only look at records (`sweeps.watch_commands`) need no more. Tasks (`sweeps.spec.tasks`) and
+what the source of settings says (`sweeps.spec.source_checks`) follow, without torch, then the rest
+(`sweeps.spec.spec`).
 """
 
 import os
@@ -18,13 +19,15 @@ from mpcwdwm.errors import UserError
 from mpcwdwm.validation import Where
 from sweeps.spec.document import Document, read_document
 from sweeps.spec.names import Found, find_spec, part_name
+from sweeps.spec.places import elsewhere
 from sweeps.spec.schema import SpecFile, known_keys
 
-__all__ = ["ELSEWHERE", "Reading", "elsewhere_hint", "read_spec"]
+__all__ = ["ELSEWHERE", "Reading", "read_spec"]
 
 # Sections that change no result; nor does `compute`, but for TF32.
 ELSEWHERE = ("description", "resources", "cluster", "storage", "tracking")
 COMPUTED = "compute.tf32"
+ANCHORS = "x-"  # how keys at the top begin that only hold what others refer to, as in Docker's files
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,29 @@ def read_spec(
     """
     found = find_spec(spec, folder or Path.cwd())
     document = read_document(found.path)
+    for name in [name for name in document.data if name.startswith(ANCHORS)]:
+        document.remove((name,))
     set_at = tuple(_assign(document, given) for given in sets)
     if seeds is not None:
         document.assign(("seeds",), f"[{seeds}]" if "," in seeds else seeds, f"--seeds {seeds}")
     try:
         file = SpecFile.model_validate(document.data)
     except ValidationError as error:
-        raise document.translated(error, lambda at: at, known_keys, elsewhere_hint) from None
+        raise document.translated(error, lambda at: at, known_keys, elsewhere) from None
+    _check_methods(document, file)
     _check_select(document, file)
     storage = _storage_place(document, file, found.folder)
     tracking_uri = _tracking_uri(document, file, found.folder, storage)
     return Reading(found, document, file, set_at, _options(sets, tasks, seeds), storage, tracking_uri)
+
+
+def _check_methods(document: Document, file: SpecFile) -> None:
+    """Raise UserError if a baseline is listed twice, or there is nothing to evaluate."""
+    for index, name in enumerate(file.baselines):
+        if name in file.baselines[:index]:
+            raise document.error(("baselines", index), f"baseline '{name}' is listed twice")
+    if not file.baselines and not file.planners:
+        raise document.error((), "neither planners nor baselines: there is nothing to evaluate")
 
 
 def _check_select(document: Document, file: SpecFile) -> None:
@@ -97,13 +112,6 @@ def _assign(document: Document, given: str) -> Where:
     at = document.find(name.strip())
     document.assign(at, value, f"--set {given}")
     return at
-
-
-def elsewhere_hint(name: str) -> str:
-    """Return where else in the YAML a setting belongs, as a hint."""
-    from sweeps.spec.places import elsewhere  # it knows the settings of components and planners: needs torch
-
-    return elsewhere(name)
 
 
 def _options(sets: Sequence[str], tasks: Sequence[str] | None, seeds: str | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 from analysis.mlflow_store import without_password
 from mpcwdwm.components.registry import check_policy
 from mpcwdwm.data import Task
-from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.errors import UserError
 from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import PLANNERS
 from mpcwdwm.validation import Where, dotted
@@ -23,7 +23,7 @@ from sweeps.spec.grid import ResolvedTask, read_layers, resolve
 from sweeps.spec.names import part_name
 from sweeps.spec.reading import ELSEWHERE, read_spec
 from sweeps.spec.schema import Cluster, Evaluation, Resources, SpecFile
-from sweeps.spec.tasks import read_tasks
+from sweeps.spec.tasks import chosen_tasks, read_tasks
 
 __all__ = ["Spec", "load_spec"]
 
@@ -129,13 +129,13 @@ def load_spec(
     reading = read_spec(spec, sets=sets, tasks=tasks, seeds=seeds, folder=folder)
     found, document, file, known_tasks = reading.found, reading.document, reading.file, read_tasks(reading)
     _use_full_names(document, reading.set_at)
-    layers = read_layers(document, file, known_tasks)
+    layers = read_layers(document, file)
     _check_baselines(document, file)
     loaded = Spec(
         name=file.name,
         path=found.path,
         description=file.description,
-        tasks=resolve(document, _filtered(known_tasks, tasks), layers, file.baselines),
+        tasks=resolve(document, chosen_tasks(known_tasks, tasks), layers, file.baselines),
         seeds=file.seeds,
         components=tuple(file.components),
         planners=tuple(file.planners),
@@ -201,28 +201,11 @@ def _full_name(name: str, kinds: Sequence[Any]) -> str:
     return name
 
 
-def _filtered(tasks: tuple[Task, ...], patterns: Sequence[str] | None) -> tuple[Task, ...]:
-    """Return the tasks that match one of the patterns; every pattern has to match some."""
-    if patterns is None:
-        return tasks
-    if not patterns:
-        raise UserError("--tasks names no task: give names or patterns, as in a,b*")
-    names = [task.name for task in tasks]
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise UserError(f"--tasks {pattern}: matches none of {', '.join(names)}{did_you_mean(pattern, names)}")
-    return tuple(task for task in tasks if any(fnmatch.fnmatchcase(task.name, p) for p in patterns))
-
-
 def _check_baselines(document: Document, file: SpecFile) -> None:
-    """Raise UserError unless the baselines are known policies, each named once."""
+    """Raise UserError unless the baselines are policies."""
     for index, name in enumerate(file.baselines):
         at: Where = ("baselines", index)
         try:
             check_policy(name)
         except UserError as error:
             raise document.error(at, f"baselines: {error}") from None
-        if name in file.baselines[:index]:
-            raise document.error(at, f"baseline '{name}' is listed twice")
-    if not file.baselines and not file.planners:
-        raise document.error((), "neither planners nor baselines: there is nothing to evaluate")

@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from cluster.ray import start as ray_cluster
+from cluster.ray.address import Address, check_reachable
 from cluster.ray.attempts import Finished
 from cluster.ray.pool import Pool
 from cluster.store import Store
@@ -172,7 +173,9 @@ def test_a_pool_that_is_closed_lets_packs_save(pool: Pool, store: Store, tmp_pat
     assert store.failed() == set()
 
 
-def test_a_pack_whose_actor_is_killed_runs_again(pool: Pool, store: Store, tmp_path: Path) -> None:
+def test_a_pack_whose_actor_is_killed_runs_again_and_only_we_say_so(
+    pool: Pool, store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     pool.submit(pack("hangs-once"))
     wait_until(lambda: pool.heard() == {pack("hangs-once").id: (0.25, "")})
     os.kill(int((tmp_path / "hangs-once-pid").read_text()), signal.SIGKILL)
@@ -180,6 +183,11 @@ def test_a_pack_whose_actor_is_killed_runs_again(pool: Pool, store: Store, tmp_p
     assert finished.error is None
     assert store.keys("component") == ["hangs-once-s0", "hangs-once-s1"]
     assert (tmp_path / "hangs-once-tries").read_text() == "xx"
+    (again,) = pool.tried_again()
+    assert again.error == "the worker died (killed, out of memory, or its machine was lost)"
+    assert "died" in Path(again.log).read_text()
+    assert pool.tried_again() == []
+    assert "A worker died" not in "".join(capfd.readouterr())
 
 
 def test_a_failure_is_reported_in_one_line_after_the_last_try(pool: Pool, store: Store, tmp_path: Path) -> None:
@@ -256,6 +264,10 @@ def test_an_actor_has_to_fit_on_one_node(monkeypatch: pytest.MonkeyPatch) -> Non
         ray_cluster.capacity(4, 4)
 
 
+def test_a_running_ray_is_found_to_answer() -> None:
+    check_reachable(Address(ray.get_runtime_context().gcs_address, "RAY_ADDRESS"))
+
+
 def test_local_ray_listens_on_the_loopback_only() -> None:
     pids = {process.pid for process in psutil.Process().children(recursive=True)}
     listening = [c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in pids]
@@ -266,6 +278,7 @@ def test_local_ray_listens_on_the_loopback_only() -> None:
 DRIVER = """
 import sys, time
 from cluster.ray import start as ray_cluster
+from cluster.ray.address import Address, check_reachable
 from cluster.ray.pool import Pool
 from cluster.store import open_store
 from cluster.units import ComponentUnit, Pack, TaskRef

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.store import open_store
@@ -131,6 +131,8 @@ def test_a_changed_artifact_of_a_store_is_found(data: st.DataObject, folder: Pat
 
 @FUZZED
 @given(text=changed_text([json.dumps({"url": "https://x", "size": 5088, "sha256": "ab" * 32}, indent=1)]))
+@example(text='{"size": 1e400, "sha256": "ab"}')
+@example(text='{"size": ' + "[" * 100_000)
 def test_a_changed_sidecar_is_refused_in_one_line(text: str, folder: Path) -> None:
     from mpcwdwm.data.sidecar import recorded_size, sidecar_path, verify_or_record
 

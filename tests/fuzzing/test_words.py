@@ -13,32 +13,9 @@ from hypothesis import example, given, settings
 from mpcwdwm.errors import UserError
 from sweeps.cli import app
 from sweeps.spec.spec import load_spec
-from tests.support import ROOT
+from tests.support.fuzz_targets import SHIPPED, SPEC
 from tests.support.mutations import FUZZED, INPUTS, changed_text, within
-from tests.support.parts import BUNDLED
 
-SPEC = f"""
-name: mine
-tasks: [{BUNDLED}, {{name: other, dataset: x.hdf5, env: Hopper-v4, terminals: rule}}]
-seeds: [0, 1]
-components: {{rebrac: {{steps: 100, actor_bc_coef: [0.1, 0.4]}}, world_model: {{kind: diffusion, denoising_steps: 5}}}}
-planners:
-  mpc: {{kind: policy, horizon: [1, 3], rollouts: 8, updates: [1, 2], step_size: 1e-5}}
-baselines: [rebrac, iql, bc]
-overrides: [{{tasks: ["hopper-*"], planners: {{mpc: {{step_size: 1e-6}}}}}}]
-evaluation: {{episodes: 10, env_seed: 0, select: {{seeds: [100], env_seed: 1000, episodes: 10}}}}
-resources: {{concurrency: 2, actor: {{cpus: 1, gpus: 0.25}}}}
-cluster:
-  slurm: {{nodes: 4, cpus_per_node: 16, partition: gpu, time: "24:00:00", variables: {{A: b}}}}
-  kubernetes: {{image: x/y, claim: z, workers: 2, cpus_per_node: 4}}
-compute: {{capture: auto, tf32: false}}
-storage: runs
-tracking: {{uri: "sqlite:///runs/mlflow.db"}}
-"""
-SHIPPED = [
-    "\n".join(line for line in path.read_text().split("\n") if not line.lstrip().startswith("#"))
-    for path in (ROOT / "quickstart.yaml", ROOT / "sweeps/specs/table2.yaml", ROOT / "sweeps/specs/mazes.yaml")
-]
 COMMANDS = [
     "sweep status nothing --json",
     "sweep logs nothing mpc --seeds 0,1",

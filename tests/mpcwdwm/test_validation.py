@@ -20,7 +20,16 @@ CONFIGS = [registry[name].config_class for registry in (COMPONENTS, WORLD_MODELS
         ({"horizn": 3}, "MpcConfig: unknown key 'horizn' (did you mean 'horizon'?)"),
         ({"n_rollouts": 3}, "MpcConfig: unknown key 'n_rollouts' (did you mean 'rollouts'?)"),
         ({"critic": "mni"}, "MpcConfig: critic should be 'min', 'mean' or 'first', not \"mni\" (did you mean 'min'?)"),
-        ({"horizon": "3", "updates": True}, 'MpcConfig: horizon should be a whole number, not "3" (and 1 more)'),
+        (
+            {"horizon": "3", "updates": True},
+            'MpcConfig: horizon should be a whole number, not "3": leave out the quotes (and 1 more)',
+        ),
+        (
+            {"step_size": "1e-3"},
+            "MpcConfig: step_size should be a number or 'auto', not \"1e-3\": leave out the quotes",
+        ),
+        ({"step_size": "aut"}, "MpcConfig: step_size should be a number or 'auto', not \"aut\" (did you mean 'auto'?)"),
+        ({"step_size": -1}, "MpcConfig: step_size should be greater than or equal to 0, not -1"),
         ({"base": "td3"}, "MpcConfig: base: unknown policy 'td3'"),
     ],
 )
@@ -28,6 +37,7 @@ def test_a_constructor_raises_one_line(fields: dict[str, object], says: str) -> 
     with pytest.raises(UserError) as error:
         MpcConfig(**fields)
     assert str(error.value).startswith(says)
+    assert ("more" in str(error.value)) == ("more" in says)
     assert "pydantic" not in str(error.value)
 
 

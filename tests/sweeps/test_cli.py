@@ -12,6 +12,7 @@ import pytest
 from cluster.store import open_store
 from mpcwdwm.data import TASKS
 from sweeps.watching.units import asked_by, save_units, watched_plan
+from tests.support import ROOT
 from tests.support.recorded_sweeps import baseline, component
 
 COMMAND = [sys.executable, "-c", "from sweeps.cli import main; main()"]
@@ -70,7 +71,15 @@ WRONG = {
     "deeper.yaml": (TINY.replace("episodes: 2", "episodse: 2"), "did you mean 'episodes'"),
     "task.yaml": (TINY.replace("[hopper-medium-replay-mini", "[hoper-medium-replay-mini"), "did you mean 'hopper"),
     "setting.yaml": (TINY.replace("updates: [1]", "stepsize: [1e-6]"), "did you mean 'step_size'"),
+    "range.yaml": (
+        TINY.replace("updates: [1]", "updates: [1, -1]"),
+        "range.yaml:11: planners.mpc.updates[1]",
+    ),
+    "kind.yaml": (TINY.replace("kind: policy", "kind: polcy"), "did you mean 'policy'"),
+    "baseline.yaml": (TINY.replace("baselines: [rebrac", "baselines: [rebracs"), "did you mean 'rebrac'"),
+    "place.yaml": (TINY.replace("episodes: 2", "gpus: 2"), "resources.actor and resources.trial have 'gpus'"),
 }
+BY_OTHERS = ("task.yaml", "setting.yaml", "range.yaml", "kind.yaml", "baseline.yaml")  # not by who reads records alone
 
 
 @pytest.mark.parametrize("command", ["sweep plan", "sweep run", "sweep status", "table", "models", "report", "judges"])
@@ -78,7 +87,7 @@ def test_what_is_wrong_with_a_yaml_is_said_before_anything_heavy_is_loaded(tmp_p
     for file, (content, _) in WRONG.items():
         if content:
             (tmp_path / file).write_text(content)
-    wrong = [spec for spec in WRONG if command != "sweep status" or spec not in ("task.yaml", "setting.yaml")]
+    wrong = [spec for spec in WRONG if command != "sweep status" or spec not in BY_OTHERS]
     script = (
         "import sys\n"
         "from mpcwdwm.errors import UserError\n"
@@ -93,6 +102,22 @@ def test_what_is_wrong_with_a_yaml_is_said_before_anything_heavy_is_loaded(tmp_p
     said = ended.stdout.splitlines()
     assert said[1::2] == ["loaded: []"] * len(wrong)
     assert all(WRONG[spec][1] in line for line, spec in zip(said[::2], wrong, strict=True)), said
+
+
+@pytest.mark.parametrize("command", ["table", "models", "figures", "report", "compare tiny"])
+def test_that_nothing_was_recorded_is_said_before_anything_heavy_is_loaded(folder: Path, command: str) -> None:
+    script = (
+        "import sys\n"
+        "from mpcwdwm.errors import UserError\n"
+        "from sweeps.cli import app\n"
+        f"sys.argv = ['mpcwdwm', *'{command}'.split(), 'tiny']\n"
+        "try: app()\n"
+        "except UserError as error: print(error)\n"
+        f"print('loaded:', sorted({HEAVY} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+    assert "nothing was recorded yet" in ended.stdout
+    assert "loaded: []" in ended.stdout
 
 
 def test_a_run_says_first_what_it_is_and_where_things_go_and_status_needs_neither_torch_nor_data(folder: Path) -> None:
@@ -327,3 +352,32 @@ def wait_until_nothing_runs(session: int) -> None:
     while alive() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert alive() == []
+
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "says"),
+    [
+        ("data list > /dev/full", {}, "No space left on device"),
+        ("sweep status umlaut.yaml", C_LOCALE, "set LC_ALL=C.UTF-8"),
+        ("sweep status tiny", {}, "the working folder was removed"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(
+    folder: Path, command: str, environment: dict[str, str], says: str
+) -> None:
+    (folder / "umlaut.yaml").write_text(f"{TINY}storage: größe\n", encoding="utf-8")
+    gone = "mkdir gone; cd gone; rmdir ../gone; " if "removed" in says else ""
+    program = " ".join([sys.executable, "-c", f"'{COMMAND[2]}'"])
+    ended = subprocess.run(
+        ["bash", "-c", f"{gone}{program} {command}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        timeout=60,
+    )
+    lines = ended.stderr.decode().splitlines()
+    assert (ended.returncode, len(lines)) == (2, 1), lines
+    assert says in lines[0]

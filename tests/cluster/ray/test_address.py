@@ -34,7 +34,7 @@ def answering(server: socket.socket, answer: bytes) -> None:
     def serve() -> None:
         connection, _ = server.accept()
         with connection:
-            connection.recv(100)
+            connection.recv(1000)
             connection.sendall(answer)
 
     threading.Thread(target=serve, daemon=True).start()
@@ -79,9 +79,34 @@ def test_another_service_is_not_taken_for_ray(listening: socket.socket, answer: 
         check_reachable(wanted_address(place_of(listening)))
 
 
-def test_a_grpc_server_passes(listening: socket.socket) -> None:
-    answering(listening, SETTINGS_FRAME)
+def headers(block: bytes, flags: int = 4) -> bytes:
+    """A frame that answers the call."""
+    return bytes([0, 0, len(block), 1, flags, 0, 0, 0, 1]) + block
+
+
+STATUS_200, STATUS_404, WINDOW = b"\x88", b"\x8d", bytes([0, 0, 4, 8, 0, 0, 0, 0, 0]) + bytes(4)  # RFC 7541, A
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        headers(STATUS_200 + b"..."),
+        WINDOW + headers(b"\x20\x3f\x88"),
+        headers(b"\x02" + STATUS_200 + bytes(2), flags=4 | 8),
+        headers(bytes(5) + STATUS_200, flags=4 | 32),
+    ],
+    ids=["at once", "after other frames", "padded", "with a priority"],
+)
+def test_a_grpc_server_passes(listening: socket.socket, answer: bytes) -> None:
+    answering(listening, SETTINGS_FRAME + answer)
     check_reachable(wanted_address(place_of(listening)))
+
+
+@pytest.mark.parametrize("answer", [headers(STATUS_404), headers(b""), b"", WINDOW, WINDOW * 30])
+def test_a_proxy_that_speaks_http2_is_not_taken_for_ray(listening: socket.socket, answer: bytes) -> None:
+    answering(listening, SETTINGS_FRAME + answer)
+    with pytest.raises(UserError, match="what listens there is not Ray"):
+        check_reachable(wanted_address(place_of(listening)))
 
 
 @pytest.mark.parametrize("text", ["local", "auto"])

@@ -24,6 +24,9 @@ def test_a_pack_is_tried_once_and_then_as_often_as_retries_says(tmp_path: Path) 
     assert (ends[2].error, ends[2].log) == ("no luck", "a log")
     assert (store.failure("bc-s0") or {})["error"] == "no luck"
     assert attempts.fail(pack("iql"), failure) is None  # counted for each pack
+    again = [(each.pack, each.error, each.log) for each in attempts.tried_again()]
+    assert again == [(pack(name), "no luck", "a log") for name in ("bc", "bc", "iql")]
+    assert list(attempts.tried_again()) == []
 
 
 def test_a_pack_that_ran_out_of_memory_is_handed_back_to_be_tried_alone_as_often_as_retries_says(

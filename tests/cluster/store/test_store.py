@@ -459,3 +459,18 @@ def test_writers_killed_at_any_moment_leave_only_complete_artifacts(tmp_path: Pa
 def _temporary_name(store: Store) -> str:
     with store.temporary() as path:
         return path.name
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("file", "'.*file' is a file"),
+        ("file/a/b", "'.*b' lies below '.*file', which is a file"),
+        ("s3://", "names no bucket"),
+        ("ftp://127.0.0.1:9/x", "cannot be opened"),
+    ],
+)
+def test_a_place_that_can_be_no_store_is_refused_at_once(place: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=says):
+        open_store(place if "://" in place else tmp_path / place)

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from mpcwdwm.data import dataset_path, download, find_task, mirrors_from_settings, sha256_of
+from mpcwdwm.data import TASKS, dataset_path, download, find_task, mirrors_from_settings, sha256_of
 from mpcwdwm.errors import UserError
 from tests.support.synthetic import episodes, write_hdf5
 
@@ -192,6 +193,34 @@ def test_without_a_version_mark_another_size_is_another_file(served, tmp_path, b
     served[0].body = body + bytes(10)
     assert download(task).read_bytes() == body + bytes(10)
     assert served[0].requests[-1]["range"] is None
+
+
+def test_no_redirection_leads_out_of_tls():
+    follow = module._StayingEncrypted().redirect_request
+    ask = urllib.request.Request("https://a.org/x")
+    with pytest.raises(module._Refused, match="without encryption"):
+        follow(ask, None, 302, "Found", {}, "http://b.org/x")
+    assert follow(ask, None, 302, "Found", {}, "https://b.org/x").full_url == "https://b.org/x"
+    plain = urllib.request.Request("http://127.0.0.1/x")  # a mirror of one's own
+    assert follow(plain, None, 302, "Found", {}, "http://127.0.0.1/y").full_url == "http://127.0.0.1/y"
+
+
+def test_the_originals_are_asked_over_tls(monkeypatch):
+    asked = []
+    monkeypatch.delenv("HF_ENDPOINT")
+    monkeypatch.setattr(module, "_fetch", lambda address, *_: asked.append(address) or module._require_hdf5)
+    for task in (task for task in TASKS.values() if task.url):
+        with pytest.raises(UserError):
+            download(task, mirrors=[])
+    assert len(asked) == 64
+    assert all(address.startswith("https://") for address in asked)
+
+
+def test_a_mirrors_password_is_neither_shown_nor_recorded(tmp_path):
+    with pytest.raises(UserError) as raised:
+        download(task_at(CLOSED), mirrors=[CLOSED.replace("://", "://me:hunter2@")])
+    assert "hunter2" not in str(raised.value)
+    assert "://***@" in str(raised.value)
 
 
 def test_a_part_that_is_complete_already_only_gets_its_name(served, tmp_path, body):

@@ -60,7 +60,7 @@ def test_a_locomotion_task_agrees_with_d4rl_and_gymnasium(name):
 
 def test_addresses_and_reference_scores_are_those_of_d4rl():
     task = find_task("walker2d-medium-replay-v2")
-    folder = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+    folder = "https://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
     assert task.url == f"{folder}/walker2d_medium_replay-v2.hdf5"
     assert task.reference == (1.629008, 4592.3)
     assert len({task.url.rsplit("/", 1)[1] for task in TASKS.values() if task.url}) == 32  # one cache folder
@@ -85,7 +85,7 @@ def test_a_pointmaze_task_is_judged_in_our_environment_on_d4rls_scale(maze):
     assert task.max_episode_steps == env_spec(task.env_id).max_episode_steps == steps
     kind, version = maze.rsplit("-", 1)
     file = f"maze2d-{kind if 'dense' in kind else kind + '-sparse'}{'' if version == 'v0' else '-v1'}.hdf5"
-    assert task.url == f"http://rail.eecs.berkeley.edu/datasets/offline_rl/maze2d/{file}"
+    assert task.url == f"https://rail.eecs.berkeley.edu/datasets/offline_rl/maze2d/{file}"
     own = custom_task("mine", "mine.hdf5", task.env_id)
     assert (own.max_episode_steps, own.reference, own.termination) == (steps, (low, high), None)
 
@@ -242,7 +242,7 @@ def test_a_missing_d4rl_file_says_which_file_to_put_where(tmp_path):
     message = str(caught.value)
     assert str(tmp_path / "d4rl" / "hopper_medium-v2.hdf5") in message
     assert "mpcwdwm data get hopper-medium-v2" in message
-    assert "http://rail.eecs.berkeley.edu" in message
+    assert "https://rail.eecs.berkeley.edu" in message
 
 
 def test_a_file_that_d4rl_downloaded_is_found_recorded_and_verified(tmp_path):

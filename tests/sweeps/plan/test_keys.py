@@ -249,6 +249,7 @@ MOVES = {
     "envs.maze_env": NONE,
     "envs.mazes": NONE,
     "envs.pointmaze": NONE,
+    "envs.probe": NONE,
     "envs.registration": NONE,  # what it says of an environment is in the key
     "envs.termination": "value paper robust trust gate auto action mppi improved mopo",
     "errors": NONE,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpcwdwm.components import COMPONENTS
@@ -83,6 +83,7 @@ def test_numbers_follow_yaml_1_2() -> None:
     )
 )
 @settings(max_examples=150, deadline=None)
+@example(data={"long" * 40 + " " * 20 + "key": "a " * 60 + "   b"})  # where lines are folded, spaces are lost
 def test_whatever_is_dumped_as_yaml_is_read_back(data: object) -> None:
     written = write_yaml({"data": data})
     assert parse_document(written, "x").data == {"data": data}

@@ -181,3 +181,25 @@ def test_units_are_read_back_and_damaged_ones_are_none(store: Store) -> None:
     assert [unit.key for unit in read.units] == KEYS
     store.save_sweep_file("x", "units.json", "{")
     assert read_units(store, "x") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": 1}', "[" * 100_000, "\0", '{"begun": "x"}'])
+def test_small_files_that_are_damaged_count_as_absent(store: Store, text: str) -> None:
+    """A failure, a pack, a lease, a run's report: each is written again by the next run."""
+    undamaged = states(store)
+    store.write_text("sweeps/x/runs/elsewhere-1.json", text)
+    store.write_text(f"work/{BEGUN.id}/lease", text)
+    assert states(store) == undamaged
+    store.write_text(f"failures/{KEYS[3]}.json", text)
+    assert states(store)[3] == "interrupted"
+    store.write_text(f"work/{BEGUN.id}/pack.json", text)
+    assert states(store) == ["done", "interrupted", "new", "new", "new"]
+    assert packs.begun_packs(store) == [Pack(tuple(UNITS[1:2]))]
+    packs.sweep_up(store)
+    assert BEGUN.id not in store.work_ids()
+
+
+def test_a_pack_that_is_not_the_one_of_its_folder_counts_as_damaged(store: Store) -> None:
+    name = f"work/{BEGUN.id}/pack.json"
+    store.write_text(name, (store.read_text(name) or "").replace(KEYS[4], "another-key"))
+    assert BEGUN.id not in {pack.id for pack in packs.begun_packs(store)}
