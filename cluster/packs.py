@@ -15,8 +15,8 @@ import time
 from contextlib import suppress
 
 from cluster.store import Store
-from cluster.store.files import parsed
 from cluster.store.lease import Busy, hold
+from cluster.store.texts import parsed
 from cluster.units import KINDS, Pack, pack_from_dict
 
 __all__ = ["begin", "begun_packs", "finish", "missing", "open_packs", "plan_packs", "sweep_up"]

@@ -32,6 +32,7 @@ from typing import Any
 
 from cluster.provenance import host_name, is_dead, now
 from cluster.store.checksums import checksummed, faults
+from cluster.store.texts import failure_in, parsed
 from cluster.units import Kind
 from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.errors import UserError
@@ -369,22 +370,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def parsed(text: str | None) -> dict[str, Any] | None:
-    """Return the object that a text describes as JSON; None if it describes none."""
-    try:
-        found = json.loads(text or "null")
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def failure_in(text: str | None) -> dict[str, Any] | None:
-    """Return the failure that `Store.record_failure` wrote; None if the text is none of its own."""
-    found = parsed(text) or {}
-    whole = all(isinstance(found.get(name), str) for name in ("key", "error", "log"))
-    return found if whole and isinstance(found.get("tries", 0), int) else None
 
 
 def content(path: Path) -> bytes | None:

@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.provenance import is_dead, process
-from cluster.store.files import Store, parsed
+from cluster.store.files import Store
+from cluster.store.texts import parsed
 from mpcwdwm.errors import Interrupted
 
 __all__ = ["Busy", "Lease", "Lost", "hold", "holder", "is_held"]

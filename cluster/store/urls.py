@@ -38,12 +38,11 @@ from cluster.store.files import (
     Store,
     Writer,
     content,
-    failure_in,
     fill,
     is_stale,
-    parsed,
     writer_name,
 )
+from cluster.store.texts import failure_in, parsed
 from cluster.units import Kind
 from mpcwdwm.artifact_names import MANIFEST
 from mpcwdwm.data.fingerprint import cache_folder
