@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(source: Path) -> Path:
+def environment(source: Path) -> Iterator[Path]:
     """The virtual environment that the Containerfile's steps have made."""
     base, build = source.parent, source.parent / "build"
     run(sys.executable, "-m", "venv", base / "venv", folder=base)
@@ -81,7 +82,8 @@ def environment(source: Path) -> Path:
             run("bash", "-ec", here, folder=base, PATH=on_path(base / "venv"), **arguments)
         else:
             assert word in ("FROM", "RUN", "USER", "WORKDIR", "ENV"), f"{word}: what is its equivalent here?"
-    return base / "venv"
+    yield base / "venv"
+    shutil.rmtree(base / "venv")  # two gigabytes
 
 
 def on_path(venv: Path) -> str:
