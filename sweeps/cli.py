@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES)  # one line tells all
+# one line tells all
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENAMETOOLONG)
 FAILED, SET_ASIDE = 1, 3  # exit codes of a sweep with failures: whether the next run tries some again
 
 app = typer.Typer(

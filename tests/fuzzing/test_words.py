@@ -101,6 +101,7 @@ def test_a_tag_makes_no_object(folder: Path) -> None:
 @example(text="sweep status " + "a" * 300)
 @example(text="data audit " + "a" * 300 + ".hdf5 --env Hopper-v4")
 @example(text="sweep plan " + "a" * 300 + "/mine.yaml")
+@example(text="sweep status " + "a" * 300)
 def test_changed_words_of_a_command_are_answered(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The words are split as a shell does; nothing that they could name exists."""
     monkeypatch.chdir(folder)
