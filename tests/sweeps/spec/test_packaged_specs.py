@@ -27,7 +27,10 @@ CELLS = {  # counted by hand: five seeds of what is reported, one of what is cho
     "ablation_step_size": 3 * 5 * (1 + 5 * 2 + 5),
     "world_models": (GYM + MAZES) * 5 * (1 + 4),
 }
-STUDIES = ("hopper", "hopper-diffusion", "hopper-meanflow", "mazes", "robots", "rows")
+STUDIES = (
+    *("hopper", "hopper-diffusion", "hopper-meanflow", "mazes", "robots"),
+    *("rows", "rows-mazes", "rows-models", "rows-steps", "rows-strong"),
+)
 named = pytest.mark.parametrize("name", [name for name, _ in packaged_specs()])
 
 
