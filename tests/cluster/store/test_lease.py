@@ -63,7 +63,9 @@ def test_a_held_lease_is_refused_with_its_holder_named(store: Store) -> None:
 
 def test_leases_of_other_packs_are_free(store: Store) -> None:
     with hold(store, "one", wait=False), hold(store, "two", wait=False):
-        assert holder(store, "one") == holder(store, "one")
+        assert is_held(store, "one")
+        assert is_held(store, "two")
+        assert not is_held(store, "three")
 
 
 def test_asking_leaves_no_traces(store: Store) -> None:
