@@ -20,8 +20,10 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(facts))
+    # in one entry: safetensors writes several in any order, and the same content is to be the same bytes
+    hashed = json.dumps({**facts, "sha256": _digest(contiguous, text)})
     try:
-        save_file(contiguous, temporary, metadata={"facts": text, "sha256": _digest(contiguous, text)})
+        save_file(contiguous, temporary, metadata={"facts": hashed})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -35,11 +37,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-        if metadata["sha256"] != _digest(tensors, metadata["facts"]):
-            return None
-        return tensors, json.loads(metadata["facts"])
+            facts = json.loads((file.metadata() or {})["facts"])
+        tensors, sha256 = load_file(path), facts.pop("sha256")
+        return (tensors, facts) if sha256 == _digest(tensors, json.dumps(facts)) else None
     except (SafetensorError, KeyError, json.JSONDecodeError):
         return None  # a damaged checkpoint only costs the time to train anew
 
