@@ -12,10 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store import open_store
-from cluster.work import run_pack
-from sweeps.plan.plan import build_plan, cell_packs, component_packs
-from sweeps.spec.spec import load_spec
 from tests.support import ROOT
 from tests.support.disturbed_sweeps import COMMAND, SWEEP, Sandbox
 from tests.support.slurm_cluster import NODES, Slurm, lacking, slurm
@@ -52,14 +48,6 @@ def hosts(artifacts: Path) -> set[str]:
     return {json.loads(path.read_text())["host"] for path in artifacts.glob("*/manifest.json")}
 
 
-def compute(spec: Path) -> None:
-    """Compute all of a sweep in this process; a run that finds everything done needs no Ray."""
-    sweep = load_spec(spec)
-    plan = build_plan(sweep, open_store(sweep.storage))
-    for pack in [*component_packs(plan), *cell_packs(plan)]:
-        run_pack(sweep.storage, pack, device="cpu", threads=1)
-
-
 def test_a_job_that_is_requeued_ends_with_the_table_of_a_local_run(
     cluster: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,8 +62,7 @@ def test_a_job_that_is_requeued_ends_with_the_table_of_a_local_run(
     wait_for(cluster, log, "stopped", lambda: "stopped; the same command continues" in log.read_text())
     assert not (runs / "sweeps" / "disturbed" / "table.csv").exists()
 
-    compute(here.folder / "spec.yaml")  # meanwhile
-    here.finish("sweep", "run", "spec.yaml", "--cluster", "local")
+    here.compute()  # meanwhile
     wait_for(cluster, log, "ended", lambda: cluster.state(number) in ("COMPLETED", "FAILED"))
     shown = cluster.run("scontrol", "show", "job", number).stdout
     assert "JobState=COMPLETED" in shown, log.read_text()[-3000:]
