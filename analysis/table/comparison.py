@@ -58,7 +58,7 @@ LEGEND = (
 MARKS = {
     "still_moving": f"{STILL_MOVING} still moving: the base's score is shown to move over the last 20 % of updates; "
     "longer training might give the same gain",
-    "below_cloning": f"{BELOW_CLONING} not better than cloning: the base is shown to be below bc or the dataset's mean",
+    "below_cloning": f"{BELOW_CLONING} below cloning or data: the base is shown to be below bc or the dataset's mean",
 }
 PUBLISHED_NOTE = (
     "published scores come from their authors' runs, not from the environment and simulator version of this table"

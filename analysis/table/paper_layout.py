@@ -228,7 +228,7 @@ def _about(entries: Sequence[Entry], bold: str) -> list[str]:
     if any(STILL_MOVING in entry.marks for entry in entries):
         said.append(f"{STILL_MOVING}: its base is still moving at the end of training.")
     if any(BELOW_CLONING in entry.marks for entry in entries):
-        said.append(f"{BELOW_CLONING}: its base is not better than cloning.")
+        said.append(f"{BELOW_CLONING}: its base is below cloning or its data.")
     return said
 
 

@@ -1,4 +1,4 @@
-"""What a reader should know of the bases: whether training was over, and whether they are better than cloning.
+"""What a reader should know of the bases: whether training was over, and whether they are below cloning.
 
 A base (rebrac, iql, any trained policy but bc) is judged on each task, and each of two marks has its own meaning:
 
@@ -7,7 +7,7 @@ A base (rebrac, iql, any trained policy but bc) is judged on each task, and each
   learning curve from 80 % of the updates to the end, both included; with three equally spaced points it is the last
   minus the first. The move is paired over seeds: its mean is compared with Student's t on the seeds' moves, however
   much the seeds' scores differ.
-* § *not better than cloning*: on the same training seeds and starting states it scores less than bc, or it scores
+* § *below cloning or data*: on the same training seeds and starting states it scores less than bc, or it scores
   less than the mean return of the dataset's episodes. That is a fact about the base and says nothing of its training.
 
 Both are marked only where they are shown for new training seeds. All moves of a sweep are one family of hypotheses,
@@ -216,7 +216,7 @@ def _note_of_level(level: Estimate, is_shown: bool | None) -> list[str]:
     if is_shown and level.mean < 0:
         low, high = level.spread.interval(-level.mean)
         said = with_interval(-level.mean, low, high)
-        return [f"{start} not better than cloning {BELOW_CLONING}: it is {said} below {level.what}"]
+        return [f"{start} {said} below {level.what} {BELOW_CLONING}"]
     if is_shown:
         return []
     said = with_interval(level.mean, *level.spread.interval(level.mean), sign=True)

@@ -120,7 +120,7 @@ def _on_bases(cells: Sequence[Group]) -> str:
             lambda row: row.still_moving,
             "is still moving {}, so this does not say what a trained policy gains",
         ),
-        (BELOW_CLONING, lambda row: row.below_cloning, "is not better than cloning {}"),
+        (BELOW_CLONING, lambda row: row.below_cloning, "is below cloning or its data {}"),
     ):
         bases = dict.fromkeys(cell.row.base or "the base of a task" for cell in cells if is_marked(cell.row))
         said += "".join(f"; {base} {what.format(mark)}" for base in bases)

@@ -140,7 +140,7 @@ def marks(name: str, nature: Nature, rng: np.random.Generator, bases: int, sweep
 
     moving, below = shares(0.0, 0.0)
     report(f"FALSE still moving {name} bases={bases}", moving, sweeps)
-    report(f"FALSE not better than cloning {name} bases={bases}", below, sweeps)
+    report(f"FALSE below cloning {name} bases={bases}", below, sweeps)
     if bases == 1:
         report(f"FOUND still moving by {EFFECT:.0f} {name}", shares(EFFECT, 0.0)[0], sweeps)
         report(f"FOUND {EFFECT:.0f} below bc {name}", shares(0.0, -EFFECT)[1], sweeps)

@@ -29,7 +29,7 @@ CELLS = {  # counted by hand: five seeds of what is reported, one of what is cho
 }
 STUDIES = (
     *("hopper", "hopper-diffusion", "hopper-meanflow", "mazes", "robots"),
-    *("rows", "rows-mazes", "rows-models", "rows-steps", "rows-strong"),
+    *("rows", "rows-mazes", "rows-models", "rows-steps", "rows-strong", "rows-tuned"),
 )
 named = pytest.mark.parametrize("name", [name for name, _ in packaged_specs()])
 
@@ -108,6 +108,18 @@ def test_the_readings_of_the_paper_are_as_known(folder: Path) -> None:
             assert {each["step_size"] for each in configs} == known[3]
             kind = task.components["world_model"][0].data["kind"]
             assert kind == ("meanflow" if name == "tables_v2" else "diffusion")
+
+
+def test_the_method_and_our_preset_are_tuned_with_equal_effort_on_seeds_and_starts_that_are_not_reported(
+    folder: Path,
+) -> None:
+    spec = load_spec("rows-tuned", folder=folder)
+    select = spec.evaluation.select
+    assert select is not None
+    assert not set(select.seeds) & set(spec.seeds)
+    assert select.env_seed != spec.evaluation.env_seed
+    for task in spec.tasks:
+        assert {name: len(choices) for name, choices in task.planners.items()} == dict.fromkeys(task.planners, 8)
 
 
 def test_a_table_trains_nothing_that_another_in_the_same_storage_has_trained(folder: Path) -> None:
