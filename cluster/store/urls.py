@@ -92,10 +92,8 @@ class RemoteStore(Store):
     # Artifacts
 
     def keys(self, kind: Kind) -> list[str]:
-        """Return the keys of all published artifacts of a kind, sorted, from one listing."""
-        self._files.invalidate_cache()
-        found = self._ask(self._files.glob, f"{FOLDERS[kind]}/*/{MANIFEST}")
-        return sorted(str(path).split("/")[-2] for path in found)
+        """Return the keys of all published artifacts of a kind, sorted, from one listing of all that lies there."""
+        return sorted(key for key, entries in self._entries(FOLDERS[kind]).items() if MANIFEST in entries)
 
     def manifests(self, kind: Kind) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """Yield key and manifest of all artifacts of a kind; requests do not wait for one another."""
@@ -322,12 +320,13 @@ class RemoteStore(Store):
         return removed
 
     def _entries(self, folder: str) -> dict[str, set[str]]:
-        """Return what lies in each folder below a folder, from one listing."""
+        """Return what lies in each folder below a folder, from one listing, a request for a thousand objects."""
         self._files.invalidate_cache()
         found: defaultdict[str, set[str]] = defaultdict(set)
-        for path in self._ask(self._files.find, folder):
-            key, entry = str(path).removeprefix(f"{folder}/").split("/")[:2]
-            found[key].add(entry)
+        for path in self._ask(self._files.find, folder):  # `glob` would list each folder by a request of its own
+            key, _, inside = str(path).removeprefix(f"{folder}/").partition("/")
+            if inside:
+                found[key].add(inside.partition("/")[0])
         return found
 
     # What goes wrong

@@ -121,6 +121,27 @@ def test_two_processes_that_publish_the_same_units_double_nothing(store: Store) 
         assert len(store.names(f"results/{key}")) == 2  # the manifest, and the file or one upload
 
 
+@pytest.mark.parametrize("store", ["S3"], indirect=True)
+def test_keys_are_one_listing_however_many_there_are(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aiobotocore.client import AioBaseClient
+
+    published = [f"cell-{number}" for number in range(7)]
+    for key in published:
+        store.publish("cell", key, artifact())
+    store.write_bytes("results/stray", b"")
+    store.write_bytes("results/not-yet/upload/weights", b"")
+    asked = []
+    call = AioBaseClient._make_api_call
+
+    async def counted(self: AioBaseClient, operation: str, parameters: dict[str, object]) -> object:
+        asked.append(operation)
+        return await call(self, operation, parameters)
+
+    monkeypatch.setattr(AioBaseClient, "_make_api_call", counted)
+    assert store.keys("cell") == published
+    assert asked == ["ListObjectsV2"]
+
+
 @pytest.mark.parametrize("store", ["memory URL", "S3"], indirect=True)
 def test_a_manifest_behind_a_url_is_written_once_though_two_writers_saw_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +187,7 @@ def test_a_server_that_restarts_is_waited_for(store: Store, monkeypatch: pytest.
     assert store.keys("component") == []
     said: list[str] = []
     store.on_outage = said.append
-    for name in ("put_file", "info", "cat_file", "glob", "ls", "rm"):
+    for name in ("put_file", "info", "cat_file", "find", "ls", "rm"):
         Failing(store, name, 3, ConnectionError("refused"), monkeypatch)
     Failing(store, "pipe_file", 1, ConnectionError("refused"), monkeypatch)  # on condition that there is no object
     assert store.publish("component", "k", artifact(version=1))
