@@ -27,7 +27,7 @@ PARTS = {  # every component, and the world model in its other kinds: name → (
         {"horizon": 8, "multipliers": "1,2", "denoising_steps": 4, "ema_start": 20},
     ),
 }
-BASE = {"world_model": KINDS["mlp"], "value": {"steps": 500}}  # settings of what others are built on, beside a small width
+BASE = {"world_model": KINDS["mlp"], "value": {"steps": 500}}  # of what others are built on, beside a small width
 
 
 def part_of(dataset: Dataset, start: int, stop: int) -> Dataset:
