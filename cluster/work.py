@@ -25,7 +25,7 @@ from cluster.store import StorageError, Store, Writer, open_store
 from cluster.store.lease import hold
 from cluster.units import CellUnit, ComponentUnit, Pack, TaskRef
 from mpcwdwm.artifact_names import EPISODES, MANIFEST, STEPS
-from mpcwdwm.errors import Interrupted, UserError
+from mpcwdwm.errors import Interrupted, UserError, without_passwords
 from mpcwdwm.nn.memory import return_freed_memory
 
 # The science modules are imported by the functions that compute: a driver that only schedules work
@@ -74,6 +74,7 @@ class PackFailure:
     hopeless: bool = False  # an error of the user's input: trying again will not help
     of_the_machine: bool = False  # or of the storage: it may be gone the next time
     out_of_memory: bool = False  # with more of it, it may succeed
+    lost: bool = False  # its process ended with its node, or was told to end: nothing that the pack did
 
 
 # Running
@@ -137,7 +138,7 @@ def attempt_pack(store_location: str, pack: Pack, **options: Any) -> PackResult 
     try:
         return run_pack(store_location, pack, **options)
     except Interrupted as error:
-        return PackFailure(str(error), "", of_the_machine=True)
+        return PackFailure(str(error), "", of_the_machine=True, lost=True)
     except Exception as error:
         log = _logged(store_location, pack, traceback.format_exc())
         hopeless = isinstance(error, UserError) and not isinstance(error, StorageError)
@@ -155,7 +156,7 @@ def attempt_pack(store_location: str, pack: Pack, **options: Any) -> PackResult 
 def _logged(store_location: str, pack: Pack, entry: str) -> str:
     """Append an entry to a pack's log and return its place; on storage that is full or gone there is none."""
     try:
-        return open_store(store_location).append_log(pack.id, entry)
+        return open_store(store_location).append_log(pack.id, without_passwords(entry))
     except OSError as error:
         return f"none: {error}"
 
@@ -175,7 +176,7 @@ def record_failures(store: Store, pack: Pack, failure: PackFailure, tries: int =
 
 def error_line(error: BaseException) -> str:
     """Return an error as one line: its message, and for all but the user's errors type and place."""
-    message = " ".join(str(error).split()) or "no message"
+    message = without_passwords(" ".join(str(error).split())) or "no message"
     if isinstance(error, UserError):
         return message
     if type(error).__name__ == "OutOfMemoryError":  # torch's; what it could allocate is capped by the share of a GPU

@@ -342,7 +342,7 @@ def meanings(name: str) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("-", "_")
+    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def dotted(at: Where) -> str:

@@ -9,12 +9,12 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mpcwdwm.errors import UserError
+from mpcwdwm.paths import user_path
 from sweeps.execution.interrupt import leave
 from sweeps.spec_argument import load_named
 
@@ -97,7 +97,7 @@ def store_gc(
 def _existing(place: str) -> "Store":
     from cluster.store import open_store
 
-    if "://" not in place and not Path(place).expanduser().is_dir():
+    if "://" not in place and not user_path(place).is_dir():
         raise UserError(f"there is no store at '{place}': give the folder or URL that the YAML names as storage")
     return open_store(place)
 

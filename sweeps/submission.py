@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.mlflow_store import check_answers
+from analysis.mlflow_store import check_answers, without_password
 from cluster.launch.kubernetes import (
     KubernetesSite,
     check_kubectl,
@@ -91,6 +91,7 @@ def check_site(reading: "Reading", scheduler: str, *, dry_run: bool) -> None:
         dry_run: it is only printed; the scheduler's command is not needed.
     """
     name, nodes = reading.found.path.name, nodes_of(reading.file.cluster, scheduler, reading.found.path.name)
+    _check_no_password(reading, scheduler)
     if not dry_run:
         (check_sbatch if scheduler == SLURM else check_kubectl)()
     resources = reading.file.resources.given(sum(gpus for _, gpus in nodes))
@@ -101,6 +102,16 @@ def check_site(reading: "Reading", scheduler: str, *, dry_run: bool) -> None:
                 f"{name}: resources.{role} asks for {share.cpus:g} CPUs and {share.gpus or 0:g} GPUs, but a node of"
                 f" cluster.{scheduler} has {cpus:g} and {gpus:g}: ask for less, or for larger nodes"
             )
+
+
+def _check_no_password(reading: "Reading", scheduler: str) -> None:
+    """Raise UserError if the job would contain a password: Kubernetes is given the YAML, both are given ``--set``."""
+    uri, at = reading.tracking_uri, ("tracking", "uri")
+    if without_password(uri) == uri or (scheduler == SLURM and at not in reading.set_at):
+        return
+    secret = "a Secret of cluster.kubernetes.secrets" if scheduler == KUBERNETES else "the command's environment"
+    name = "MLFLOW_TRACKING_PASSWORD" if uri.startswith("http") else "PGPASSWORD"
+    raise reading.document.error(at, f"tracking.uri has a password, which the job would show: give {name} in {secret}")
 
 
 def nodes_of(cluster: "Cluster", scheduler: str, name: str) -> list[tuple[float, float]]:

@@ -28,6 +28,7 @@ __all__ = ["Pool"]
 
 NOTHING: Heard = (0.0, "")
 GRACE = 10.0  # seconds that packs have to save their checkpoints when the pool is closed; most need one
+REPLY = 1.0  # seconds until a process that was told to end has said how far its pack is
 TERMINATED = 128 + signal.SIGTERM  # exit code, as shells count
 
 
@@ -53,7 +54,7 @@ class Worker:
         outcome = attempt_pack(self.store_location, pack_from_dict(pack), compute=compute, **self.options, **heard)
         self.is_busy = False
         if self.is_terminated:
-            os._exit(TERMINATED)
+            threading.Timer(REPLY, os._exit, (TERMINATED,)).start()  # the pool, which hears of it, need not be there
         return outcome
 
     def stop(self) -> None:
@@ -103,6 +104,7 @@ class Pool:
         grant: what the actor of a pack gets, asked when it starts; by default one core each.
         retries: further tries after the first.
         hands_back: whether a pack that ran out of memory is handed back (`Finished.to_try_alone`).
+        kernel_killed: whether the kernel has killed processes for want of memory on the node at an IP address.
         compute: what computes a pack, `cluster.work.compute_pack` by default.
     """
 
@@ -114,11 +116,12 @@ class Pool:
         grant: Callable[[Pack], Grant] = lambda _: Grant(),
         retries: int = 2,
         hands_back: bool = False,
+        kernel_killed: Callable[[str], bool] = lambda address: False,
         compute: Compute | None = None,
     ) -> None:
         self.slots, self.compute = slots, compute
         self._grant, self._location = grant, store.location
-        self._attempts = Attempts(store, retries, hands_back=hands_back)
+        self._attempts = Attempts(store, retries, hands_back=hands_back, kernel_killed=kernel_killed)
         self._queue: deque[Pack] = deque()
         self._busy: dict[Any, _Slot] = {}  # reference to the running call → its actor
 
@@ -213,7 +216,8 @@ class Pool:
         except RayError as error:
             outcome, alive = self._attempts.death(slot.pack, str(error)), False
         if isinstance(outcome, PackFailure):
-            end = self._attempts.fail(slot.pack, outcome)
+            end = self._attempts.fail(slot.pack, outcome, slot.state[0])
+            alive = alive and not outcome.lost
         else:
             end = Finished(slot.pack, memory=outcome.memory)
         if end is None:

@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from cluster.store.files import Store
 from mpcwdwm.errors import UserError
+from mpcwdwm.paths import user_path
 
 __all__ = ["open_store"]
 
@@ -26,7 +27,7 @@ def open_store(location: str | Path) -> Store:
         from cluster.store.urls import RemoteStore  # fsspec and its back ends load only when needed
 
         return RemoteStore(text)
-    root = Path(text).expanduser().resolve()  # absolute: actors have another working directory
+    root = user_path(text).resolve()  # absolute: actors have another working directory
     for place in (root, *root.parents):
         if place.exists():
             if not place.is_dir():

@@ -7,8 +7,9 @@ from pydantic import AfterValidator, Strict
 
 from mpcwdwm.components.component import ActorComponent, Component, ComponentConfig, CriticComponent
 from mpcwdwm.components.world_models.world_model import WorldModel, WorldModelConfig
-from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.errors import UserError
 from mpcwdwm.registry import Registry, subclass_of
+from mpcwdwm.validation import name_hint
 
 __all__ = [
     "COMPONENTS",
@@ -110,7 +111,7 @@ def _one_of(name: str, kind: type[Component], noun: str, *words: str) -> str:
         return name
     known = [*words, *(each for each in COMPONENTS if issubclass(COMPONENTS[each], kind))]
     if name not in known:
-        raise UserError(f"unknown {noun} '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
+        raise UserError(f"unknown {noun} '{name}'{name_hint(name, known)}; known: {', '.join(known)}")
     return name
 
 

@@ -22,6 +22,7 @@ from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.data.opening import DAMAGE, opened
 from mpcwdwm.data.writing import named_arrays, write_arrays
 from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.paths import user_path
 
 __all__ = ["COLUMNS", "dataset_file", "in_d4rl_layout"]
 
@@ -40,7 +41,7 @@ def dataset_file(name: str, folder: Path) -> Path:
         UserError: Minari's library is not installed, or has no such dataset on this machine.
     """
     if not name.startswith(MINARI):
-        return folder / Path(name).expanduser()
+        return folder / user_path(name)
     dataset_id = name.removeprefix(MINARI)
     try:
         import minari  # an extra

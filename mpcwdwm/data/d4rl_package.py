@@ -27,6 +27,7 @@ from mpcwdwm.data.hdf5 import ACTION_EXCESS
 from mpcwdwm.data.opening import opened
 from mpcwdwm.data.writing import named_arrays, write_arrays
 from mpcwdwm.errors import UserError
+from mpcwdwm.paths import user_path
 
 __all__ = ["Told", "ask_d4rl", "interpreter", "package_path"]
 
@@ -60,7 +61,7 @@ def interpreter(name: str, folder: Path) -> str:
         UserError: there is no such program.
     """
     named = os.path.sep in name or name.startswith("~")
-    found = folder / Path(name).expanduser() if named else Path(shutil.which(name) or "")
+    found = folder / user_path(name) if named else Path(shutil.which(name) or "")
     if not (found.is_file() and os.access(found, os.X_OK)):
         raise UserError(f"python: '{found if named else name}' is no program: name an interpreter that has d4rl")
     return str(found.absolute())  # a link is kept: an environment is found beside it

@@ -23,6 +23,7 @@ from mpcwdwm.data.ends import EndsBy, TerminalsBy, reread
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.sidecar import verify_or_record
 from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.paths import user_path
 
 __all__ = ["ROBOTS", "TASKS", "Robot", "Task", "custom_task", "dataset_path", "find_task", "package_task", "robot_of"]
 
@@ -198,7 +199,7 @@ def custom_task(
         name=name,
         env_id=env,
         source="local",
-        path=Path(dataset).expanduser(),
+        path=user_path(dataset),
         url=None,
         reference=reference or (robot.reference if robot else None),
         termination=termination or (robot.termination if robot else None),
@@ -219,8 +220,7 @@ def expected_path(task: Task) -> Path:
     if task.path is not None:
         return task.path
     assert task.url is not None
-    folder = Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
-    return folder.expanduser() / task.url.rsplit("/", 1)[1]
+    return user_path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets") / task.url.rsplit("/", 1)[1]
 
 
 def dataset_path(task: Task) -> Path:
@@ -243,7 +243,8 @@ def dataset_path(task: Task) -> Path:
                 f"dataset of task '{task.name}' is not at '{path}': run `mpcwdwm data get {task.name}`,"
                 f" or put the file from {task.url} there"
             )
-        raise UserError(f"dataset of task '{task.name}' not found: '{path}'")
+        also = "; download it, a dataset is a file" if "://" in str(task.path).replace(":/", "://") else ""
+        raise UserError(f"dataset of task '{task.name}' not found: '{path}'{also}")
     if task.source == "d4rl":
         verify_or_record(path, task.url)
     if task.source == "bundled" and (found := sha256_of(path)) != _ROWS[task.name]["sha256"]:

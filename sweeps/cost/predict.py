@@ -148,7 +148,7 @@ def _awaited(plan: Plan, playing: Sequence[float]) -> list[float]:
 
 def _place(share: Share) -> Place:
     """Return where the work is timed: a plan for machines with GPUs may be made on one without."""
-    return Place("cuda" if share.gpus and torch.cuda.is_available() else "cpu", max(1, int(share.cpus)))
+    return Place("cuda" if share.gpus and torch.cuda.is_available() else "cpu", min(max(1, int(share.cpus)), cores()))
 
 
 def _bytes(plan: Plan, store: Store) -> int:

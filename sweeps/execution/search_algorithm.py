@@ -53,6 +53,7 @@ class ReadyPacks(Searcher):
         retries: how often a pack that fails is tried again.
         grant: what the trial of a pack gets, asked when it starts; by default one core each.
         hands_back: whether a pack that ran out of memory is handed back (`Finished.to_try_alone`).
+        kernel_killed: whether the kernel has killed processes for want of memory on the node at an IP address.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ReadyPacks(Searcher):
         grant: Callable[[Pack], Grant] = lambda _: Grant(),
         *,
         hands_back: bool = False,
+        kernel_killed: Callable[[str], bool] = lambda address: False,
     ) -> None:
         super().__init__()
         self.slots = 1
@@ -72,7 +74,7 @@ class ReadyPacks(Searcher):
         self._taken = 0.0  # slots
         self.ended: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._store, self._grant = store, grant
-        self.attempts = Attempts(store, retries, hands_back=hands_back)
+        self.attempts = Attempts(store, retries, hands_back=hands_back, kernel_killed=kernel_killed)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its search algorithm beside its snapshots, which nobody reads
@@ -123,7 +125,11 @@ class ReadyPacks(Searcher):
         pack, failure = running.pack, running.failure
         if failure is None and not running.published and packs.missing(self._store, pack):
             failure = self.attempts.death(pack, death)  # else it died, if at all, after publishing
-        end = Finished(pack, memory=running.memory) if failure is None else self.attempts.fail(pack, failure)
+        end = (
+            Finished(pack, memory=running.memory)
+            if failure is None
+            else self.attempts.fail(pack, failure, running.heard[0])
+        )
         if end is None:
             self.ready.appendleft(pack)
         else:

@@ -61,6 +61,7 @@ class TrialPool:
         grant: what the trial of a pack gets, asked when it starts; by default one core each.
         retries: how often a failed pack is tried again.
         hands_back: whether a pack that ran out of memory is handed back (`Finished.to_try_alone`).
+        kernel_killed: whether the kernel has killed processes for want of memory on the node at an IP address.
         compute: what computes a pack, `cluster.work.compute_pack` by default.
     """
 
@@ -71,11 +72,12 @@ class TrialPool:
         grant: Callable[[Pack], Grant] = lambda _: Grant(),
         retries: int = 2,
         hands_back: bool = False,
+        kernel_killed: Callable[[str], bool] = lambda address: False,
         compute: Compute | None = None,
     ) -> None:
         self._store = store
         self._options = {"store_location": store.location, "compute": compute}
-        self._search = ReadyPacks(store, retries, grant, hands_back=hands_back)
+        self._search = ReadyPacks(store, retries, grant, hands_back=hands_back, kernel_killed=kernel_killed)
         self._tuner: threading.Thread | None = None
         self._folder = ""
         self._crash = ""

@@ -9,7 +9,9 @@ from contextlib import suppress
 from typing import Any
 
 from cluster.ray import start as ray_cluster
+from cluster.ray.address import HERE, wanted_address
 from cluster.ray.attempts import Finished, Heard
+from cluster.ray.kernel_kills import KernelKills
 from cluster.ray.nodes import Difference, check_nodes
 from cluster.ray.pool import Pool
 from cluster.store import Store
@@ -58,7 +60,9 @@ class Workers:
         self._most = wants.concurrency
         self._count_slots()
         self._store = store
+        self._kernel_kills = KernelKills(alone=wanted_address(wants.address).text == HERE)
         tries: dict[str, Any] = {"retries": wants.retries, "hands_back": wants.packing.by_memory}
+        tries["kernel_killed"] = self._kernel_kills.any_on
         self._pool = Pool(store, slots=self._actors, grant=self._packing.grant, compute=compute, **tries)
         self._trial_pool = TrialPool(store, grant=self._packing.grant, compute=compute, **tries)
 
@@ -117,6 +121,7 @@ class Workers:
         if time.monotonic() - self._counted > RECOUNT:
             with suppress(UserError):  # none fits at the moment: what is submitted waits for a node
                 self._count_slots()
+            self._kernel_kills.watch()
         free = max(0.0, 1 - self._pool.pending / self._actors)
         if self._trial_pool.waiting + self._trial_pool.running == 0:
             self._pool.resize(self._actors)

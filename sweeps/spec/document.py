@@ -225,6 +225,11 @@ def _tag(node: Node) -> str:
     return (node.tag or "!").replace(TAG, "!!")
 
 
+def _is_text(text: str) -> bool:
+    """Return whether a text can be written to a file and name one; an escape in quotes may say anything."""
+    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 class _Construction:
     """Nodes to plain data, noting the place of each part in a document: its line, or `place` if that is given."""
 
@@ -271,6 +276,8 @@ class _Construction:
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 self.refuse(key, f"a key has to be a plain word, not a {_kind(key)}")
+            if not _is_text(key.value):
+                self.refuse(key, "a key has a character that no name can have")
             if key.value in own:
                 also = "" if self.fixed_place else f", first on line {own[key.value][0].start_mark.line + 1}"
                 self.refuse(key, f"key '{key.value}' is given twice{also}")
@@ -290,6 +297,8 @@ class _Construction:
             return node.value
         if kind not in ("str", *CORE_SCHEMA):
             self.refuse(node, f"the tag {_tag(node)} is not allowed here")
+        if not _is_text(node.value):
+            self.refuse(node, "a character that no name and no path can have (\\0, or half of a pair of surrogates)")
         try:
             return self.constructor.construct_object(node)
         except (ValueError, LookupError):

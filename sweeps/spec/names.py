@@ -110,4 +110,4 @@ def part_name(sweep: str, options: Sequence[str]) -> str:
 def _files(folder: Path) -> list[Path]:
     if not os.path.isdir(folder):
         return []
-    return sorted(path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}"))
+    return sorted(path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}") if os.path.isfile(path))

@@ -7,6 +7,7 @@ what the source of settings says (`sweeps.spec.source_checks`) follow, without t
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 
 from analysis.mlflow_store import check_tracking_uri
 from mpcwdwm.errors import UserError
+from mpcwdwm.paths import user_path
 from mpcwdwm.validation import Where
 from sweeps.spec.document import Document, read_document
 from sweeps.spec.names import Found, find_spec, part_name
@@ -27,6 +29,7 @@ __all__ = ["ELSEWHERE", "Reading", "read_spec"]
 # Sections that change no result; nor does `compute`, but for TF32.
 ELSEWHERE = ("description", "resources", "cluster", "storage", "tracking")
 COMPUTED = "compute.tf32"
+VARIABLE = re.compile(r"\$(\w+|\{\w+\})")  # of a shell
 ANCHORS = "x-"  # how keys at the top begin that only hold what others refer to, as in Docker's files
 
 
@@ -129,9 +132,15 @@ def _storage_place(document: Document, file: SpecFile, folder: Path) -> str:
     """Return where artifacts and results lie: a URL as it is, a folder as an absolute path."""
     if not file.storage.strip():
         raise document.error(("storage",), "storage is empty; give a folder or a URL")
+    if VARIABLE.search(file.storage):  # else a folder of that name comes to be, and the results are looked for in vain
+        message = f"storage: variables are not replaced in '{file.storage}': write the path, or begin it with ~"
+        raise document.error(("storage",), message)
     if file.storage.startswith("file://"):
         return os.path.normpath(unquote(urlsplit(file.storage).path))
-    return file.storage if "://" in file.storage else os.path.normpath(folder / Path(file.storage).expanduser())
+    try:
+        return file.storage if "://" in file.storage else os.path.normpath(folder / user_path(file.storage))
+    except UserError as error:
+        raise document.error(("storage",), f"storage {error}") from None
 
 
 def _tracking_uri(document: Document, file: SpecFile, folder: Path, storage: str) -> str:
@@ -139,6 +148,10 @@ def _tracking_uri(document: Document, file: SpecFile, folder: Path, storage: str
     uri = file.tracking.uri
     if uri is None:
         return f"sqlite:///{folder if '://' in storage else storage}/mlflow.db"
+    if uri.startswith("sqlite:///") and VARIABLE.search(uri):
+        raise document.error(
+            ("tracking", "uri"), f"tracking.uri: variables are not replaced in '{uri}': write the path"
+        )
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{os.path.normpath(folder / uri.removeprefix('sqlite:///'))}"
     try:

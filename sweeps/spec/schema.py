@@ -104,9 +104,12 @@ class Section(Config):
 class Share(Section):
     """Resources of one Ray process."""
 
-    cpus: Real = setting(1.0, "processor cores, also the number of threads", gt=0)
+    cpus: Real = setting(1.0, "processor cores, also the number of threads", gt=0, le=4096)
     gpus: Gpus | None = setting(
-        None, "GPUs: a whole number, or 1/k of one, also the part of its memory; unset: 1/4 where Ray has any", ge=0
+        None,
+        "GPUs: a whole number, or 1/k of one, also the part of its memory; unset: 1/4 where Ray has any",
+        ge=0,
+        le=64,
     )
 
 
@@ -132,9 +135,9 @@ class Resources(Section):
 
     actor: Share = setting(Share(), "of one pretraining actor")
     trial: Share = setting(Share(), "of one evaluation trial")
-    concurrency: Int | None = setting(None, "processes at a time at most; unset: as many as fit", ge=1)
-    retries: Int = setting(2, "how often a failed pack of work is tried again", ge=0)
-    seeds_per_pack: Int = setting(16, "seeds stacked in one process at most: memory grows with them", ge=1)
+    concurrency: Int | None = setting(None, "processes at a time at most; unset: as many as fit", ge=1, le=100_000)
+    retries: Int = setting(2, "how often a failed pack of work is tried again", ge=0, le=1000)
+    seeds_per_pack: Int = setting(16, "seeds stacked in one process at most: memory grows with them", ge=1, le=1000)
     packing: Packing = setting(Packing(), "how many processes share a machine's memory and a GPU")
     address: str | None = setting(None, "address of a running Ray cluster; unset: Ray on this machine")
 
@@ -150,20 +153,23 @@ class Select(Section):
     """Choose among the cells of a grid on seeds other than those reported."""
 
     seeds: Seeds = setting(..., "training seeds used only to choose")
-    env_seed: Int = setting(..., "seed of the episodes used only to choose", ge=0)
-    episodes: Int = setting(10, "episodes per cell and seed", ge=1)
+    env_seed: Int = setting(..., "seed of the episodes used only to choose", ge=0, lt=2**32)
+    episodes: Int = setting(10, "episodes per cell and seed", ge=1, le=100_000)
 
 
 class Evaluation(Section):
     """How every method is evaluated in the real environment."""
 
-    episodes: Int = setting(10, "episodes per cell and training seed", paper=10, ge=1)
-    env_seed: Int = setting(0, "seed of the episodes, the same for every method: comparisons are paired", ge=0)
+    episodes: Int = setting(10, "episodes per cell and training seed", paper=10, ge=1, le=100_000)
+    env_seed: Int = setting(
+        0, "seed of the episodes, the same for every method: comparisons are paired", ge=0, lt=2**32
+    )
     max_episode_steps: Int | None = setting(
         None,
         "episodes end after so many steps at the latest, to try a sweep out; unset: the task's",
         unit="steps",
         ge=1,
+        le=10_000_000,
     )
     traced_episodes: Int = setting(
         0,
@@ -189,6 +195,7 @@ class Tracking(Section):
         "time between measurements of the driver's machine, as MLflow's system metrics; unset: none",
         unit="s",
         ge=1,
+        le=86_400,
     )
 
 
@@ -211,7 +218,7 @@ class TaskSection(Section):
     env_kwargs: dict[str, JsonValue] = setting({}, "keyword arguments of the environment")
     reference: tuple[Real, Real] | None = setting(None, "returns that score 0 and 100; unset: raw returns")
     termination: str | None = setting(None, "rule that ends imagined rollouts; unset: by the environment")
-    max_episode_steps: Int | None = setting(None, "time limit; unset: the environment's", ge=1)
+    max_episode_steps: Int | None = setting(None, "time limit; unset: the environment's", ge=1, le=10_000_000)
     goal_reward: Real | None = setting(
         None, "a step that earns more has reached the goal, and ends imagined rollouts; unset: by the environment"
     )

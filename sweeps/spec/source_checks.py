@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from mpcwdwm.errors import UserError, did_you_mean
+from mpcwdwm.errors import UserError
 from mpcwdwm.validation import Where, dotted, name_hint
 from sweeps.spec.axes import Settings, read_settings
 from sweeps.spec.document import Document
@@ -158,5 +158,5 @@ def _check_baselines(document: Document, file: SpecFile) -> None:
         return
     for index, name in enumerate(file.baselines):
         if ":" not in name and name not in known:
-            hint = f"{did_you_mean(name, known)}; known: {', '.join(known)}"
+            hint = f"{name_hint(name, known)}; known: {', '.join(known)}"
             raise document.error(("baselines", index), f"baselines: unknown policy '{name}'{hint}")

@@ -184,7 +184,7 @@ def test_a_pack_whose_actor_is_killed_runs_again_and_only_we_say_so(
     assert store.keys("component") == ["hangs-once-s0", "hangs-once-s1"]
     assert (tmp_path / "hangs-once-tries").read_text() == "xx"
     (again,) = pool.tried_again()
-    assert again.error == "the worker died (killed, out of memory, or its machine was lost)"
+    assert again.error == "the worker died (killed, out of memory, or it crashed)"
     assert "died" in Path(again.log).read_text()
     assert pool.tried_again() == []
     assert "A worker died" not in "".join(capfd.readouterr())
@@ -217,7 +217,7 @@ def test_a_worker_that_dies_every_time_is_given_up_with_a_reason(store: Store, t
     pool.submit(pack("dies"))
     (finished,) = finish(pool)
     pool.close()
-    assert finished.error == "the worker died (killed, out of memory, or its machine was lost)"
+    assert finished.error == "the worker died (killed, out of memory, or it crashed)"
     assert (store.failure("dies-s0") or {})["log"] == finished.log
     assert Path(finished.log).exists()
 

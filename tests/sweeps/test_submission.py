@@ -227,3 +227,31 @@ def test_an_sqlite_file_is_noted(folder: Path) -> None:
     done = CliRunner().invoke(app, ["sweep", "run", "tiny.yaml", "--cluster", "slurm", "--dry-run"])
     assert done.stderr.startswith("note: tracking.uri is an SQLite file")
     assert done.stdout.startswith("#!/bin/bash\n#SBATCH")
+
+
+GEHEIM = "http://me:geheim@mlflow:5000"
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "in_yaml", "says"),
+    [
+        ("kubernetes", True, "give MLFLOW_TRACKING_PASSWORD in a Secret of cluster.kubernetes.secrets"),
+        ("kubernetes", False, "give MLFLOW_TRACKING_PASSWORD in a Secret of cluster.kubernetes.secrets"),
+        ("slurm", False, "give MLFLOW_TRACKING_PASSWORD in the command's environment"),
+    ],
+)
+def test_a_password_becomes_no_part_of_a_job(folder: Path, scheduler: str, in_yaml: bool, says: str) -> None:
+    options = [] if in_yaml else ["--set", f"tracking.uri={GEHEIM}"]
+    (folder / "tiny.yaml").write_text((TINY.replace("http://mlflow:5000", GEHEIM) if in_yaml else TINY) + SITES)
+    for dry in ([], ["--dry-run"]):
+        with pytest.raises(UserError, match=says) as refused:
+            CliRunner().invoke(
+                app, ["sweep", "run", "tiny.yaml", "--cluster", scheduler, *options, *dry], catch_exceptions=False
+            )
+        assert "geheim" not in str(refused.value)
+    assert not (folder / "given").exists()
+
+
+def test_a_job_for_slurm_reads_a_password_from_the_yaml_itself(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text(TINY.replace("http://mlflow:5000", GEHEIM) + SITES)
+    assert "geheim" not in run("tiny.yaml", "--cluster", "slurm", "--dry-run")

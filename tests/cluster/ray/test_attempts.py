@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster.failures import is_of_the_machine, is_set_aside
-from cluster.ray.attempts import Attempts, death_line
+from cluster.ray.attempts import Attempts
 from cluster.store import Store
 from cluster.units import ComponentUnit, Pack, TaskRef
 from cluster.work import PackFailure
@@ -82,17 +82,51 @@ def test_what_the_machine_did_is_never_set_aside(tmp_path: Path) -> None:
     assert not is_set_aside(None)
 
 
-def test_running_out_of_memory_says_what_to_do() -> None:
-    line = death_line("Task was killed due to the node running low on memory.\n…")
-    assert line.startswith("the worker ran out of memory: ")
+LOST = PackFailure("its node was lost", "log", of_the_machine=True, lost=True)
 
 
-def test_an_error_before_the_pack_begins_is_said_in_its_own_words() -> None:
-    text = "The actor died because of an error raised in its creation task, ray::Worker.__init__()\nOSError: no torch"
-    assert death_line(text) == "OSError: no torch"
+def test_a_pack_that_gets_further_is_lost_with_any_number_of_nodes_and_that_is_none_of_its_failures(
+    tmp_path: Path,
+) -> None:
+    attempts, failure = Attempts(Store(tmp_path), retries=2), PackFailure("no luck", "log")
+    ends = [attempts.fail(pack("bc"), LOST, reached=percent / 100) for percent in range(1, 100, 2)]
+    assert ends == [None] * 50
+    assert [attempts.fail(pack("bc"), failure) for _ in range(2)] == [None, None]
+    assert attempts.fail(pack("bc"), LOST, reached=1.0) is None
+    assert attempts.fail(pack("bc"), failure) is not None
+    assert tries_of(attempts.store) == 3  # in a row: what was lost between is no other reason
 
 
-def test_a_lost_worker_is_said_whatever_ray_says_of_it() -> None:
-    assert death_line("The actor died unexpectedly\nbefore finishing").startswith("the worker died (killed")
-    assert death_line("node 3 is gone\n…") == "node 3 is gone"
-    assert death_line("") == "no reason is known"
+def test_a_pack_that_is_lost_without_getting_further_is_given_up_and_tried_by_the_next_run(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    attempts = Attempts(store, retries=0)
+    ends = [attempts.fail(pack("bc"), LOST, reached) for reached in (0.2, 0.201, 0.1, 0.2)]
+    assert ends == [None] * 4
+    end = attempts.fail(pack("bc"), LOST, reached=0.0)
+    assert end is not None
+    assert end.error is not None
+    assert end.error.startswith("its node was lost, 5 times in a row before it got further than 20%: run it where")
+    assert (store.failure("bc-s0") or {})["error"] == end.error
+    assert not is_set_aside(store.failure("bc-s0"))
+    slow = Attempts(store, retries=0)  # a third of a percent each time adds up
+    assert all(slow.fail(pack("bc"), LOST, step / 300) is None for step in range(1, 300))
+
+
+def test_a_kill_by_the_kernel_for_want_of_memory_is_handed_back_to_be_tried_alone(tmp_path: Path) -> None:
+    asked: list[str] = []
+    attempts = Attempts(
+        Store(tmp_path), retries=1, hands_back=True, kernel_killed=lambda address: not asked.append(address)
+    )
+    failure = attempts.death(pack("bc"), KILLED)
+    assert asked == ["10.0.0.7"]
+    assert Path(failure.log).read_text().count("10.0.0.7") == 1
+    end = attempts.fail(pack("bc"), failure)
+    assert end is not None
+    assert end.to_try_alone
+
+
+KILLED = """The actor died unexpectedly before finishing this task.
+\tclass_name: Worker
+\tpid: 4711
+\tip: 10.0.0.7
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"""

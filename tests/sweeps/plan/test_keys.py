@@ -265,6 +265,7 @@ MOVES = {
     "nn.products": ALL,
     "nn.temporal": "diffuser guided",
     "nn.weight_gradients": ALL,
+    "paths": NONE,
     "planning.action": "action improved",
     "planning.ascent": f"{ADAPTED} improved",
     "planning.assemble": f"{CELLS} improved",
