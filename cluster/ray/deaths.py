@@ -11,8 +11,9 @@ STARVED = ("OutOfMemory", "running low on memory")  # what Ray says of a process
 KILLED = "worker process has died"  # and of one that ended without a word
 # and of one that a scheduler, or whoever takes the machine back, has told to end
 TOLD_TO_END = "receives a SIGTERM"
-# and of one whose node is gone; of one that it cannot reach any more
-NODE_GONE = re.compile(r"\bnode has died|\bnode was (?:terminated|preempted)|NodeDiedError|Actor\w*Unavailable")
+NODE_GONE = re.compile(r"\bnode has died|\bnode was (?:terminated|preempted)|NodeDiedError")  # and of one whose node is
+# and of one that does not answer, as in the seconds until it is known that its node is gone
+SILENT = re.compile(r"\bactor \w+ is (?:temporarily )?unavailable|ActorUnavailableError")
 BY_PREEMPTION = re.compile(r"\bnode was (?:forcibly )?preempted")
 MEND = "run fewer at once (resources.concurrency), stack fewer seeds (resources.seeds_per_pack), or shrink the batch"
 
@@ -42,8 +43,10 @@ def death_line(text: str) -> str:
         return "its node was preempted"
     if TOLD_TO_END in text:
         return "the worker was told to end (SIGTERM)"
-    if _is_lost(text):
+    if NODE_GONE.search(text):
         return "its node was lost"
+    if SILENT.search(text):
+        return "the worker does not answer (its node or the network was lost)"
     lines = text.strip().splitlines() or ["no reason is known"]
     if "ray::" in text:  # the traceback of an error that was raised outside the pack
         return lines[-1]
@@ -53,5 +56,5 @@ def death_line(text: str) -> str:
 
 
 def _is_lost(text: str) -> bool:
-    """Return whether the process ended with its node, or because it was told to: through no fault of its pack."""
-    return TOLD_TO_END in text or NODE_GONE.search(text) is not None
+    """Return whether the process ended with its node, or because it was told to: as good as ever not by its pack."""
+    return TOLD_TO_END in text or any(sign.search(text) for sign in (NODE_GONE, SILENT))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.data.opening import DAMAGE, opened
+from mpcwdwm.data.whole import check_own, check_whole
 from mpcwdwm.data.writing import named_arrays, write_arrays
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.paths import user_path
@@ -73,6 +74,7 @@ def in_d4rl_layout(path: Path, columns: Mapping[str, str] | None = None) -> Path
     if os.path.exists(path) and not path.is_file():  # a device such as /dev/zero would be read without end
         raise UserError(f"dataset '{path}' is not a file")
     read = _reader(path, columns)
+    check_whole(path, {*COLUMNS, *columns.values()})
     if read is None:
         return path
     copy = path.with_name(f"{path.name}.d4rl.hdf5")
@@ -124,7 +126,10 @@ def _from_minari(path: Path, columns: Mapping[str, str]) -> Stored:
         for name in sorted((name for name in file if name.startswith(EPISODE)), key=lambda name: int(name[8:])):
             episode = file[name]
             for needed in ("observations", "actions", "rewards", "terminations", "truncations"):
-                if not isinstance(episode.get(needed), h5py.Dataset):
+                node = episode.get(needed)
+                if isinstance(node, h5py.Dataset):
+                    check_own(path, file, node, f"{name}/{needed}")
+                else:
                     raise UserError(
                         f"dataset '{path}': '{name}/{needed}' is missing or not an array; observations of several"
                         " parts (Dict spaces) have to be joined into one vector first"

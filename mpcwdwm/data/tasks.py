@@ -17,11 +17,12 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from mpcwdwm.data.conversion import in_d4rl_layout
+from mpcwdwm.data.conversion import COLUMNS, in_d4rl_layout
 from mpcwdwm.data.d4rl_package import ask_d4rl, package_path
 from mpcwdwm.data.ends import EndsBy, TerminalsBy, reread
 from mpcwdwm.data.fingerprint import sha256_of
 from mpcwdwm.data.sidecar import verify_or_record
+from mpcwdwm.data.whole import check_whole
 from mpcwdwm.errors import UserError, did_you_mean
 from mpcwdwm.paths import user_path
 
@@ -246,6 +247,7 @@ def dataset_path(task: Task) -> Path:
         also = "; download it, a dataset is a file" if "://" in str(task.path).replace(":/", "://") else ""
         raise UserError(f"dataset of task '{task.name}' not found: '{path}'{also}")
     if task.source == "d4rl":
+        check_whole(path, COLUMNS)
         verify_or_record(path, task.url)
     if task.source == "bundled" and (found := sha256_of(path)) != _ROWS[task.name]["sha256"]:
         raise UserError(f"'{path}' is damaged (sha256 {found[:12]}…): install mpcwdwm again")

@@ -18,6 +18,10 @@ WORKER = (
     " killed by the OOM killer due to high memory usage, (2) ray stop --force was called, (3) the worker crashed"
     " unexpectedly due to SIGSEGV or other unexpected errors."
 )
+SILENT = (
+    "The actor ad0fc96036bc9d3741b418eb01000000 is unavailable: The actor is temporarily unavailable: RpcError: RPC"
+    " error: Socket closed rpc_code: 14. The task may or may not have been executed on the actor."
+)
 STARVED = "Task was killed due to the node running low on memory.\nMemory on the node (IP: 10.0.0.7, ID: 3a7f) where …"
 
 
@@ -32,7 +36,7 @@ STARVED = "Task was killed due to the node running low on memory.\nMemory on the
         ),
         (f"{HEAD}Worker exit detail: The process receives a SIGTERM.", "the worker was told to end (SIGTERM)"),
         ("ray.exceptions.NodeDiedError: Task failed due to the node dying.", "its node was lost"),
-        ("ray.exceptions.ActorUnavailableError: The actor 5b60 is unavailable: rpc error", "its node was lost"),
+        (SILENT, "the worker does not answer (its node or the network was lost)"),
     ],
 )
 def test_who_is_lost_with_a_node_or_told_to_end_is_not_to_blame(text: str, line: str) -> None:

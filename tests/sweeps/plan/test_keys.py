@@ -243,6 +243,7 @@ MOVES = {
     "data.sidecar": NONE,
     "data.tasks": NONE,
     "data.verify": NONE,
+    "data.whole": NONE,  # it only refuses
     "data.writing": NONE,
     "envs.antmaze": NONE,  # counts where a task is evaluated in it
     "envs.factory": f"{PLAYED} {CELLS}",
