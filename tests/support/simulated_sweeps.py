@@ -22,19 +22,23 @@ class Nature:
     rest_sd: float = 10.0
     falls: float = 0.0  # share of the episodes that score 10 to 60 instead
     broken: float = 0.0  # share of the policies that score 60 less
+    tails: float = 0.0  # above 0: policies and rest are Student's t with so many degrees of freedom, times their scale
     outcomes: bool = False  # episodes succeed or fail, with a chance of the level + seed_i + start_j in percent
 
     def scores(self, rng, level=70.0):
         """Return (seeds, episodes) the scores of one method."""
-        policies = self.seed_sd * rng.normal(size=(self.seeds, 1))
+        policies = self.seed_sd * self._draws(rng, (self.seeds, 1))
         if self.broken:
             policies -= 60 * (rng.random((self.seeds, 1)) < self.broken)
         starts = self.start_sd * rng.normal(size=(1, self.episodes))
         shape = (self.seeds, self.episodes)
         if self.outcomes:
             return 100.0 * (100 * rng.random(shape) < level + policies + starts)
-        scores = level + policies + starts + self.rest_sd * rng.normal(size=shape)
+        scores = level + policies + starts + self.rest_sd * self._draws(rng, shape)
         return np.where(rng.random(shape) < self.falls, rng.uniform(10, 60, shape), scores)
+
+    def _draws(self, rng, shape):
+        return rng.standard_t(self.tails, shape) if self.tails else rng.normal(size=shape)
 
 
 def planned(rng, cells, nature, effects=(), base="rebrac", level=70.0):
