@@ -4,8 +4,8 @@
     python tests/benchmarks/verdicts.py --sweeps 100  # one minute
 
 Scores are normal: policies of different seeds, starting states that a row's seeds share, and the rest each have a
-standard deviation; in some natures tails are heavy, a share of the episodes falls, a share of the policies is broken, or episodes
-succeed or fail. Lines are ``NAME value``, shares in %.
+standard deviation; in some natures tails are heavy, a share of the episodes falls, a share of the policies is broken,
+or episodes succeed or fail. Lines are ``NAME value``, shares in %.
 
 * ``FALSE`` sweeps with at least one sentence of gain or harm, or one mark, where nothing has an effect. Of several
   tasks, the sentences of all and of the average together.
