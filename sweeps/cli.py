@@ -7,6 +7,7 @@ failures is 1, or 3 if all of them are set aside, of an interrupted one 130.
 
 import errno
 import logging
+import os
 import sys
 import warnings
 from contextlib import suppress
@@ -18,7 +19,7 @@ import typer
 from mpcwdwm.errors import UserError
 from sweeps.data_commands import collect_dataset, data_app, dataset_named
 from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave
-from sweeps.plain_text import keep_printable
+from sweeps.plain_text import keep_printable, open_closed_streams
 from sweeps.result_commands import print_table, result_app
 from sweeps.spec_argument import (
     SeedsOption,
@@ -70,11 +71,16 @@ app.add_typer(store_app, name="store")
 
 def main() -> None:
     """Run the command line and exit."""
+    open_closed_streams()
     keep_printable(sys.stdout, sys.stderr)
     try:
         Path.cwd()
     except OSError:
         _end("the working folder was removed: change to another one")
+    try:
+        Path.home()  # which libraries take for granted
+    except RuntimeError:
+        _end(f"user {os.getuid()} has no home folder: set HOME to a folder that can be written, such as HOME=/tmp/home")
     try:
         app()
     except UserError as error:

@@ -6,10 +6,12 @@ is done.
 
 import codecs
 import io
+import os
+import sys
 import unicodedata
 from typing import TextIO
 
-__all__ = ["in_ascii", "keep_printable"]
+__all__ = ["in_ascii", "keep_printable", "open_closed_streams"]
 
 HANDLER = "mpcwdwm.in_ascii"  # the name under which streams find it
 SPELLED = {  # characters without a decomposition, as people type them
@@ -43,6 +45,20 @@ SPELLED = {  # characters without a decomposition, as people type them
     "•": "*",
 }
 UNKNOWN = "?"
+
+
+def open_closed_streams() -> None:
+    """Have what reads or prints on a closed standard stream (``>&-``, a daemon) read nothing and print nowhere.
+
+    Otherwise the next file that is opened takes its number, and what a library prints is written into that file.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, open until the end
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def keep_printable(*streams: TextIO) -> None:

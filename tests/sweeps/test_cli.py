@@ -381,3 +381,14 @@ def test_what_the_machine_refuses_is_one_line(
     lines = ended.stderr.decode().splitlines()
     assert (ended.returncode, len(lines)) == (2, 1), lines
     assert says in lines[0]
+
+
+def test_a_user_without_a_home_folder_is_told_so(tmp_path: Path) -> None:
+    """As an unknown uid in a container is, without HOME; libraries end in a traceback there."""
+    script = f"import pwd; pwd.getpwuid = lambda uid: {{}}[uid]; {COMMAND[2]}"
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "sweep", "specs"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
+    assert f"user {os.getuid()} has no home folder: set HOME" in ended.stderr

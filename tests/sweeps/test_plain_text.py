@@ -81,3 +81,23 @@ def test_commands_answer_on_an_ascii_terminal(
     )
     assert ended.returncode == code, ended.stderr
     assert says in (ended.stdout + ended.stderr).decode("ascii")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_place_for_the_next_file(tmp_path: Path, closed: str) -> None:
+    """Else what is printed is written into the file, whatever it is."""
+    script = (
+        "import os, sys; from sweeps.execution.interrupt import leave; from sweeps.plain_text import *;"
+        " open_closed_streams(); keep_printable(sys.stdout, sys.stderr); file = open('file', 'w');"
+        " print('out'); print('err', file=sys.stderr); os.system('echo child'); leave(3 if file.fileno() > 2 else 4)"
+    )
+    ended = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "{script}" {closed}'],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (ended.returncode, (tmp_path / "file").read_text()) == (3, "")
+    assert "Traceback" not in ended.stderr
