@@ -227,7 +227,11 @@ def _tag(node: Node) -> str:
 
 def _is_text(text: str) -> bool:
     """Return whether a text can be written to a file and name one; an escape in quotes may say anything."""
-    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
+    return "\0" not in text
 
 
 class _Construction:
