@@ -18,7 +18,7 @@ import typer
 
 from mpcwdwm.errors import UserError
 from sweeps.data_commands import collect_dataset, data_app, dataset_named
-from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave
+from sweeps.execution.interrupt import EXIT_CODE, interruptible, leave, leave_if_interrupted, remember_interrupts
 from sweeps.plain_text import keep_printable, open_closed_streams
 from sweeps.result_commands import print_table, result_app
 from sweeps.spec_argument import (
@@ -71,6 +71,7 @@ app.add_typer(store_app, name="store")
 
 def main() -> None:
     """Run the command line and exit."""
+    remember_interrupts()
     open_closed_streams()
     keep_printable(sys.stdout, sys.stderr)
     try:
@@ -92,10 +93,14 @@ def main() -> None:
             raise
         where = f": {error.filename}" if error.filename else ""
         _end(f"{error.strerror}{where}")
+    except (Exception, KeyboardInterrupt):
+        leave_if_interrupted()
+        raise
 
 
 def _end(line: str) -> None:
     """Leave with a line and the exit code of a mistake."""
+    leave_if_interrupted()
     with suppress(OSError):  # a full disk, perhaps, that takes neither
         print(f"error: {line}", file=sys.stderr, flush=True)
     leave(2)

@@ -8,10 +8,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-__all__ = ["EXIT_CODE", "catch_signals", "interruptible", "leave"]
+__all__ = ["EXIT_CODE", "catch_signals", "interruptible", "leave", "leave_if_interrupted", "remember_interrupts"]
 
 EXIT_CODE = 130  # of a process ended by Ctrl-C, as shells count
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+_heard = threading.Event()
+
+
+def remember_interrupts() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt, as ever, and be remembered."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        _heard.set()
+        raise KeyboardInterrupt
+
+    _handle(signal.SIGINT, interrupt)
+
+
+def leave_if_interrupted() -> None:
+    """End without a word if there was a Ctrl-C: in the middle of an import it becomes some other error."""
+    if _heard.is_set():
+        leave(EXIT_CODE)
 
 
 @contextmanager
