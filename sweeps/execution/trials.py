@@ -26,6 +26,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
@@ -38,7 +39,7 @@ from cluster.units import Pack, pack_from_dict
 from cluster.work import Compute, PackFailure, attempt_pack
 from sweeps.execution.search_algorithm import Outcomes, ReadyPacks
 
-__all__ = ["TrialPool"]
+__all__ = ["CellTrial", "TrialPool", "hand_on_no_credentials"]
 
 REST_WITHIN = 15.0  # seconds until a Tuner without trials has ended; it takes two
 CLOSE_WITHIN = 2.0  # seconds; trials that take longer end with Ray
@@ -150,6 +151,7 @@ class TrialPool:
     def _tune(self) -> None:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
+        hand_on_no_credentials()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it logs of lost processes is recorded
         try:
             tune.Tuner(
@@ -176,6 +178,15 @@ class TrialPool:
             if not self._search.abort:  # on the way out Ray may be gone before Tune is
                 self._crash = f"{type(error).__name__}: {error}"
                 self._store.append_log("tune", traceback.format_exc())
+
+
+def hand_on_no_credentials() -> None:
+    """Keep Tune from handing AWS's keys to its trials as part of a description that Ray writes to its logs.
+
+    A trial finds them where a process that pretrains does: in the environment of its node.
+    """
+    handed_on = class_cache.ENV_VARS_TO_PROPAGATE
+    handed_on.difference_update([name for name in handed_on if name.startswith("AWS_")])
 
 
 # What runs in the trial's process

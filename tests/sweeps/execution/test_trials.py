@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 
 from cluster.memory import Memory
@@ -21,7 +22,7 @@ from cluster.work import PackFailure
 from mpcwdwm.errors import UserError
 from sweeps.execution.interrupt import SIGNALS
 from sweeps.execution.search_algorithm import Outcomes, ReadyPacks
-from sweeps.execution.trials import TrialPool
+from sweeps.execution.trials import CellTrial, TrialPool, hand_on_no_credentials
 from sweeps.execution.workers import Workers
 from sweeps.spec.schema import Resources
 
@@ -274,6 +275,16 @@ def test_a_pack_that_runs_out_of_memory_beside_others_is_tried_alone_with_all_of
     assert log[-1][0] == "hungry"
     assert len(workers.news) == 1
     assert "MemoryError: no room" in workers.news[0]
+
+
+def test_trials_are_described_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What describes an actor's environment is in Ray's logs, which everybody on the machine can read."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
+        monkeypatch.setenv(name, "geheim")
+    hand_on_no_credentials()
+    described = vars(class_cache._ActorClassCache().get(CellTrial))
+    assert "PL_DISABLE_FORK" in repr(described)
+    assert "geheim" not in repr(described)
 
 
 def test_packs_take_as_many_slots_as_they_are_granted(store: Store) -> None:
