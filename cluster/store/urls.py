@@ -312,9 +312,10 @@ class RemoteStore(Store):
                 uploads = [name for name in entries if name.count("~") == 3]
                 if MANIFEST in entries and len(uploads) == 1:
                     continue  # the one that the manifest names
-                committed = (parsed(self.read_text(f"{folder}/{key}/{MANIFEST}")) or {}).get(UPLOAD)
-                for upload in uploads:
-                    if upload != committed and is_stale(upload):
+                dead = [name for name in uploads if is_stale(name)]  # asked first: afterwards none of them commits
+                committed = (parsed(self.read_text(f"{folder}/{key}/{MANIFEST}")) or {}).get(UPLOAD) if dead else None
+                for upload in dead:
+                    if upload != committed:
                         self.delete_tree(f"{folder}/{key}/{upload}")
                         removed += 1
         return removed

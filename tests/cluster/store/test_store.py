@@ -453,6 +453,23 @@ def test_uploads_that_were_never_committed_are_removed(tmp_path: Path, monkeypat
     assert (store.folder("component", "whole") / "weights").read_bytes() == b"w" * 1000
 
 
+def test_what_is_committed_while_leftovers_are_looked_for_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = open_store(f"memory://late-{tmp_path.name}")
+    upload = "elsewhere~1~1000~x"
+    store.write_text(f"components/late/{upload}/weights", "whole")
+
+    def committed_and_ended(name: str) -> bool:
+        store.write_text("components/late/manifest.json", json.dumps({"upload": name}))
+        return True
+
+    monkeypatch.setattr(urls, "is_stale", committed_and_ended)
+    assert store.sweep_up() == 0
+    assert store.names("components/late") == [upload, "manifest.json"]
+
+
 def test_writers_killed_at_any_moment_leave_only_complete_artifacts(tmp_path: Path) -> None:
     generator = random.Random(0)
     store = open_store(tmp_path / "runs")
