@@ -72,7 +72,8 @@ class RemoteStore(Store):
             shown = re.sub(r"://[^/]*@", "://***@", location)
             raise UserError(f"storage '{shown}': give user and password by the environment, not in the URL")
         try:
-            files, root = fsspec.core.url_to_fs(location)
+            # of what others write meanwhile no earlier listing knows
+            files, root = fsspec.core.url_to_fs(location, use_listings_cache=False)
         except ImportError as error:
             extra = f"pip install 'mpcwdwm[{EXTRAS[scheme]}]'" if scheme in EXTRAS else str(error)
             raise UserError(f"storage '{location}' needs a package that is not installed: {extra}") from None
@@ -201,7 +202,6 @@ class RemoteStore(Store):
 
     def names(self, name: str) -> list[str]:
         """Return what lies under a prefix, sorted, dot names left out."""
-        self._files.invalidate_cache()
         try:
             entries = set(map(_last, self._ask(self._files.ls, name, detail=False)))
         except FileNotFoundError:
@@ -210,7 +210,6 @@ class RemoteStore(Store):
 
     def exists(self, name: str) -> bool:
         """Say whether there is such an object."""
-        self._files.invalidate_cache()
         try:
             return bool(self._ask(self._files.info, name)["type"] == "file")  # `isfile` takes an error for a no
         except FileNotFoundError:
@@ -222,7 +221,6 @@ class RemoteStore(Store):
         return None if content is None else content.decode(errors="replace")
 
     def _read_bytes(self, name: str) -> bytes | None:
-        self._files.invalidate_cache()
         try:
             return bytes(self._ask(self._files.cat_file, name))
         except FileNotFoundError:
@@ -296,7 +294,6 @@ class RemoteStore(Store):
 
     def delete_tree(self, name: str) -> None:
         """Remove an object, or all below a prefix."""
-        self._files.invalidate_cache()
         with suppress(FileNotFoundError):
             self._ask(self._files.rm, name, recursive=True)
 
@@ -322,7 +319,6 @@ class RemoteStore(Store):
 
     def _entries(self, folder: str) -> dict[str, set[str]]:
         """Return what lies in each folder below a folder, from one listing, a request for a thousand objects."""
-        self._files.invalidate_cache()
         found: defaultdict[str, set[str]] = defaultdict(set)
         for path in self._ask(self._files.find, folder):  # `glob` would list each folder by a request of its own
             key, _, inside = str(path).removeprefix(f"{folder}/").partition("/")

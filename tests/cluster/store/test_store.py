@@ -100,6 +100,28 @@ def test_of_two_writers_at_once_the_first_wins_and_no_files_mix(store: Store) ->
     assert not (store.folder("component", "k") / "extra").exists()
 
 
+PUBLISH_ONE = """
+import sys
+from cluster.store import open_store
+def write(folder):
+    (folder / "weights").write_text("w")
+    (folder / "manifest.json").write_text("{}")
+open_store(sys.argv[1]).publish("cell", sys.argv[2], write)
+"""
+
+
+@pytest.mark.parametrize("store", ["folder", "file URL", "S3"], indirect=True)
+def test_what_another_process_publishes_is_seen_at_once(store: Store) -> None:
+    for published in (["k1"], ["k1", "k2"]):
+        subprocess.run([sys.executable, "-c", PUBLISH_ONE, store.location, published[-1]], check=True)
+        assert store.keys("cell") == published
+        assert store.names("results") == published
+        assert [key for key, manifest in store.manifests("cell") if manifest is not None] == published
+        assert store.has("cell", published[-1])
+        assert "manifest.json" in store.names(f"results/{published[-1]}")
+        assert store.damage("cell", published[-1]) == []
+
+
 @pytest.mark.parametrize("store", ["folder", "S3"], indirect=True)
 def test_two_processes_that_publish_the_same_units_double_nothing(store: Store) -> None:
     begin = time.time() + 4
