@@ -3,12 +3,16 @@
 import logging
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_system_temp_dir
 from ray._private import auto_init_hook, ray_constants, ray_logging, services
 
 from cluster.ray.address import FOUND_BY_RAY, HERE, Address, check_reachable, wanted_address
@@ -25,6 +29,7 @@ OBJECT_STORE_BYTES = 100 * 2**20  # paths travel through it, not arrays; Ray wou
 LOST = re.compile("A worker died or was killed|killed due to memory pressure")
 START_TRIES = 3
 TOO_LATE = "timed out during startup"  # Ray's message when its processes were not up after 30 seconds
+LEAST_ROOM = 20 * 2**20  # bytes for the logs and sockets of a start
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU see none, and no warning says so
@@ -88,6 +93,7 @@ def _found(wanted: Address) -> Address:
 
 def _start_here(options: dict[str, Any]) -> None:
     """Start Ray on this machine; a machine that was too busy to start it in time gets another try."""
+    check_room(Path(get_default_system_temp_dir()))
     for left in reversed(range(START_TRIES)):
         try:
             with _loopback_only():
@@ -100,6 +106,24 @@ def _start_here(options: dict[str, Any]) -> None:
             if not left:
                 message = f"Ray did not start on this machine in {START_TRIES} tries; is it overloaded? ({error})"
                 raise UserError(message) from None
+
+
+def check_room(folder: Path) -> None:
+    """Look whether Ray can write to its folder, if there is one yet: of a full disk it says only that it timed out.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not folder.exists():
+        return
+    how = "make room there, or set TMPDIR to another folder"
+    try:
+        free = shutil.disk_usage(folder).free
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"Ray cannot write its files to '{folder}': {error.strerror}; {how}") from None
+    if free < LEAST_ROOM:
+        raise UserError(f"Ray cannot start: '{folder}', for its files, has {free / 2**20:.0f} MB left; {how}")
 
 
 @contextmanager
