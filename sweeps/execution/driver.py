@@ -287,6 +287,7 @@ class Driver:
             ended = workers.poll()
             for failure in workers.tried_again():
                 self.lines.note(f"tried again: {self._names(failure.pack)}: {failure.error} (log: {failure.log})")
+                self.reporter.lose(failure.pack.id)
             for end in ended:
                 self._settle(end)
             for pack in self._released():

@@ -74,6 +74,7 @@ class Reporter:
         self._store, self._me = store, process()
         self._name = f"{_folder(record)}/{self._me['host']}-{self._me['pid']}.json"
         self._leases: dict[str, Mapping[str, Any]] = {}  # of the packs that run, by id
+        self._lost: dict[str, Mapping[str, Any]] = {}  # of packs that are tried again: the leases of earlier tries
         self._written = 0.0
         self._sweep_up(record)
 
@@ -99,6 +100,12 @@ class Reporter:
             report = RunReport(**self._me, renewed=time.time(), phases=tuple(phases), running=packs)
             self._store.write_text(self._name, json.dumps(asdict(report)))
 
+    def lose(self, pack_id: str) -> None:
+        """Take note that a pack is tried again: whoever ran it runs it no more, though its lease is still there."""
+        with contextlib.suppress(Exception):
+            if lost := self._leases.pop(pack_id, None) or holder(self._store, pack_id):
+                self._lost[pack_id] = lost
+
     def close(self) -> None:
         """Take the report away, if there is one: the run has ended."""
         with contextlib.suppress(Exception):
@@ -117,7 +124,8 @@ class Reporter:
         """Read who runs these packs, as far as that is quick; the next reports have the rest."""
         began = time.monotonic()
         for pack_id in pack_ids:
-            if taken := holder(self._store, pack_id):
+            taken = holder(self._store, pack_id)
+            if taken and taken != self._lost.get(pack_id):
                 self._leases[pack_id] = taken
             if time.monotonic() - began > LOOK_UP_FOR:
                 return

@@ -1,8 +1,11 @@
 """What a run tells of itself, from a storage that is slow."""
 
+import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from cluster.store import Store
 from cluster.store.lease import hold
@@ -39,3 +42,25 @@ def test_who_runs_new_packs_is_looked_up_over_several_reports_where_that_is_slow
     assert 0 < known[0] < len(PACKS)
     assert known == sorted(known)
     assert known[-1] == len(PACKS)
+
+
+@pytest.mark.parametrize("looked_up", [True, False])
+def test_of_a_pack_that_is_tried_again_the_new_try_is_reported(looked_up: bool, tmp_path: Path) -> None:
+    store, pack = Store(tmp_path), PACKS[0]
+    reporter, known = Reporter(store, "x"), []
+
+    def report() -> None:
+        reporter.write((), {pack.id: (pack, 0.5, "")})
+        known.append(living_runs(store, "x")[0].running[0].pid)
+
+    def take(pid: int) -> None:
+        store.write_text(f"work/{pack.id}/lease", json.dumps({"host": "a", "pid": pid, "started": "now"}))
+
+    take(1)
+    if looked_up:
+        report()
+    reporter.lose(pack.id)
+    report()  # the lease of the worker that was lost is still there
+    take(2)
+    report()
+    assert known[-3:] == ([1] if looked_up else []) + [0, 2]
