@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -28,6 +28,7 @@ __all__ = ["Pool"]
 
 NOTHING: Heard = (0.0, "")
 GRACE = 10.0  # seconds that packs have to save their checkpoints when the pool is closed; most need one
+STUCK_AFTER = 30.0  # seconds without a process, though there is room for it
 REPLY = 1.0  # seconds until a process that was told to end has said how far its pack is
 TERMINATED = 128 + signal.SIGTERM  # exit code, as shells count
 
@@ -89,6 +90,8 @@ class _Slot:
     grant: Grant
     asked: Any = None  # an outstanding question for its progress
     state: Heard = NOTHING
+    started: float = field(default_factory=time.monotonic)
+    answered: bool = False  # at least once
 
 
 class Pool:
@@ -159,7 +162,7 @@ class Pool:
                 if not ray.wait([slot.asked], timeout=0)[0]:
                     continue
                 try:
-                    slot.state = ray.get(slot.asked)
+                    slot.state, slot.answered = ray.get(slot.asked), True
                 except RayError:
                     continue  # the actor died; its call will say so
             slot.asked = slot.actor.progress.remote()
@@ -168,6 +171,31 @@ class Pool:
     def tried_again(self) -> list[Finished]:
         """Return the failures since the last call after which a pack is tried again."""
         return list(self._attempts.tried_again())
+
+    def unstick(self) -> None:
+        """Ask anew for actors that have no process for long, though the cluster has room for them.
+
+        After a node is lost Ray can leave the request for an actor with a node that is full, while another is idle
+        (seen with 2.60). An actor that has its place, but loads or is busy, holds what it was granted.
+        """
+        now = time.monotonic()
+        waiting = [
+            call
+            for call, slot in self._busy.items()
+            if not slot.answered and not slot.state[0] and now - slot.started > STUCK_AFTER
+        ]
+        if not waiting:
+            return
+        room = ray.available_resources()
+        for call in waiting:
+            slot = self._busy[call]
+            asked = {"CPU": slot.grant.cpus, "GPU": slot.grant.gpus, "memory": slot.grant.memory}
+            if any(room.get(name, 0.0) < amount for name, amount in asked.items()):
+                continue
+            del self._busy[call]
+            _release(slot)
+            self._queue.appendleft(slot.pack)
+            self._start()
 
     def close(self) -> None:
         """Have all packs save their checkpoints, which the next run continues, and end all actors."""

@@ -122,6 +122,7 @@ class Workers:
             with suppress(UserError):  # none fits at the moment: what is submitted waits for a node
                 self._count_slots()
             self._kernel_kills.watch()
+            self._pool.unstick()
         free = max(0.0, 1 - self._pool.pending / self._actors)
         if self._trial_pool.waiting + self._trial_pool.running == 0:
             self._pool.resize(self._actors)

@@ -16,6 +16,7 @@ import ray
 from cluster.ray import start as ray_cluster
 from cluster.ray.address import Address, check_reachable
 from cluster.ray.attempts import Finished
+from cluster.ray.grant import Grant
 from cluster.ray.pool import Pool
 from cluster.store import Store
 from cluster.store.lease import hold
@@ -121,6 +122,35 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def free_cpus() -> float:
     return ray.available_resources().get("CPU", 0.0)
+
+
+def test_an_actor_that_gets_no_process_is_asked_for_anew_once_there_is_room(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, room = [10**13], {"CPU": 2.0, "memory": 0.0}  # the first request is one that Ray never meets
+    pool = Pool(store, slots=2, grant=lambda _: Grant(memory=memory[0]), compute=obeying(tmp_path))
+    monkeypatch.setattr(ray, "available_resources", lambda: room)
+    monkeypatch.setattr("cluster.ray.pool.STUCK_AFTER", 0.5)
+    pool.submit(pack("p1"))
+    time.sleep(1)
+    memory[0] = 0
+    pool.unstick()
+    assert pool.poll(2.0) == []  # there was no room, so it still waits
+    room["memory"] = 10.0**14
+    pool.unstick()
+    assert [end.error for end in finish(pool)] == [None]
+    assert (tmp_path / "p1-tries").read_text() == "x"
+    pool.close()
+
+
+def test_an_actor_that_answers_is_left_alone(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.ray.pool.STUCK_AFTER", 0.0)
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 2.0})
+    pool.submit(pack("slow"))
+    wait_until(lambda: pool.heard() != {} and any(slot.answered for slot in pool._busy.values()))
+    pool.unstick()
+    assert [end.error for end in finish(pool)] == [None]
+    assert (tmp_path / "slow-tries").read_text() == "x"
 
 
 def test_packs_run_in_order_on_reused_actors_with_capped_threads(pool: Pool, store: Store) -> None:

@@ -31,6 +31,8 @@ class Slots:
     def rest(self) -> None:
         """Do nothing."""
 
+    unstick = rest
+
 
 def test_nodes_that_join_or_leave_change_how_much_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [2.0]
