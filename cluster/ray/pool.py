@@ -173,10 +173,10 @@ class Pool:
         return list(self._attempts.tried_again())
 
     def unstick(self) -> None:
-        """Ask anew for actors that have no process for long, though the cluster has room for them.
+        """Ask anew for actors that have no process for long, though the cluster has room for what they would get now.
 
-        After a node is lost Ray can leave the request for an actor with a node that is full, while another is idle
-        (seen with 2.60). An actor that has its place, but loads or is busy, holds what it was granted.
+        An actor may ask for more than a node has that has joined since, and waits for one of the others. One that has
+        its place, but loads or is busy, holds what it was granted.
         """
         now = time.monotonic()
         waiting = [
@@ -189,7 +189,8 @@ class Pool:
         room = ray.available_resources()
         for call in waiting:
             slot = self._busy[call]
-            asked = {"CPU": slot.grant.cpus, "GPU": slot.grant.gpus, "memory": slot.grant.memory}
+            grant = self._grant(slot.pack)
+            asked = {"CPU": grant.cpus, "GPU": grant.gpus, "memory": grant.memory}
             if any(room.get(name, 0.0) < amount for name, amount in asked.items()):
                 continue
             del self._busy[call]

@@ -72,9 +72,12 @@ class Packing:
         self._alone = set[str]()  # pack ids
 
     def see(self, nodes: Sequence[Node]) -> None:
-        """Take note of the nodes that the cluster has now."""
+        """Take note of the nodes that the cluster has now; what is usual becomes less where one has less."""
         self._nodes = nodes
         self._slots.clear()
+        for kind, base in self._base.items():
+            if least := self._memory_of(base):
+                self._base[kind] = replace(base, memory=min(base.memory, least))
 
     def base(self, kind: Kind) -> Grant:
         """Return what a pack is granted of whose memory nothing is known."""

@@ -174,3 +174,14 @@ def test_a_pack_that_ran_out_of_memory_is_tried_alone_unless_its_kind_is_known_b
     known.set_apart(second)  # it needs more than the first did
     assert known.again() == [second]
     assert replace(known.grant(second), slots=1) == Grant(1, 1.0, 64 * GIB)
+
+
+def test_a_smaller_node_that_joins_gets_packs_too_and_one_without_cores_changes_nothing(store: Store) -> None:
+    known = packing(store, [Node(4, 0, 16 * GIB)])
+    assert known.grant(training()).memory == 4 * GIB
+    smaller = Node(4, 0, 15 * GIB)
+    known.see([Node(4, 0, 16 * GIB), smaller])
+    assert known.grant(training()).memory == 15 * GIB // 4
+    assert smaller.fits(known.grant(training()))
+    known.see([Node(0, 0, GIB)])  # the head, when all others are gone
+    assert known.grant(training()).memory == 15 * GIB // 4
