@@ -125,7 +125,7 @@ class Reporter:
         began = time.monotonic()
         for pack_id in pack_ids:
             taken = holder(self._store, pack_id)
-            if taken and taken != self._lost.get(pack_id):
+            if taken and _who(taken) != _who(self._lost.get(pack_id, {})):
                 self._leases[pack_id] = taken
             if time.monotonic() - began > LOOK_UP_FOR:
                 return
@@ -145,6 +145,11 @@ def living_runs(store: Store, record: str) -> list[RunReport]:
             if time.time() - report.renewed < EXPIRY and not is_dead(report.host, report.pid):
                 found.append(report)
     return sorted(found, key=lambda report: report.started)
+
+
+def _who(lease: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return whose lease it is; behind a URL it also says when it was renewed last."""
+    return tuple(lease.get(name) for name in ("host", "pid", "started"))
 
 
 def _folder(record: str) -> str:

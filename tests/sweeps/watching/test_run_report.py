@@ -53,13 +53,15 @@ def test_of_a_pack_that_is_tried_again_the_new_try_is_reported(looked_up: bool, 
         reporter.write((), {pack.id: (pack, 0.5, "")})
         known.append(living_runs(store, "x")[0].running[0].pid)
 
-    def take(pid: int) -> None:
-        store.write_text(f"work/{pack.id}/lease", json.dumps({"host": "a", "pid": pid, "started": "now"}))
+    def take(pid: int, renewed: float = 0.0) -> None:
+        lease = {"host": "a", "pid": pid, "started": "now", "renewed": renewed}
+        store.write_text(f"work/{pack.id}/lease", json.dumps(lease))
 
     take(1)
     if looked_up:
         report()
     reporter.lose(pack.id)
+    take(1, renewed=5.0)
     report()  # the lease of the worker that was lost is still there
     take(2)
     report()
