@@ -1,4 +1,4 @@
-"""MLflow's server is killed under a running sweep and started again."""
+"""MLflow's server is killed under a running sweep and started again, or stays away."""
 
 import os
 import signal
@@ -59,4 +59,21 @@ def test_an_mlflow_server_is_killed_and_started_again(undisturbed: Sandbox, tmp_
     time.sleep(3.0)  # in which units are finished
     with mlflow_server(tmp_path / "server", port):
         sandbox.ended(driver, 0)
+        sandbox.check_like(undisturbed)
+
+
+def test_an_mlflow_server_that_stays_away_costs_no_work_and_the_next_run_records_it(
+    undisturbed: Sandbox, tmp_path: Path
+) -> None:
+    port = free_port()
+    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    sandbox = Sandbox(tmp_path / "disturbed", short, tracking={"uri": f"http://127.0.0.1:{port}"})
+    with mlflow_server(tmp_path / "server", port):
+        driver = sandbox.start()
+        assert wait_until(lambda: len(sandbox.published()["component"]) >= 2, driver), sandbox.log()
+    sandbox.ended(driver, 2)
+    assert sandbox.published() == undisturbed.published()
+    assert "going on, the records follow at the end" in sandbox.log()
+    with mlflow_server(tmp_path / "server", port):
+        sandbox.finish()
         sandbox.check_like(undisturbed)

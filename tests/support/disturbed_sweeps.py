@@ -176,7 +176,8 @@ class Sandbox:
         assert self.weights() == undisturbed.weights()  # bit for bit
         assert set(self.recorded()) == set(undisturbed.recorded())
         assert set(self.recorded().values()) == {1}
-        assert not any(store.faults(kind, key) for kind, keys in self.published().items() for key in keys)
+        faults = {key: store.faults(kind, key) for kind, keys in self.published().items() for key in keys}
+        assert not any(faults.values()), faults
         assert (store.work_ids(), store.failed()) == ([], set())
         assert store.names(f"sweeps/{SWEEP['name']}/runs") == [], "reports of runs are left"
         assert not list((store.root / ".tmp").glob("*")), "temporary names are left"
