@@ -57,10 +57,7 @@ def print_failures(outcome: "Outcome") -> None:
 
 def print_places(reading: "Reading") -> None:
     """Say on stderr which sweep is run, and where artifacts, logs and records go: before anything takes time."""
-    storage, records = (
-        shown_uri(reading.storage),
-        shown_uri(reading.tracking_uri),
-    )
+    storage, records = shown_uri(reading.storage), shown_uri(reading.tracking_uri)
     logs = f"{storage}{'/' if '://' in storage else os.sep}logs"
     print(f"sweep {reading.file.name} ({reading.found.path}): artifacts in {storage}, logs in {logs}", file=sys.stderr)
     print(f"MLflow: {records}; how far it is: `mpcwdwm sweep status {reading.file.name}`", file=sys.stderr, flush=True)

@@ -187,16 +187,15 @@ class Pool:
         if not waiting:
             return
         room = ray.available_resources()
-        for call in waiting:
+        for call in reversed(waiting):  # the first is to be the first of the queue again
             slot = self._busy[call]
             grant = self._grant(slot.pack)
             asked = {"CPU": grant.cpus, "GPU": grant.gpus, "memory": grant.memory}
-            if any(room.get(name, 0.0) < amount for name, amount in asked.items()):
-                continue
-            del self._busy[call]
-            _release(slot)
-            self._queue.appendleft(slot.pack)
-            self._start()
+            if all(room.get(name, 0.0) >= amount for name, amount in asked.items()):
+                del self._busy[call]
+                _release(slot)
+                self._queue.appendleft(slot.pack)
+        self._start()
 
     def close(self) -> None:
         """Have all packs save their checkpoints, which the next run continues, and end all actors."""

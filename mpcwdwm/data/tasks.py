@@ -244,7 +244,7 @@ def dataset_path(task: Task) -> Path:
                 f"dataset of task '{task.name}' is not at '{path}': run `mpcwdwm data get {task.name}`,"
                 f" or put the file from {task.url} there"
             )
-        also = "; download it, a dataset is a file" if "://" in str(task.path).replace(":/", "://") else ""
+        also = "; download it, a dataset is a file" if ":/" in str(task.path) else ""
         raise UserError(f"dataset of task '{task.name}' not found: '{path}'{also}")
     if task.source == "d4rl":
         check_whole(path, COLUMNS)
