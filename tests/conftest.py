@@ -63,10 +63,9 @@ def new_records(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], st
 
 @pytest.fixture(scope="session")
 def s3_session() -> Iterator["S3Server"]:
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'mpcwdwm[s3]'")
+    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'mpcwdwm[s3]'")
     from tests.support.s3 import s3_server
 
-    s3fs.S3FileSystem.clear_instance_cache()  # one made with another environment
     with s3_server() as server:
         yield server
 
@@ -74,6 +73,5 @@ def s3_session() -> Iterator["S3Server"]:
 @pytest.fixture
 def s3(s3_session: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "S3Server":
     """An S3-compatible server on loopback, to which this test's environment points."""
-    for name, value in s3_session.environment.items():
-        monkeypatch.setenv(name, value)
+    s3_session.use(monkeypatch)
     return s3_session

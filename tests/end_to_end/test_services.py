@@ -148,8 +148,7 @@ def test_storage_on_s3_and_records_behind_accounts_give_the_table_of_a_folder(
     access = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": SECRETS["admin"]}
     access |= s3_of_its_own.environment
 
-    for name, value in s3_of_its_own.environment.items():
-        monkeypatch.setenv(name, value)
+    s3_of_its_own.use(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for folder in (here, there):
         compute(load_spec(folder / "tiny.yaml"))

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
+import pytest
+import s3fs
+
 __all__ = ["S3Server", "free_port", "s3_server"]
 
 START_SECONDS = 60.0  # half a second on an idle machine
@@ -27,6 +30,16 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Point this process to the server for the rest of the test.
+
+        fsspec keeps a file system that it has made, and the environment is no part of what it keeps it by: one that
+        was made for another server would be used again.
+        """
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
 
     def bucket(self) -> str:
         """Make a bucket and return its URL."""
