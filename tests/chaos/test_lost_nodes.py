@@ -80,16 +80,20 @@ def test_nodes_are_lost_and_added_under_two_drivers(
         wait_for_none(nodes.mark, title)
 
 
+@pytest.mark.parametrize("kind", ["folder", "S3"])
 def test_a_lost_node_costs_the_work_since_the_last_checkpoint_and_sigterm_none(
+    kind: str,
     nodes: Nodes,
     new_sandbox: Callable[..., Sandbox],
+    s3: S3Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    draw = random.Random(f"cost folder {SEED}")
+    draw = random.Random(f"cost {kind} {SEED}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    storage = "runs" if kind == "folder" else f"{s3.bucket()}/runs"
     sections = {"seeds": 3, "components": {"bc": LONG}, "baselines": ["bc"], "planners": {}}
-    sandbox = new_sandbox(tmp_path / "long", **sections)
+    sandbox = new_sandbox(tmp_path / "long", storage=storage, **sections)
     store, driver = sandbox.store(), sandbox.start("--cluster", nodes.address)
 
     def running() -> dict[str, RunningPack]:
@@ -118,7 +122,7 @@ def test_a_lost_node_costs_the_work_since_the_last_checkpoint_and_sigterm_none(
     began = time.monotonic()
     assert wait_until(again, driver), sandbox.log()
     assert running()[lost.id].fraction >= kept > 0
-    print(f"at {lost.fraction:.4f}, saved {kept:.4f}, going on after {time.monotonic() - began:.1f} s")
+    print(f"{kind}: at {lost.fraction:.4f}, saved {kept:.4f}, going on after {time.monotonic() - began:.1f} s")
     last = running()
     driver.send_signal(signal.SIGTERM)
     sandbox.ended(driver, 130)

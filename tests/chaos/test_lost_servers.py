@@ -1,4 +1,4 @@
-"""MLflow's server is killed under a running sweep and started again, or stays away."""
+"""Servers under a running sweep are killed and started again, or answer with errors for a while."""
 
 import os
 import signal
@@ -7,14 +7,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.disturbed_sweeps import Sandbox, wait_until
-from tests.support.s3 import free_port
+from tests.support.disturbed_sweeps import ACTOR, Sandbox, wait_for, wait_until
+from tests.support.failing_proxy import failing_proxy
+from tests.support.s3 import S3Server, free_port
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -76,4 +77,30 @@ def test_an_mlflow_server_that_stays_away_costs_no_work_and_the_next_run_records
     assert "going on, the records follow at the end" in sandbox.log()
     with mlflow_server(tmp_path / "server", port):
         sandbox.finish()
+        sandbox.check_like(undisturbed)
+
+
+def test_an_s3_server_is_gone_for_a_while_and_then_busy(
+    undisturbed: Sandbox,
+    new_sandbox: Callable[..., Sandbox],
+    s3: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its objects outlive it: the proxy before it ends all connections, and refuses new ones."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bucket = s3.bucket()
+    with failing_proxy(int(s3.url.rsplit(":", 1)[1])) as proxy:
+        sandbox = new_sandbox(
+            tmp_path / "disturbed", {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}, storage=f"{bucket}/runs"
+        )
+        driver = sandbox.start()
+        assert wait_for(sandbox.mark, ACTOR, driver, 0.5), sandbox.log()
+        with proxy.gone(15.0):
+            pass
+        assert wait_until(lambda: len(sandbox.published()["cell"]) > 0, driver), sandbox.log()
+        with proxy.busy():
+            time.sleep(15.0)
+        sandbox.ended(driver, 0)
+        assert "it is tried again for" in sandbox.log()
         sandbox.check_like(undisturbed)
