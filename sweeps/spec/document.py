@@ -7,6 +7,7 @@ keys (``<<``) work. Repeated keys, foreign tags, a second document and aliases t
 
 import io
 import re
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,13 +141,16 @@ def _has_place(parent: Any, step: str | int) -> bool:
 def read_document(path: Path) -> Document:
     """Read a YAML file whose top level is a mapping; UserError with file and line otherwise."""
     try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UserError(f"{path}: is a folder, not a YAML file")
+        if not stat.S_ISREG(status.st_mode):  # a pipe that nobody writes to, or a device without an end
+            raise UserError(f"{path}: is a pipe or a device, not a YAML file")
+        if status.st_size > MAX_BYTES:
+            raise UserError(f"{path}: {status.st_size} bytes is too long for a sweep; is this the right file?")
         raw = path.read_bytes()
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, not a YAML file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > MAX_BYTES:
-        raise UserError(f"{path}: {len(raw)} bytes is too long for a sweep; is this the right file?")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,6 +1,7 @@
 """The sweep's YAML: what it means, and that everything wrong with it is one line with a place."""
 
 import math
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from mpcwdwm.errors import UserError
 from sweeps.plan.methods import baseline_methods, planner_methods
 from sweeps.spec.document import parse_document, write_yaml
 from sweeps.spec.grid import Grids
+from sweeps.spec.names import list_specs
 from sweeps.spec.spec import Spec, load_spec
 from tests.support.broken_specs import BROKEN, text
 from tests.support.parts import BUNDLED as HOPPER
@@ -39,6 +41,20 @@ def test_a_broken_yaml_is_one_line_that_names_file_line_and_place(tmp_path: Path
     assert says in message
     assert "\n" not in message
     assert len(message) < 300
+
+
+def test_what_is_no_file_or_far_too_long_is_not_read(tmp_path: Path) -> None:
+    """A pipe without a writer and a device without an end would be read for ever."""
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "device.yaml").symlink_to("/dev/zero")
+    with (tmp_path / "long.yaml").open("wb") as file:
+        file.truncate(2**40)  # without blocks on disk
+    says = {"folder": "is a folder", "pipe": "is a pipe or a device", "device": "is a pipe or a device", "long": "long"}
+    for name, why in says.items():
+        with pytest.raises(UserError, match=why):
+            load_spec(tmp_path / f"{name}.yaml")
+    assert list_specs(tmp_path) == []
 
 
 @pytest.mark.parametrize(
