@@ -132,6 +132,8 @@ class Driver:
                     self._record_plan()
                 # What MLflow missed, and what a second driver beside this one has recorded too.
                 self.tracker.sync(self._published())
+            if workers is not None:
+                packs.sweep_up(self.store)  # what this run's own processes left, those of them that were killed
             status = "FAILED" if self.outcome.failed else "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"

@@ -109,17 +109,24 @@ class Looking:
 
 
 def failing(component: str, wait_for: Path | None = None) -> Callable:
-    """Return what computes all but one component, each once a file is there, or after half a minute."""
+    """Return what computes all but one component, each once a file is there, or after half a minute.
+
+    Of that one a temporary name is left, as of a process that was killed.
+    """
 
     def compute(store, pack, device, threads, on_progress):  # nested: pickled by value
+        import os
         import time
 
+        from cluster.store.files import writer_name
         from cluster.work import compute_pack
 
         latest = time.monotonic() + 30
         while wait_for and not wait_for.exists() and time.monotonic() < latest:
             time.sleep(0.05)
         if getattr(pack.units[0], "component", "") == component:
+            no_process = 2**22  # Linux has none above
+            (store.root / ".tmp" / writer_name().replace(f"~{os.getpid()}~", f"~{no_process}~")).touch()
             raise ZeroDivisionError("no such luck")
         return compute_pack(store, pack, device, threads, on_progress)
 
@@ -136,6 +143,7 @@ def test_what_depends_on_a_failed_component_fails_with_its_reason_and_all_else_i
     spec = spec_in(tmp_path)
     outcome, shown = run_quietly(spec, failing("world_model"))
     assert ends == ["workers", "records"], "nobody waits for MLflow with a cluster at hand"
+    assert list(tmp_path.glob("runs/.tmp/*")) == []
     plan = build_plan(spec, store := open_store(spec.storage))
     states = plan.states(store)
     for unit in [*plan.components, *plan.cells]:
