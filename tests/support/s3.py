@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import count
 
 import pytest
-import s3fs
 
 __all__ = ["S3Server", "free_port", "s3_server"]
 
@@ -37,6 +36,8 @@ class S3Server:
         fsspec keeps a file system that it has made, and the environment is no part of what it keeps it by: one that
         was made for another server would be used again.
         """
+        import s3fs  # not above: a free port needs no S3
+
         for name, value in self.environment.items():
             monkeypatch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
