@@ -7,7 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,13 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-_version = cache(version)  # looking one up reads a file, which takes milliseconds
+@cache  # looking one up reads a file, which takes milliseconds
+def _version(name: str) -> str:
+    """Return a package's version; "unknown" for one that was not installed, but lies on Python's path."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def provenance() -> dict[str, Any]:

@@ -219,7 +219,7 @@ class Component(nn.Module):
         if clip is not None:
             gradients = clip_norm(gradients, clip)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.contiguous()  # a compiled one may be padded, which the fused optimizer refuses
         optimizer.step()
 
     def heldout_noise(self, batch_size: int) -> Mapping[str, Normal]:

@@ -104,10 +104,10 @@ class Training:
         self._within = torch.zeros(1, dtype=torch.int64, device=device)  # (1,): the next step's place in it
         self._metrics: dict[int, tuple[str, ...]] = {}  # phase → names of its metrics, once seen
         self._captures = self.path == "graph" or (self.path == "compile" and self.device.type == "cuda")
-        if self._captures:  # a captured update reads its step size from the device
+        if self._captures:  # a captured update reads its step size from the device; the fused optimizer's is a float32
             for optimizer in self.part.optimizers.values():
                 for group in optimizer.param_groups:
-                    group.update(capturable=True, lr=torch.tensor(group["lr"], dtype=dtype, device=device))
+                    group.update(capturable=True, lr=torch.tensor(group["lr"], dtype=torch.float32, device=device))
         self._advance = compiled(self.part) if self.path == "compile" else self.part.advance
         self._updates = [self._update_of(phase) for phase in range(self.part.period)]
         self._points = {round((i + 1) * config.steps / config.evaluations) for i in range(config.evaluations)}

@@ -4,7 +4,8 @@
 
 Needs a GPU and says so where there is none. Every figure is the median of several slices, the sides of a
 comparison interleaved. The last lines are ``RATIO name value``. ``--device cpu --updates 4`` runs the same
-code small on a processor: for checking it, not for its figures.
+code small on a processor: for checking it, not for its figures. ``--only rebrac planning`` measures a part; the hours
+need all of it.
 """
 
 import argparse
@@ -31,6 +32,7 @@ PLANS = [  # (H, E, M, K): the readings of v2 with one network evaluation a tran
 ]
 EPISODES = (50, 500)
 LOOP_EPISODES = 50  # the straightforward loop is timed with so many
+PLAN_MEMORY = {"cuda": 12.0, "cpu": 1.0}  # GB for each side's gradients; the limit's matrices lie beside them
 EPISODE_STEPS = 1000  # the longest episode decides how long a lockstep batch lasts
 MUJOCO_SETS, MAZE_SETS = 18, 6  # of Tables 1 and 3
 MAZE_BATCH = 256  # ReBRAC's published batch on AntMaze
@@ -92,7 +94,7 @@ def update_seconds(machine: Machine, name: str, batch_size: int | None = None) -
 def plan_seconds(machine: Machine, plan: tuple[int, int, int, int], episodes: int) -> dict[str, list[float]]:
     """Return side → seconds per real step of each slice: captured, eager, and the loop where it is timed."""
     h, e, m, k = plan
-    config = MpcConfig(H=h, M=m, E=e, step_size=STEP_SIZE, memory_gb=64.0 if machine.device == "cuda" else 1.0)
+    config = MpcConfig(H=h, M=m, E=e, step_size=STEP_SIZE, memory_gb=PLAN_MEMORY[machine.device])
     built = Built(k, 256)
     for part in (built.policy, built.model, built.reward):
         part.to(machine.device)
@@ -110,7 +112,7 @@ def plan_seconds(machine: Machine, plan: tuple[int, int, int, int], episodes: in
     if episodes == LOOP_EPISODES:
         plain = Plain(built, config)
         policies = plain.policies(episodes)
-        noise = torch.randn(episodes, h, m, k, OBS, device=machine.device)
+        noise = torch.randn(episodes, h, m, *built.model.noise_shape, device=machine.device)
         sides["loop"] = lambda: plain.step(policies, obs, noise)
     found: dict[str, list[float]] = {side: [] for side in sides}
     for work in sides.values():
@@ -139,6 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--updates", type=int, default=500, help="updates per slice")
+    parser.add_argument("--only", nargs="+", choices=[*UPDATES, "planning"], default=[*UPDATES, "planning"])
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("no GPU here: nothing measured")
@@ -149,6 +152,8 @@ def main() -> None:
     ratios: list[tuple[str, float]] = []
     best: dict[str, float] = {}
     for name, batch in [(name, None) for name in UPDATES] + [("rebrac", MAZE_BATCH)]:
+        if name not in arguments.only:
+            continue
         found = update_seconds(machine, name, batch)
         label = name if batch is None else f"{name} batch {batch}"
         for way, values in found.items():
@@ -164,7 +169,7 @@ def main() -> None:
         best[label] = min(statistics.median(found[way]) for way in exact)
     steps: dict[tuple[int, ...], float] = {}
     plans = PLANS if machine.device == "cuda" else [(1, 1, 2, 1)]
-    for plan in plans:
+    for plan in plans if "planning" in arguments.only else []:
         for episodes in EPISODES if machine.device == "cuda" else (LOOP_EPISODES,):
             found = plan_seconds(machine, plan, episodes)
             median = {side: statistics.median(values) for side, values in found.items()}
@@ -176,10 +181,13 @@ def main() -> None:
             ratios.append((f"planning_captured_vs_eager_{name}", median["eager"] / median["captured"]))
             if "loop" in median:
                 ratios.append((f"planning_vs_loop_{name}", median["loop"] / median["captured"]))
-    hours = table_hours(best, best[f"rebrac batch {MAZE_BATCH}"], max(steps[key] for key in steps if key[-1] == 50))
-    print("GPU-hours of Tables 1 and 3, 5 seeds, without TF32: ", end="")
-    print(", ".join(f"{name} {value:.2f}" for name, value in hours.items()), f"; in all {sum(hours.values()):.1f}")
-    for name, value in [*ratios, ("hours_tables_1_and_3", sum(hours.values()))]:
+    if set(arguments.only) == {*UPDATES, "planning"}:
+        longest = max(steps[key] for key in steps if key[-1] == 50)
+        hours = table_hours(best, best[f"rebrac batch {MAZE_BATCH}"], longest)
+        print("GPU-hours of Tables 1 and 3, 5 seeds, without TF32: ", end="")
+        print(", ".join(f"{name} {value:.2f}" for name, value in hours.items()), f"; in all {sum(hours.values()):.1f}")
+        ratios.append(("hours_tables_1_and_3", sum(hours.values())))
+    for name, value in ratios:
         print(f"RATIO {name} {value:.2f}")
 
 

@@ -12,6 +12,7 @@ import argparse
 import copy
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -144,13 +145,21 @@ def products(
     return found
 
 
-def products_only(shapes: list[tuple[int, int, int, int, int]], updates: int) -> Callable[[], None]:
-    """Return a function that does nothing but these matrix products, each as the faster library does it."""
+def products_only(
+    shapes: list[tuple[int, int, int, int, int]], updates: int, device: str = "cpu"
+) -> Callable[[], None]:
+    """Return a function that does nothing but these matrix products, on a CPU each as the faster library does it."""
+    times_of = Counter[tuple[int, int, int, int]]()  # of equal shapes one, so that large ones fit a GPU's memory
+    for *shape, times in shapes:
+        times_of[tuple(shape)] += times * updates
     work = list[tuple[Callable[[], object], int]]()
-    for batch, rows, n_in, n_out, times in shapes:
-        a, b, out = (torch.randn(batch, *size) for size in ((rows, n_in), (n_in, n_out), (rows, n_out)))
-        ways = [partial(torch.bmm, a, b, out=out)] + ([partial(by_onednn, a, b, out)] if onednn_available() else [])
-        work.append((min(ways, key=lambda way: min(seconds(way) for _ in range(20))), times * updates))
+    for (batch, rows, n_in, n_out), times in times_of.items():
+        sizes = ((rows, n_in), (n_in, n_out), (rows, n_out))
+        a, b, out = (torch.randn(batch, *size, device=device) for size in sizes)
+        ways = [partial(torch.bmm, a, b, out=out)]
+        if device == "cpu" and onednn_available():
+            ways.append(partial(by_onednn, a, b, out))
+        work.append((min(ways, key=lambda way: min(seconds(way) for _ in range(20))), times))
 
     def all_of_them() -> None:
         for product, times in work:
@@ -173,7 +182,8 @@ def measure(
     built = Built(k, width)
     parts = built.parts()
     g = generator(1, "benchmark")
-    obs, noise = torch.randn(episodes, OBS, generator=g) * 0.1, torch.randn(episodes, h, m, k, OBS, generator=g)
+    obs = torch.randn(episodes, OBS, generator=g) * 0.1
+    noise = torch.randn(episodes, h, m, *built.model.noise_shape, generator=g)
     plain, vmapped = Plain(built, config), Vmapped(built, config)
     psi0, policies, stacked = parts.policy.initial(episodes), plain.policies(episodes), vmapped.stacked(episodes)
 

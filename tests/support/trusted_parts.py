@@ -3,6 +3,7 @@
 import dataclasses
 
 import torch
+from torch import nn
 
 from mpcwdwm.planning import Parts, imagine
 from tests.support.random_parts import ACT, DOUBLE, OBS, keep_member, make_parts, random
@@ -21,10 +22,21 @@ class Disagreeing:
         return (obs.square().sum(-1) + 1).sqrt() * (action[..., 0] - 0.3).square()
 
 
+class Behavior(nn.Module):
+    """A cloned policy, tanh(W s)."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, obs):
+        return torch.tanh(obs @ self.weight)
+
+
 def trusted_parts(seeds=(0, 1)) -> Parts:
     """The parts of `make_parts`, with everything that the options need."""
     parts, weight = make_parts(seeds), random(OBS, ACT, purpose="test/behavior")
-    parts.behavior = lambda obs: torch.tanh(obs @ weight.to(obs.device))
+    parts.behavior = Behavior(weight)
     parts.world_model = Disagreeing(parts.world_model)
     parts.dataset = random_episodes()
     return parts

@@ -62,7 +62,9 @@ def test_a_run_on_an_accelerator_is_resumed_to_the_bit(name, dataset, tmp_path):
 @pytest.mark.parametrize("capture", ["graph", "compile"])
 @pytest.mark.parametrize("name", PARTS)
 def test_captured_updates_equal_eager_ones(name, capture, dataset):
-    data, (name, config) = part_of(dataset, 0, 4000), of(name, steps=400)
+    # at a horizon of 8 Diffuser's value ends with norms of one element: gradients of 0, or of rounding, if compiled
+    fields = {"horizon": 16} if name == "diffuser" else {}
+    data, (name, config) = part_of(dataset, 0, 4000), of(name, steps=400, **fields)
     eager, captured = (
         training(name, config, data, device="cuda", compute=ComputeConfig(capture=way)) for way in ("eager", capture)
     )
@@ -117,7 +119,8 @@ def test_a_plan_on_an_accelerator_equals_one_on_the_cpu():
 
 def on_accelerator(seeds):
     parts = trusted_parts(seeds)
-    for part in (parts.policy.actor, parts.world_model.model.part, parts.reward.part, parts.critic.part):
+    learnt = (parts.policy.actor, parts.world_model.model.part, parts.reward.part, parts.critic.part)
+    for part in (*learnt, parts.behavior):
         part.cuda()
     parts.reward.scale, parts.reward.shift = parts.reward.scale.cuda(), parts.reward.shift.cuda()
     parts.device = torch.device("cuda")
@@ -138,6 +141,7 @@ CLIMBING = {"H": 2, "M": 4, "E": 2, "step_size": 1e-2}
         {**CLIMBING, "step_unit": "state"},
         {"kind": "action", **CLIMBING, "reset": "episode"},
         {"kind": "mppi", "H": 2, "M": 2, "E": 2, "samples": 12, "policy_samples": 3, "elites": 5},
+        {"kind": "random"},
         {"kind": "none"},
     ],
     ids=str,
@@ -156,7 +160,7 @@ def test_captured_plans_equal_eager_ones_and_a_broken_row_falls_back_in_both(fie
         ours, theirs = captured.act(obs), eager.act(obs)
         assert torch.allclose(ours[0], theirs[0], atol=1e-12, equal_nan=True)
         assert torch.equal(ours[2], theirs[2])
-        assert ours[2].tolist() == [False, step == 6, False, False]
+        assert ours[2].tolist() == [False, step == 6 and config.kind != "none", False, False]  # it has no fallback
         assert ours[0].shape == (4, ACT)
     assert captured._step._graph is not None
     for name, p in eager.kept.items():
