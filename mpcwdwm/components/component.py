@@ -5,6 +5,7 @@ The S members of a component, one per training seed, lie along the first dimensi
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -151,7 +152,8 @@ class Component(nn.Module):
     config_class: ClassVar[type[ComponentConfig]] = ComponentConfig
     config: ComponentConfig
     rows: ClassVar[Rows] = "all"
-    compile_pays: ClassVar[bool] = False  # on a processor, over many updates (docs/benchmarks.md)
+    # "cpu" or "cuda" → updates from which on compiling pays: it takes 10 to 60 s (docs/benchmarks.md)
+    compile_pays: ClassVar[Mapping[str, int]] = MappingProxyType({})
     period: int = 1  # updates after which the computation repeats; each phase of it is captured on its own
 
     def __init__(

@@ -7,6 +7,7 @@ critic. Compared with ten of the authors' updates in `tests/mpcwdwm/components/t
 import copy
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Self
 
 import torch
@@ -74,6 +75,7 @@ class Iql(ActorComponent, CriticComponent):
     actor: Actor
     critic: Critic
     rows = "next_value"
+    compile_pays = MappingProxyType({"cuda": 200_000})  # it saves 0.15 ms an update
 
     def build(self, dtype: torch.dtype) -> None:
         """Make policy, value, critics and their target."""

@@ -7,6 +7,7 @@ critic *after* it. Compared with ten of the authors' updates in `tests/mpcwdwm/c
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class Rebrac(ActorComponent, CriticComponent):
     actor: Actor
     critic: Critic
     rows = "next_action"
-    compile_pays = True
+    compile_pays = MappingProxyType({"cpu": 20_000, "cuda": 100_000})  # it saves 2 to 10 ms an update, and 0.4 ms
 
     def build(self, dtype: torch.dtype) -> None:
         """Make policy, critics and their targets."""

@@ -4,9 +4,12 @@ All compute the same up to float32 rounding (`tests/mpcwdwm/training/test_captur
 result's manifest says which was used.
 """
 
+import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -19,14 +22,17 @@ from mpcwdwm.nn.products import Library, faster_library, multiplied_by, onednn_a
 __all__ = ["Captured", "Execution", "arithmetic", "compiled", "execution_of", "library_of", "record"]
 
 Execution = Literal["graph", "compile", "eager"]
-COMPILE_STEPS = 20_000  # a compilation takes 10 to 60 s, and where it pays saves 2 to 10 ms an update
 WARM_UP = 3  # calls before a capture: lazy initialisation and the allocator's first requests must lie behind
 
 
 def execution_of(
-    compute: ComputeConfig, device: str | torch.device, *, updates: int | None = None, compile_pays: bool = False
+    compute: ComputeConfig,
+    device: str | torch.device,
+    *,
+    updates: int | None = None,
+    compile_pays: Mapping[str, int] = MappingProxyType({}),
 ) -> Execution:
-    """Return how a training or a planner runs on a device.
+    """Return how a training or a planner runs on a device; what is compiled is captured as well on a GPU.
 
     Planning is not compiled: on a processor that gained a tenth and took a minute (docs/benchmarks.md).
 
@@ -34,21 +40,22 @@ def execution_of(
         compute: what the user asks for.
         device: where the work is done.
         updates: of the whole training; None: a planner's steps.
-        compile_pays: whether compiling makes this component's updates faster on a processor.
+        compile_pays: "cpu" or "cuda" → the updates of a training from which on compiling pays.
 
     Raises:
         UserError: there is no GPU or no compiler for what was asked for.
     """
-    on_gpu = torch.device(device).type == "cuda"
-    if compute.capture == "graph" and not on_gpu:
+    kind = torch.device(device).type
+    uncompiled: Execution = "graph" if kind == "cuda" else "eager"
+    if compute.capture == "graph" and kind != "cuda":
         raise UserError("capture: graph needs a GPU; on a processor use capture: auto, compile or eager")
-    if compute.capture == "compile" and not on_gpu and not compiler():
-        raise UserError("capture: compile needs a C++ compiler (g++, c++ or clang++), and none is found: use eager")
+    if compute.capture == "compile" and not compiler():
+        needed = "capture: compile needs a C++ compiler (g++, c++ or clang++), and none is found"
+        raise UserError(f"{needed}: use {uncompiled}")
     if compute.capture in ("graph", "eager") or (compute.capture == "compile" and updates is not None):
         return compute.capture
-    if on_gpu:
-        return "graph"
-    return "compile" if compile_pays and (updates or 0) >= COMPILE_STEPS and compiler() else "eager"
+    pays = updates is not None and updates >= compile_pays.get(kind, math.inf)
+    return "compile" if pays and compiler() and (kind == "cpu" or find_spec("triton")) else uncompiled
 
 
 def record(compute: ComputeConfig, device: str | torch.device, path: Execution) -> dict[str, Any]:

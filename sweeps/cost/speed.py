@@ -53,17 +53,19 @@ LEAST_SLICES = 3
 ENDLESS = 10**9  # steps of a training that is only timed
 RANDOM_EPISODES, RANDOM_LENGTH = 100, 500  # of the random data set: more than a processor's inner caches hold
 COMPILE_SECONDS = 30.0  # of a training that is compiled, once: 10 to 60 measured
-COMPILED_SHARE = 0.9  # of an eager update's time (tests/benchmarks/pretraining.py)
+COMPILED_SHARE = {"cpu": 0.9, "cuda": 0.77}  # of an uncompiled update's time (tests/benchmarks/pretraining.py, gpu.py)
 ENV_STEPS = 200  # environment steps timed at least
 
 
 def update_cost(work: Updates, place: Place, *, anew: bool = False) -> Cost:
     """Return the cost of a stacked update.
 
-    What will be compiled is measured eagerly and scaled by `COMPILED_SHARE`: compiling takes up to a minute.
+    What will be compiled is measured without and scaled by `COMPILED_SHARE`: compiling takes up to a minute.
     """
     path = work.path(place)
-    compute = work.compute.model_copy(update={"capture": "eager" if path == "compile" else path})
+    kind = torch.device(place.device).type
+    uncompiled = "graph" if kind == "cuda" else "eager"
+    compute = work.compute.model_copy(update={"capture": uncompiled if path == "compile" else path})
     work = replace(work, compute=compute)
     what: dict[str, Any] = {"component": work.component, "config": work_shape(work.config.to_dict())}
     what |= {"dims": work.dims, "seeds": work.seeds, "compute": compute.to_dict()}
@@ -71,7 +73,7 @@ def update_cost(work: Updates, place: Place, *, anew: bool = False) -> Cost:
     cost = _remember(what, place, lambda: time_updates(work, place), anew=anew, name=f"component '{work.component}'")
     if path != "compile":
         return cost
-    return Cost(COMPILED_SHARE * cost.step, cost.first + COMPILE_SECONDS, cost.point)
+    return Cost(COMPILED_SHARE[kind] * cost.step, cost.first + COMPILE_SECONDS, cost.point)
 
 
 def act_cost(work: Acts, place: Place, *, anew: bool = False) -> Cost:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mpcwdwm.components import component_config
 from mpcwdwm.errors import UserError
 from mpcwdwm.nn import compute as compute_module
-from mpcwdwm.nn.compute import COMPILE_STEPS, arithmetic, compiler, execution_of, record
+from mpcwdwm.nn.compute import arithmetic, compiler, execution_of, record
 from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.nn.networks import Mlp, uniform_init
 from mpcwdwm.nn.products import faster_library
@@ -295,17 +295,26 @@ def test_weight_gradients_over_all_uses_are_those_of_autograd():
 
 
 def test_the_path_follows_from_device_length_and_compiler(monkeypatch):
-    auto = ComputeConfig()
-    assert execution_of(auto, "cpu", updates=COMPILE_STEPS - 1, compile_pays=True) == "eager"
-    assert execution_of(auto, "cpu", updates=COMPILE_STEPS) == "eager"
-    assert execution_of(auto, "cpu") == "eager"
-    assert execution_of(auto, "cuda", updates=5) == execution_of(auto, "cuda:1") == "graph"
-    assert execution_of(EAGER, "cuda", updates=10**6) == "eager"
+    auto, pays = ComputeConfig(), {"cpu": 20, "cuda": 100}
+    monkeypatch.setattr(compute_module, "find_spec", lambda name: object())
     monkeypatch.setattr(compute_module.shutil, "which", lambda name: "/usr/bin/c++" if name == "c++" else None)
-    assert execution_of(auto, "cpu", updates=COMPILE_STEPS, compile_pays=True) == "compile"
-    assert execution_of(ComputeConfig(capture="compile"), "cpu") == "eager"  # planning is not compiled
+    assert execution_of(auto, "cpu", updates=19, compile_pays=pays) == "eager"
+    assert execution_of(auto, "cpu", updates=20, compile_pays=pays) == "compile"
+    assert execution_of(auto, "cpu", updates=20) == "eager"
+    assert execution_of(auto, "cpu", compile_pays=pays) == "eager"  # planning is not compiled
+    assert execution_of(ComputeConfig(capture="compile"), "cpu") == "eager"
+    assert execution_of(auto, "cuda", updates=99, compile_pays=pays) == execution_of(auto, "cuda:1") == "graph"
+    assert execution_of(auto, "cuda:1", updates=100, compile_pays=pays) == "compile"
+    assert execution_of(auto, "cuda", updates=100, compile_pays={"cpu": 20}) == "graph"
+    assert execution_of(EAGER, "cuda", updates=100, compile_pays=pays) == "eager"
+    monkeypatch.setattr(compute_module, "find_spec", lambda name: None)  # no Triton
+    assert execution_of(auto, "cuda", updates=100, compile_pays=pays) == "graph"
+    assert execution_of(auto, "cpu", updates=20, compile_pays=pays) == "compile"
     monkeypatch.setattr(compute_module.shutil, "which", lambda name: None)
-    assert execution_of(auto, "cpu", updates=COMPILE_STEPS, compile_pays=True) == "eager"
+    assert execution_of(auto, "cpu", updates=20, compile_pays=pays) == "eager"
+    assert execution_of(auto, "cuda", updates=100, compile_pays=pays) == "graph"
+    with pytest.raises(UserError, match="use graph"):
+        execution_of(ComputeConfig(capture="compile"), "cuda", updates=5)
     with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
         execution_of(ComputeConfig(capture="compile"), "cpu", updates=5)
     with pytest.raises(UserError, match="needs a GPU"):

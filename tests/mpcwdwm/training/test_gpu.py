@@ -32,10 +32,13 @@ def training(name, config, data, **options):
 def test_updates_on_an_accelerator_equal_those_on_the_cpu(name, dataset):
     data, (name, config) = part_of(dataset, 0, 4000), of(name)
     here, there = (training(name, config, data, device=device, dtype=torch.float64) for device in ("cpu", "cuda"))
-    if name == "value":  # imagined with the numbers of the device: what the CPU imagined, for both
+    if name in ("value", "improved"):  # imagined with the numbers of the device: what the CPU imagined, for both
         there.part.load_state_dict(here.part.state_dict())
+    if name == "value":
         table = {field: value.cuda() for field, value in vars(here.part._table).items()}
         there.part._table, there.part._learns = type(here.part._table)(**table), here.part._learns.cuda()
+    for table in ("_obs", "_counts", "_base", "_target") if name == "improved" else ():
+        setattr(there.part, table, getattr(here.part, table).cuda())
     for step in range(10):
         draws = draws_at(here.draws, step)  # the CPU's numbers for both: devices have generators of their own
         batch = here.buffer.gather(draws.pop("rows"))
@@ -63,8 +66,10 @@ def test_a_run_on_an_accelerator_is_resumed_to_the_bit(name, dataset, tmp_path):
 @pytest.mark.parametrize("name", PARTS)
 def test_captured_updates_equal_eager_ones(name, capture, dataset):
     # at a horizon of 8 Diffuser's value ends with norms of one element: gradients of 0, or of rounding, if compiled
-    fields = {"horizon": 16} if name == "diffuser" else {}
-    data, (name, config) = part_of(dataset, 0, 4000), of(name, steps=400, **fields)
+    data, (name, config) = (
+        part_of(dataset, 0, 4000),
+        of(name, steps=400, **({"horizon": 16} if name == "diffuser" else {})),
+    )
     eager, captured = (
         training(name, config, data, device="cuda", compute=ComputeConfig(capture=way)) for way in ("eager", capture)
     )
@@ -72,7 +77,9 @@ def test_captured_updates_equal_eager_ones(name, capture, dataset):
         run.run(until=200)
     assert captured._updates[0]._graph is not None
     for key, value in eager.part.state_dict().items():
-        assert torch.allclose(value, captured.part.state_dict()[key], rtol=1e-3, atol=2e-4), key
+        # Diffuser's value: 200 eager updates in float32 and in float64 differ by 0.006
+        within = 2e-2 if capture == "compile" and key.startswith(("value_net.", "averaged_value.")) else 2e-4
+        assert torch.allclose(value, captured.part.state_dict()[key], rtol=1e-3, atol=within), key
 
 
 @pytest.mark.parametrize("capture", ["eager", "graph"])

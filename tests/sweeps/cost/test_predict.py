@@ -285,8 +285,8 @@ def test_a_long_training_that_will_be_compiled_is_measured_without_compiling(
     monkeypatch.setattr(works, "execution_of", lambda compute, device, **work: asked.append(work) or "compile")
     config = component_config("rebrac", {}, {"steps": 70_000})
     cost = speed.update_cost(Updates("rebrac", config, (11, 3), 1), Place("cpu", 1))
-    assert asked == [{"updates": 70_000, "compile_pays": True}, "eager"]
-    assert cost == Cost(speed.COMPILED_SHARE, first=2.0 + speed.COMPILE_SECONDS)
+    assert asked == [{"updates": 70_000, "compile_pays": {"cpu": 20_000, "cuda": 100_000}}, "eager"]
+    assert cost == Cost(speed.COMPILED_SHARE["cpu"], first=2.0 + speed.COMPILE_SECONDS)
 
 
 def test_first_steps_that_compile_are_not_in_the_time_of_a_step() -> None:
