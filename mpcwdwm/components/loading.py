@@ -1,7 +1,8 @@
 """Finished components read back from their artifacts, several seeds stacked into one frozen module."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from mpcwdwm.components.artifact import read_manifest, read_weights
 from mpcwdwm.components.component import Component, ComponentConfig, Member
@@ -45,8 +46,20 @@ def _stacked(members: Sequence[Member], names: Sequence[str]) -> Component:
     return part.requires_grad_(False).eval()
 
 
-def untrained_bases(config: ComponentConfig, dims: tuple[int, int], seeds: Sequence[int]) -> dict[str, Component]:
-    """Return untrained components in place of those that `config` builds on, to measure time; dims: obs and action."""
+def untrained_bases(
+    config: ComponentConfig,
+    dims: tuple[int, int],
+    seeds: Sequence[int],
+    known: Mapping[str, ComponentConfig] = MappingProxyType({}),
+) -> dict[str, Component]:
+    """Return untrained components in place of those that `config` builds on, to measure time.
+
+    Args:
+        config: of the component that builds on them.
+        dims: obs_dim and act_dim.
+        seeds: one per member.
+        known: their configs; the others have their defaults.
+    """
     valued = {"value": {"of": config.improves or "base"}}
-    bases = {name: component_config(name, {}, valued.get(name, {})) for name in config.builds_on}
+    bases = {name: known.get(name) or component_config(name, {}, valued.get(name, {})) for name in config.builds_on}
     return {name: component_class(name, base)(base, *dims, seeds) for name, base in bases.items()}

@@ -220,7 +220,7 @@ class _Packs:
         unit = pack.units[0]
         shared = (unit.task.name, len(pack.units))
         if isinstance(unit, ComponentUnit):
-            return (*shared, id(unit.config))
+            return (*shared, id(unit.config), *(self._shape(config) for config in unit.configs.values()))
         configs = (self._shape(config) for config in (unit.planner or {}, *unit.configs.values()))
         return (*shared, unit.base, unit.episodes, *configs)
 
@@ -237,7 +237,8 @@ class _Packs:
         works: list[Work] = []
         if isinstance(unit, ComponentUnit):
             config, place = component_config(unit.component, {}, unit.config), _place(self.plan.spec.resources.actor)
-            updates = Updates(unit.component, config, dims, seeds, compute)
+            bases = {name: component_config(name, {}, fields) for name, fields in unit.configs.items()}
+            updates = Updates(unit.component, config, dims, seeds, compute, bases)
             known = self._rates.get(_alike(self._manifest(pack, place, updates.path(place))))
             works.append(updates)
             if curve_played(unit.component, config):

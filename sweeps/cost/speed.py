@@ -67,8 +67,7 @@ def update_cost(work: Updates, place: Place, *, anew: bool = False) -> Cost:
     uncompiled = "graph" if kind == "cuda" else "eager"
     compute = work.compute.model_copy(update={"capture": uncompiled if path == "compile" else path})
     work = replace(work, compute=compute)
-    what: dict[str, Any] = {"component": work.component, "config": work_shape(work.config.to_dict())}
-    what |= {"dims": work.dims, "seeds": work.seeds, "compute": compute.to_dict()}
+    what: dict[str, Any] = {**work.shape, "dims": work.dims, "seeds": work.seeds, "compute": compute.to_dict()}
     what["code"] = component_code(work.component, work.config)
     cost = _remember(what, place, lambda: time_updates(work, place), anew=anew, name=f"component '{work.component}'")
     if path != "compile":
@@ -173,7 +172,7 @@ def endless(work: Updates, device: str) -> Training:
     """Return a training on random data that does not end by itself."""
     config = work.config.brief().model_copy(update={"steps": ENDLESS})
     seeds, data = range(work.seeds), random_dataset(*work.dims)
-    bases = untrained_bases(config, work.dims, seeds)
+    bases = untrained_bases(config, work.dims, seeds, work.bases)
     return Training(work.component, config, data, seeds, bases=bases, device=device, compute=work.compute)
 
 

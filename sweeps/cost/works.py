@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -101,6 +101,7 @@ class Updates:
     dims: tuple[int, int]  # obs_dim and act_dim
     seeds: int
     compute: ComputeConfig = AS_DEFAULT
+    bases: Mapping[str, ComponentConfig] = field(default_factory=dict)  # of what it builds on
 
     def path(self, place: Place) -> str:
         """Return how they are run there."""
@@ -115,7 +116,14 @@ class Updates:
     @cached_property
     def group(self) -> str:
         """Works of a group differ in the number of seeds alone."""
-        return digest([self.component, work_shape(self.config.to_dict()), self.dims, self.compute.to_dict()])
+        return digest([self.shape, self.dims, self.compute.to_dict()])
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What of the configs decides how much work an update is."""
+        built_on = {name: work_shape(config.to_dict()) for name, config in self.bases.items()}
+        own = {"component": self.component, "config": work_shape(self.config.to_dict())}
+        return {**own, **({"bases": built_on} if built_on else {})}
 
     @cached_property
     def size(self) -> float:

@@ -275,6 +275,25 @@ def test_a_measurement_is_made_once_and_depends_on_the_work(tmp_path: Path, monk
         predict(plan(tmp_path, store, sets=["components.rebrac.batch_size=7"]), store)
 
 
+def test_what_is_built_on_others_is_timed_with_those_of_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A penalty needs a model of several networks, which the default one is not."""
+    asked = list[Work]()
+    monkeypatch.setattr(
+        predict_module, "predicted", lambda works: [asked.append(work) or Cost(1.0) for work, _ in works]
+    )
+    (tmp_path / "mine.yaml").write_text("""{name: mine, tasks: [hopper-medium-replay-mini-ppo-v0], seeds: 1,
+      components: {world_model: {kind: mlp, ensemble: [3, 4], hidden_dim: 16}, mopo: {hidden_dim: 16, penalty: 2}},
+      planners: {}, baselines: [mopo]}""")
+    predict(build_plan(load_spec(tmp_path / "mine.yaml"), Archive()), Archive())
+    on_models = [work for work in asked if isinstance(work, Updates) and work.component == "mopo"]
+    assert [work.bases["world_model"].to_dict()["ensemble"] for work in on_models] == [3, 4]
+    assert on_models[0].group != on_models[1].group
+    for work in on_models:
+        speed.endless(work, "cpu").run(until=1)
+
+
 def test_a_long_training_that_will_be_compiled_is_measured_without_compiling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
