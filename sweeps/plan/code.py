@@ -151,6 +151,16 @@ class _Bare(ast.NodeTransformer):
             node = ast.Call(node.func, node.args[:1], [])
         return self.generic_visit(node)
 
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        """Write an f-string as a call: from Python 3.12 on it would be unparsed with other quotes."""
+        return ast.Call(ast.Name("f", ast.Load()), [self.visit(part) for part in node.values], [])
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
+        """Write what it formats, how it is converted, and to which format."""
+        spec = [] if node.format_spec is None else [node.format_spec]
+        parts = [node.value, ast.Constant(node.conversion), *spec]
+        return ast.Tuple([self.visit(part) for part in parts], ast.Load())
+
     def generic_visit(self, node: ast.AST) -> ast.AST:
         """Leave no body of a definition or branch empty."""
         super().generic_visit(node)

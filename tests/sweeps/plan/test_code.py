@@ -60,6 +60,29 @@ def test_what_cannot_change_a_result_leaves_the_hash(package: Path, name: str, o
     assert code_hash(*REBRAC, package=edit(package, name, old, new)) == code_hash(*REBRAC, package=package)
 
 
+def test_the_hash_is_the_same_in_every_python(tmp_path: Path) -> None:
+    """Recorded with 3.11, and the same in 3.12 and 3.13, which write the quotes within f-strings in another way."""
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").touch()
+    text = """def say(row, width):\n    return f"{row['a']!r:>{width}} of {row['b'] if row else 'none'} {{}}"\n"""
+    (tmp_path / "pack" / "a.py").write_text(text)
+    assert (
+        code_hash("pack.a", package=tmp_path / "pack")
+        == "dad563f16b6fcf2860e3de1634f8853cffc64bf4028b02189b58bc5828754289"
+    )
+
+
+@pytest.mark.parametrize(("old", "new"), [("!r", "!s"), (":>", ":<"), ("seeds", "seed"), ("{x}", "{y}")])
+def test_what_an_f_string_says_counts(tmp_path: Path, old: str, new: str) -> None:
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").touch()
+    (tmp_path / "pack" / "a.py").write_text(text := "def say(x, y):\n    return f'seeds {x} {y!r:>5}'\n")
+    before = code_hash("pack.a", package=tmp_path / "pack")
+    (tmp_path / "pack" / "b.py").write_text(text.replace(old, new))
+    (tmp_path / "pack" / "b.py").rename(tmp_path / "pack" / "a.py")
+    assert code_hash("pack.a", package=tmp_path / "pack") != before
+
+
 def test_imports_inside_functions_and_relative_ones_are_followed(tmp_path: Path) -> None:
     package = tmp_path / "pack"
     (package / "sub").mkdir(parents=True)
