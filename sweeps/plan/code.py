@@ -152,8 +152,9 @@ class _Bare(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        """Write an f-string as a call: from Python 3.12 on it would be unparsed with other quotes."""
-        return ast.Call(ast.Name("f", ast.Load()), [self.visit(part) for part in node.values], [])
+        """Write an f-string as a call: from 3.12 on it is unparsed with other quotes, and can have empty parts."""
+        parts = [self.visit(part) for part in node.values if ast.unparse(part) != "''"]
+        return ast.Call(ast.Name("f", ast.Load()), parts, [])
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
         """Write what it formats, how it is converted, and to which format."""

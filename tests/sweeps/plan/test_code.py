@@ -61,7 +61,7 @@ def test_what_cannot_change_a_result_leaves_the_hash(package: Path, name: str, o
 
 
 def test_the_hash_is_the_same_in_every_python(tmp_path: Path) -> None:
-    """Recorded with 3.11, and the same in 3.12 and 3.13, which write the quotes within f-strings in another way."""
+    """Recorded with 3.11 and 3.12, which unparse f-strings in another way."""
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "__init__.py").touch()
     text = """def say(row, width):\n    return f"{row['a']!r:>{width}} of {row['b'] if row else 'none'} {{}}"\n"""
