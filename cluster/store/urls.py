@@ -42,6 +42,7 @@ from cluster.store.files import (
     is_stale,
     writer_name,
 )
+from cluster.store.s3 import PROTOCOLS, client_options, names_below
 from cluster.store.texts import failure_in, parsed
 from cluster.units import Kind
 from mpcwdwm.artifact_names import MANIFEST
@@ -73,7 +74,7 @@ class RemoteStore(Store):
             raise UserError(f"storage '{shown}': give user and password by the environment, not in the URL")
         try:
             # of what others write meanwhile no earlier listing knows
-            files, root = fsspec.core.url_to_fs(location, use_listings_cache=False)
+            files, root = fsspec.core.url_to_fs(location, use_listings_cache=False, **client_options(scheme))
         except ImportError as error:
             extra = f"pip install 'mpcwdwm[{EXTRAS[scheme]}]'" if scheme in EXTRAS else str(error)
             raise UserError(f"storage '{location}' needs a package that is not installed: {extra}") from None
@@ -81,7 +82,7 @@ class RemoteStore(Store):
             raise UserError(f"storage '{location}' cannot be opened: {error}") from None
         super().__init__(cache_folder() / "stores" / hashlib.sha256(location.encode()).hexdigest()[:12])
         self.location = location
-        self._files = DirFileSystem(root, files)  # paths below the location
+        self._files, self._protocol = DirFileSystem(root, files), scheme  # paths below the location
         protocol = files.protocol
         self.creates = not OBJECTS.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
         self._has_folders = not self.creates
@@ -320,11 +321,18 @@ class RemoteStore(Store):
     def _entries(self, folder: str) -> dict[str, set[str]]:
         """Return what lies in each folder below a folder, from one listing, a request for a thousand objects."""
         found: defaultdict[str, set[str]] = defaultdict(set)
-        for path in self._ask(self._files.find, folder):  # `glob` would list each folder by a request of its own
-            key, _, inside = str(path).removeprefix(f"{folder}/").partition("/")
+        for path in self._ask(self._below, folder):
+            key, _, inside = path.partition("/")
             if inside:
                 found[key].add(inside.partition("/")[0])
         return found
+
+    def _below(self, folder: str) -> list[str]:
+        """Return the paths of all that lies below a folder, relative to it."""
+        if self._protocol in PROTOCOLS:
+            return list(names_below(self._files.fs, f"{self._files.path}/{folder}"))
+        # `glob` would list each folder by a request of its own
+        return [str(path).removeprefix(f"{folder}/") for path in self._files.find(folder)]
 
     # What goes wrong
 
