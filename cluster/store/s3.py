@@ -5,7 +5,7 @@ folder of a listing in a list of all.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ def client_options(protocol: str) -> dict[str, Any]:
     """
     if protocol not in PROTOCOLS:
         return {}
-    return {"session": _session(tuple(sorted(_settings(os.environ).items())))}
+    return {"session": _session(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))}
 
 
 def names_below(files: Any, folder: str) -> Iterator[str]:
@@ -51,10 +51,6 @@ def timestamp(value: Any) -> datetime:
         from botocore.utils import parse_timestamp
 
         return parse_timestamp(value)
-
-
-def _settings(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith("AWS_")}
 
 
 @cache

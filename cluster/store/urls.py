@@ -52,7 +52,6 @@ from mpcwdwm.errors import UserError
 __all__ = ["RemoteStore"]
 
 OBJECTS = frozenset({"s3", "gs", "abfs", "memory"})  # protocols without folders, whose `pipe_file` can create only
-EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol → the extra that brings its package
 LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "requests", "gcsfs", "azure")  # whose errors are the storage's
 PATIENCE = 120.0  # seconds that a storage which has answered before may fail: servers restart within them
 PAUSE = 1.0  # seconds between two tries; the back ends' own are some tenths of a second apart
@@ -76,7 +75,7 @@ class RemoteStore(Store):
             # of what others write meanwhile no earlier listing knows
             files, root = fsspec.core.url_to_fs(location, use_listings_cache=False, **client_options(scheme))
         except ImportError as error:
-            extra = f"pip install 'mpcwdwm[{EXTRAS[scheme]}]'" if scheme in EXTRAS else str(error)
+            extra = "pip install 'mpcwdwm[s3]'" if scheme in PROTOCOLS else str(error)
             raise UserError(f"storage '{location}' needs a package that is not installed: {extra}") from None
         except (ValueError, OSError) as error:  # no such protocol, or a server that does not answer
             raise UserError(f"storage '{location}' cannot be opened: {error}") from None

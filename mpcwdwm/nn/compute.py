@@ -19,7 +19,7 @@ from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.nn.memory import keep_freed_memory
 from mpcwdwm.nn.products import Library, faster_library, multiplied_by, onednn_available
 
-__all__ = ["Captured", "Execution", "arithmetic", "compiled", "execution_of", "library_of", "record"]
+__all__ = ["Captured", "Execution", "arithmetic", "compiled", "execution_of", "library_of", "record", "uncompiled_on"]
 
 Execution = Literal["graph", "compile", "eager"]
 WARM_UP = 3  # calls before a capture: lazy initialisation and the allocator's first requests must lie behind
@@ -45,8 +45,7 @@ def execution_of(
     Raises:
         UserError: there is no GPU or no compiler for what was asked for.
     """
-    kind = torch.device(device).type
-    uncompiled: Execution = "graph" if kind == "cuda" else "eager"
+    kind, uncompiled = torch.device(device).type, uncompiled_on(device)
     if compute.capture == "graph" and kind != "cuda":
         raise UserError("capture: graph needs a GPU; on a processor use capture: auto, compile or eager")
     if compute.capture == "compile" and not compiler():
@@ -56,6 +55,11 @@ def execution_of(
         return compute.capture
     pays = updates is not None and updates >= compile_pays.get(kind, math.inf)
     return "compile" if pays and compiler() and (kind == "cpu" or find_spec("triton")) else uncompiled
+
+
+def uncompiled_on(device: str | torch.device) -> Execution:
+    """Return how work runs on a device by default where it is not compiled."""
+    return "graph" if torch.device(device).type == "cuda" else "eager"
 
 
 def record(compute: ComputeConfig, device: str | torch.device, path: Execution) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from cluster.provenance import cores
 from mpcwdwm.components import COMPONENTS, component_config
 from mpcwdwm.data.tasks import ROBOTS
 from mpcwdwm.errors import UserError
-from mpcwdwm.nn.compute import execution_of
+from mpcwdwm.nn.compute import uncompiled_on
 from mpcwdwm.nn.compute_config import ComputeConfig
 from mpcwdwm.planning import planner_config
 from sweeps.cost import speed
@@ -188,7 +188,7 @@ def keep_busy(device: str, threads: int) -> None:
 
 def _uncompiled(device: str) -> ComputeConfig:
     """Return how work is run here by default, never compiled: that alone would take the minute."""
-    return ComputeConfig(capture=execution_of(ComputeConfig(), device))
+    return ComputeConfig(capture=uncompiled_on(device))
 
 
 def crowding(place: Place) -> Crowding:

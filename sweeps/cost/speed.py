@@ -27,6 +27,7 @@ from mpcwdwm.data.fingerprint import cache_folder, write_json
 from mpcwdwm.data.hdf5 import Arrays
 from mpcwdwm.envs.factory import make_env, mujoco_version
 from mpcwdwm.errors import UserError
+from mpcwdwm.nn.compute import uncompiled_on
 from mpcwdwm.planning import assemble, planner_class
 from mpcwdwm.training.evaluators import heldout_evaluator
 from mpcwdwm.training.loop import Training
@@ -63,16 +64,15 @@ def update_cost(work: Updates, place: Place, *, anew: bool = False) -> Cost:
     What will be compiled is measured without and scaled by `COMPILED_SHARE`: compiling takes up to a minute.
     """
     path = work.path(place)
-    kind = torch.device(place.device).type
-    uncompiled = "graph" if kind == "cuda" else "eager"
-    compute = work.compute.model_copy(update={"capture": uncompiled if path == "compile" else path})
+    capture = uncompiled_on(place.device) if path == "compile" else path
+    compute = work.compute.model_copy(update={"capture": capture})
     work = replace(work, compute=compute)
     what: dict[str, Any] = {**work.shape, "dims": work.dims, "seeds": work.seeds, "compute": compute.to_dict()}
     what["code"] = component_code(work.component, work.config)
     cost = _remember(what, place, lambda: time_updates(work, place), anew=anew, name=f"component '{work.component}'")
     if path != "compile":
         return cost
-    return Cost(COMPILED_SHARE[kind] * cost.step, cost.first + COMPILE_SECONDS, cost.point)
+    return Cost(COMPILED_SHARE[torch.device(place.device).type] * cost.step, cost.first + COMPILE_SECONDS, cost.point)
 
 
 def act_cost(work: Acts, place: Place, *, anew: bool = False) -> Cost:

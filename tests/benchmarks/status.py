@@ -25,6 +25,7 @@ from mpcwdwm.artifact_names import MANIFEST
 from sweeps.plan.plan import build_plan, cell_packs, component_packs
 from sweeps.spec.document import read_document, write_yaml
 from sweeps.spec.spec import load_spec
+from tests.support.s3 import S3Server
 
 SIZES = (20, 10_000)
 RUNS = 5
@@ -37,13 +38,8 @@ def main() -> None:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
-    host, port = server.get_host_and_port()
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "tester",
-        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+    _, port = server.get_host_and_port()
+    os.environ |= S3Server(port).environment
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(BUCKET, "us-east-1")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
     ratios = [(f"status_on_s3_{size}", status_of(size)) for size in SIZES]

@@ -55,10 +55,10 @@ def test_dates_are_those_of_the_library(text: str) -> None:
 
 @pytest.mark.parametrize("store", ["S3"], indirect=True)
 def test_a_client_reads_dates_with_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In listings without the library's parser, which takes most of the time."""
+    """In listings without the parser that guesses formats, which takes most of the time."""
     store.write_bytes("results/one/manifest.json", b"{}")
     files = store._files.fs  # type: ignore[attr-defined]
-    monkeypatch.setattr("botocore.utils.parse_timestamp", None)
+    monkeypatch.setattr("dateutil.parser.parse", None)
     (one,) = files.find(f"{store._files.path}/results", detail=True).values()  # type: ignore[attr-defined]
     assert abs(one["LastModified"] - datetime.now(UTC)) < timedelta(hours=1)
 

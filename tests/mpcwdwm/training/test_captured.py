@@ -126,6 +126,20 @@ def test_replayed_updates_equal_eager_ones(name, small, request):
     assert eager._counts == replayed._counts
 
 
+def test_padded_gradients_reach_the_optimizer_without_their_padding(small, monkeypatch):
+    """A compiled update can return them; on a GPU the fused optimizer refuses other strides than the parameters'."""
+    gradients_of = torch.autograd.grad
+
+    def padded(*arguments, **options):
+        return [torch.stack([g, g], -1)[..., 0] for g in gradients_of(*arguments, **options)]
+
+    plain = trained("bc", config_of("bc"), small, 3, compute=EAGER)
+    monkeypatch.setattr(torch.autograd, "grad", padded)
+    other = trained("bc", config_of("bc"), small, 3, compute=EAGER)
+    assert all(p.grad.stride() == p.stride() for p in other.part.actor.parameters())
+    assert_equal_parts(plain, other, rtol=0, atol=0)
+
+
 def test_replayed_updates_are_resumed_to_the_bit(small, recorded, tmp_path):
     whole = trained("iql", config_of("iql"), small, 90)
     first = trained("iql", config_of("iql"), small, 70)

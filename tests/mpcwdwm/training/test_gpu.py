@@ -66,10 +66,8 @@ def test_a_run_on_an_accelerator_is_resumed_to_the_bit(name, dataset, tmp_path):
 @pytest.mark.parametrize("name", PARTS)
 def test_captured_updates_equal_eager_ones(name, capture, dataset):
     # at a horizon of 8 Diffuser's value ends with norms of one element: gradients of 0, or of rounding, if compiled
-    data, (name, config) = (
-        part_of(dataset, 0, 4000),
-        of(name, steps=400, **({"horizon": 16} if name == "diffuser" else {})),
-    )
+    fields = {"horizon": 16} if name == "diffuser" else {}
+    data, (name, config) = part_of(dataset, 0, 4000), of(name, steps=400, **fields)
     eager, captured = (
         training(name, config, data, device="cuda", compute=ComputeConfig(capture=way)) for way in ("eager", capture)
     )
