@@ -1,7 +1,7 @@
 """How long `analysis.load` takes on a store of 30,000 runs: sqlite and local files, cold and from its cache.
 
-    python tests/benchmarks/analysis_store.py                  # made anew in a temporary folder
-    python tests/benchmarks/analysis_store.py --keep FOLDER    # made there, unless it is there already
+    PYTHONPATH=. python tests/benchmarks/analysis_store.py                  # made anew in a temporary folder
+    PYTHONPATH=. python tests/benchmarks/analysis_store.py --keep FOLDER    # made there, unless it is there already
 
 The store has one sweep: six tasks, fifty training seeds, eighty cells and twenty components for each, with the params
 of real configs, ten episodes a cell and learning curves of ten points. Its rows are written straight into the tables of

@@ -1,6 +1,6 @@
 """Processor seconds of commands that refuse a mistake or only look: user and system time, whatever else runs.
 
-    python tests/benchmarks/mistakes.py     # a minute on one core
+    PYTHONPATH=. python tests/benchmarks/mistakes.py     # a minute on one core
 
 Lines are ``NAME SECONDS EXIT_CODE``, the least of three processes each.
 """

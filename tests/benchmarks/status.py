@@ -1,6 +1,6 @@
 """What `sweep status` takes behind S3: processor seconds of whole processes, for a small and a large sweep.
 
-    python tests/benchmarks/status.py            # 20 and 10,000 cells
+    PYTHONPATH=. python tests/benchmarks/status.py            # 20 and 10,000 cells
 
 The server is moto's, in this process; its own time does not count. A sweep is begun there and interrupted at its
 first line of progress, which leaves its record; then what all units would have published is put behind the server at

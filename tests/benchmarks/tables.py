@@ -1,7 +1,7 @@
 """What tables set in bold and what `mpcwdwm compare` calls shown, on simulated sweeps: how often both are wrong.
 
-    python tests/benchmarks/tables.py               # seven minutes on one core
-    python tests/benchmarks/tables.py --rows 100    # two minutes
+    PYTHONPATH=. python tests/benchmarks/tables.py               # seven minutes on one core
+    PYTHONPATH=. python tests/benchmarks/tables.py --rows 100    # two minutes
 
 Scores are drawn as in `tests/benchmarks/verdicts.py`. Lines are ``NAME value``, shares in %.
 

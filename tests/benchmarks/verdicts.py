@@ -1,7 +1,7 @@
 """The table's sentences and intervals on simulated sweeps: how often they are false, how often true effects are found.
 
-    python tests/benchmarks/verdicts.py               # eight minutes on one core
-    python tests/benchmarks/verdicts.py --sweeps 100  # one minute
+    PYTHONPATH=. python tests/benchmarks/verdicts.py               # eight minutes on one core
+    PYTHONPATH=. python tests/benchmarks/verdicts.py --sweeps 100  # one minute
 
 Scores are normal: policies of different seeds, starting states that a row's seeds share, and the rest each have a
 standard deviation; in some natures tails are heavy, a share of the episodes falls, a share of the policies is broken,
